@@ -1,0 +1,86 @@
+"""The engine's draw: images, noise, times and dropped labels of a step, made before the method is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltbench import seeds
+from ltbench.diffusion import Process
+from ltbench.methods import Draw, Rng
+from ltbench.order import Order
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A training set that sits on the device. images: (n, C, H, W) uint8. labels: (n,) int64. Batches are gathered."""
+
+    images: Tensor
+    labels: Tensor
+
+    def gather(self, index: Tensor, flipped: Tensor) -> Tensor:
+        """(B,) positions and (B,) bool -> (B, C, H, W) float32 in [-1, 1], mirrored where `flipped`."""
+        x = self.images[index].float() / 127.5 - 1.0
+        return torch.where(flipped[:, None, None, None], x.flip(3), x)
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Makes the `Draw` of any (step, shards). Each number is keyed by (seed, stream, step, shard), shard being the index of
+    the local batch in the global batch, so micro-batches and ranks change nothing."""
+
+    data: Resident
+    order: Order
+    process: Process
+    null: int
+    seed: int
+    local_batch: int
+    label_drop: float
+    label_drop_mode: Literal["sample", "batch"]
+    flip: bool
+
+    def draw(self, step: int, shards: Sequence[int]) -> Draw:
+        """The noised local batches `shards` of a step (steps count from 1), one after another."""
+        device = self.data.images.device
+        g = self.local_batch
+        rows = np.concatenate([np.arange(s * g, (s + 1) * g) for s in shards])
+        index = torch.from_numpy(self.order.indices(step)[rows]).to(device)
+        flipped = self._per_row(step, shards, "flip", lambda r: r.random(g) < 0.5) if self.flip else None
+        flipped = torch.zeros(len(rows), dtype=torch.bool) if flipped is None else flipped
+        x0 = self.data.gather(index, flipped.to(device))
+        eps = self._per_row(step, shards, "noise", lambda r: r.standard_normal((g, *x0.shape[1:]), np.float32))
+        u = self._per_row(step, shards, "time", lambda r: r.random(g, dtype=np.float32))
+        dropped = self._per_row(step, shards, "labels", self._drops)
+        eps, u, dropped = eps.to(device), u.to(device), dropped.to(device)
+        t, y = self.process.time(u), self.data.labels[index]
+        return Draw(
+            x0=x0,
+            eps=eps,
+            xt=self.process.diffuse(x0, eps, t),
+            target=self.process.target(x0, eps, t),
+            t=t,
+            level=self.process.level(t).float(),
+            y=y,
+            dropped=dropped,
+            y_in=torch.where(dropped, self.null, y),
+            index=index,
+            flipped=flipped.to(device),
+            rng=Rng(self.seed, step, shards, g, device),
+            local_batch=g,
+            dropout_seeds=tuple(seeds.torch_seed(self.seed, "dropout", step, shard) for shard in shards),
+        )
+
+    def _drops(self, stream: np.random.Generator) -> np.ndarray:
+        if self.label_drop_mode == "sample":
+            return stream.random(self.local_batch) < self.label_drop
+        return np.full(self.local_batch, stream.random() < self.label_drop)
+
+    def _per_row(
+        self, step: int, shards: Sequence[int], name: str, make: Callable[[np.random.Generator], np.ndarray]
+    ) -> Tensor:
+        return torch.from_numpy(np.concatenate([make(seeds.stream(self.seed, name, step, s)) for s in shards]))

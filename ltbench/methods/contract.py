@@ -1,0 +1,204 @@
+"""Draw, Task, Method, Objective: all that a method sees and all that the trainer sees of a method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltbench import seeds
+from ltbench.diffusion import Process
+from ltbench.networks import Network
+from ltbench.networks.dropout import dropout_streams
+
+Pass = Tensor | tuple[Tensor, Tensor]  # labels (B,), or labels (B,) with the rows (n,) that are wanted
+
+
+class NetOut(NamedTuple):
+    """What one pass gives: pred (n, C, H, W) float32 and one (n, N, D) tensor per tap, in the order of `Method.taps`."""
+
+    pred: Tensor
+    feats: list[Tensor]
+
+
+class Rng:
+    """The only source of randomness a method may use: one keyed stream per local batch.
+
+    Numbers belong to their local batch, so neither the micro-batch nor the number of GPUs changes them.
+    """
+
+    def __init__(self, seed: int, step: int, shards: Sequence[int], local_batch: int, device: torch.device) -> None:
+        self._streams = [seeds.stream(seed, "method", step, shard) for shard in shards]
+        self._local_batch, self._device = local_batch, device
+
+    def uniform(self) -> Tensor:
+        """(B,) float32 in [0, 1)."""
+        parts = [stream.random(self._local_batch, dtype=np.float32) for stream in self._streams]
+        return torch.from_numpy(np.concatenate(parts)).to(self._device)
+
+    def categorical(self, probabilities: Tensor) -> Tensor:
+        """(B,) int64 class ids drawn independently from `probabilities` (K,), which sum to 1."""
+        edges = probabilities.double().cumsum(0).to(torch.float32)
+        # The last edge may round below 1, and a class of probability 0 must not catch the remainder.
+        last = int(probabilities.nonzero().max())
+        return torch.searchsorted(edges, self.uniform(), right=True).clamp_max(last)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One noised batch, drawn by the engine before the method is asked: at one seed two methods see the same.
+
+    x0, eps, xt, target: (B, C, H, W) float32; xt = signal(t) x0 + noise(t) eps; target is what the network should output.
+    t: (B,) the process's own clock. level: (B,) in [0, 1], 0 clean, 1 noise, whatever the clock: weights are written in it.
+    y: (B,) int64 true labels. dropped: (B,) bool label dropout. y_in: (B,) y with dropped entries set to the null label.
+    index: (B,) int64 position in the training set. flipped: (B,) bool, mirrored left to right.
+    rng: the method's randomness. local_batch: images among which batch-wise terms compare.
+    dropout_seeds: one per local batch, for masks inside the network.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    xt: Tensor
+    target: Tensor
+    t: Tensor
+    level: Tensor
+    y: Tensor
+    dropped: Tensor
+    y_in: Tensor
+    index: Tensor
+    flipped: Tensor
+    rng: Rng
+    local_batch: int
+    dropout_seeds: tuple[int, ...]
+
+    def by_local_batch(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (G, g, ...): rows of one local batch together."""
+        return x.unflatten(0, (-1, self.local_batch))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What stays fixed for a cell.
+
+    process: the noising process and its conversions. pipeline: "sit" or "ddpm". null: the null label (K).
+    class_counts: (K,) training images per class before resampling. class_prior: (K,) probabilities as batches see them.
+    tap: the published tap behind a name such as `N/4`; raises UsageError naming what exists where there is none.
+    tap_widths: {tap: (N, D)} for every tap the network publishes. passes: how `Method.run` asks for several passes.
+    dropout: the network's own. bfloat16: whether passes run under autocast; predictions and features come back as float32
+    in any case.
+    """
+
+    process: Process
+    pipeline: str
+    null: int
+    class_counts: Tensor
+    class_prior: Tensor
+    tap: Callable[[str], str]
+    tap_widths: Mapping[str, tuple[int, int]]
+    passes: Literal["fused", "serial"] = "fused"
+    dropout: float = 0.0
+    bfloat16: bool = False
+
+
+class Method(nn.Module, ABC):
+    """How a noised batch becomes a loss. See `loss`.
+
+    Parameters registered on a method are trained, synchronised and checkpointed with the network; EMA follows the network.
+    """
+
+    taps: tuple[str, ...] = ()  # blocks whose features `loss` wants, (B, N, D) each; may be set in __init__
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # literal; an entry named like a pipeline is its default
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        self._passes_made = 0
+
+    @classmethod
+    def supports(cls, task: Task) -> str | None:
+        """None if the method can run on this task, else the reason that the table prints as n/a."""
+        return None
+
+    @abstractmethod
+    def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
+        """Named, already weighted terms whose sum is the loss. Each is a scalar, or (B,) and then averaged by the engine.
+
+        (B,) terms are also logged for head, body and tail. Batch statistics compare inside a local batch and are averaged.
+        """
+
+    @final
+    def run(self, net: Network, draw: Draw, *passes: Pass) -> list[NetOut]:
+        """One NetOut per pass, all at the same (xt, t): one concatenated forward, or one after another (`Task.passes`).
+
+        A pass is labels (B,), or (labels (B,), rows (n,)) where only some rows are wanted. A pass without rows left
+        costs nothing and gives empty tensors.
+        """
+        asked = [_with_rows(labels_and_rows) for labels_and_rows in passes]
+        first = self._passes_made
+        self._passes_made += len(asked)
+        if self.task.passes == "fused":
+            return self._forward(net, draw, asked, first)
+        return [out for k, one in enumerate(asked) for out in self._forward(net, draw, [one], first + k)]
+
+    def _forward(
+        self, net: Network, draw: Draw, asked: list[tuple[Tensor, Tensor | None]], first: int
+    ) -> list[NetOut]:
+        parts = [
+            (draw.xt, draw.t, labels) if rows is None else (draw.xt[rows], draw.t[rows], labels[rows])
+            for labels, rows in asked
+        ]
+        x, t, y = (torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
+        taps = tuple(self.task.tap(name) for name in self.taps)
+        with self._dropout(net, draw, asked, first), self._autocast(x.device):
+            pred, feats = net(x, t, y, taps=taps)
+        sizes = [part[0].shape[0] for part in parts]
+        split = [pred.float().split(sizes), *(feat.float().split(sizes) for feat in feats)]
+        return [NetOut(columns[0], list(columns[1:])) for columns in zip(*split, strict=True)]
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16) if self.task.bfloat16 else nullcontext()
+
+    def _dropout(
+        self, net: Network, draw: Draw, asked: list[tuple[Tensor, Tensor | None]], first: int
+    ) -> AbstractContextManager[Any]:
+        """Masks are keyed by (local batch, pass), so fused equals serial and the micro-batch does not matter."""
+        if not net.training or self.task.dropout == 0:
+            return nullcontext()
+        slices = []
+        for number, (_, rows) in enumerate(asked, start=first):
+            for group, seed in enumerate(draw.dropout_seeds):
+                size = draw.local_batch if rows is None else int((rows // draw.local_batch == group).sum())
+                generator = torch.Generator(draw.xt.device).manual_seed(seed ^ number)
+                slices.append((generator, size))
+        return dropout_streams(slices)
+
+
+class Objective(nn.Module):
+    """Network and method as one module: what DDP wraps, the optimiser sees and a checkpoint holds."""
+
+    def __init__(self, network: Network, method: Method) -> None:
+        super().__init__()
+        self.network, self.method = network, method
+
+    def forward(self, draw: Draw) -> dict[str, Tensor]:
+        """The method's terms. Raises ValueError, naming the term, where one breaks the contract."""
+        self.method._passes_made = 0
+        terms = self.method.loss(self.network, draw)
+        if not isinstance(terms, dict) or not terms:
+            raise ValueError(f"loss() must return a dict of named terms, not {type(terms).__name__}: {terms!r:.80}")
+        batch = draw.y.shape[0]
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or tuple(term.shape) not in ((), (batch,)):
+                shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+                raise ValueError(f"term {name!r} of loss() must be a scalar or ({batch},) tensor, not {shape}")
+        return terms
+
+
+def _with_rows(asked: Pass) -> tuple[Tensor, Tensor | None]:
+    return asked if isinstance(asked, tuple) else (asked, None)

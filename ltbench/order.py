@@ -1,0 +1,64 @@
+"""Which training images a step sees: a pure function of (seed, step), so resuming is a matter of knowing the step."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from ltbench import seeds
+
+
+class Order:
+    """The order of training images.
+
+    Without resampling: epoch e visits every image once, in the permutation keyed by (seed, e). With resampling by factor f:
+    class c has probability f^(c/(K-1)) / sum with c the rank by training count (CCUA's re-balanced batches; f is the
+    imbalance the batches see), each epoch of N draws holds every class exactly N P(c) times up to largest-remainder
+    rounding, and images of a class are drawn uniformly with replacement.
+    """
+
+    def __init__(self, labels: np.ndarray, classes: int, *, seed: int, batch: int, resample: float | None) -> None:
+        self.size, self.seed, self.batch, self.resample = len(labels), seed, batch, resample
+        self.counts = np.bincount(labels, minlength=classes)
+        self.prior = self.counts / self.counts.sum() if resample is None else resampled_prior(self.counts, resample)
+        self._by_class = [np.flatnonzero(labels == c) for c in range(classes)]
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def indices(self, step: int) -> np.ndarray:
+        """(batch,) int64 positions in the training set of step 1, 2, ...; shard j of size g owns [j g, (j + 1) g)."""
+        start = (step - 1) * self.batch
+        position = np.arange(start, start + self.batch)
+        epochs, offsets = np.divmod(position, self.size)
+        parts = [self._epoch(int(epoch))[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.concatenate(parts)
+
+    def _make_epoch(self, epoch: int) -> np.ndarray:
+        shuffled = seeds.permutation(self.seed, "data", "epoch", epoch, n=self.size)
+        if self.resample is None:
+            return shuffled
+        quota = largest_remainder(self.prior, self.size)
+        labels = np.repeat(np.arange(len(quota)), quota)[shuffled]
+        u = seeds.stream(self.seed, "data", "within", epoch).random(self.size)
+        picked = np.empty(self.size, dtype=np.int64)
+        for c, members in enumerate(self._by_class):
+            slots = labels == c
+            picked[slots] = members[(u[slots] * len(members)).astype(np.int64)]
+        return picked
+
+
+def resampled_prior(counts: np.ndarray, factor: float) -> np.ndarray:
+    """(K,) class probabilities factor^(rank/(K-1)) / sum; rank 0 is the most frequent class, ties by id."""
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    weights = np.power(float(factor), rank / max(1, len(counts) - 1))
+    return weights / weights.sum()
+
+
+def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:
+    """(K,) whole numbers that sum to `total`, each its share rounded down or up, the largest remainders up, ties by id."""
+    exact = shares * total
+    whole = np.floor(exact).astype(np.int64)
+    up = np.argsort(-(exact - whole), kind="stable")[: total - int(whole.sum())]
+    whole[up] += 1
+    return whole

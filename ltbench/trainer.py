@@ -1,0 +1,247 @@
+"""The one training loop. It knows networks, processes and data; of a method only what `Objective` shows.
+
+A step is a pure function of (settings, step, state): rate, EMA decay, data order and every random number follow from the step,
+so a killed and resumed run equals an uninterrupted one bit for bit at equal thread count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ltbench import seeds
+from ltbench.curve import Curve
+from ltbench.datasets import Dataset
+from ltbench.diffusion import process_for
+from ltbench.draws import Drawer, Resident
+from ltbench.ema import Ema
+from ltbench.groups import groups
+from ltbench.methods import Draw, Method, Objective, Task
+from ltbench.networks import build_network, resolve_tap
+from ltbench.order import Order
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The `train` settings of a cell. Rates per step, sizes in images, `warmup` in steps, `clip_norm` None for no clipping."""
+
+    batch: int
+    local_batch: int
+    optimizer: Literal["adamw", "adam"]
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    warmup: int
+    clip_norm: float | None
+    ema: float
+    precision: Literal["fp32", "tf32", "bf16"]
+    label_drop: float
+    label_drop_mode: Literal["sample", "batch"]
+    flip: bool
+    dropout: float
+    passes: Literal["fused", "serial"]
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 1, 2, ...: linear warm-up whose first update has rate 0, as pytorch-ddpm runs it."""
+        return self.lr * min(step - 1, self.warmup) / self.warmup if self.warmup else self.lr
+
+
+@dataclass
+class Parts:
+    """What a cell trains with, built from its settings alone."""
+
+    recipe: Recipe
+    objective: Objective
+    drawer: Drawer
+    task: Task
+    groups: dict[str, list[int]]
+    train_counts: list[int]
+
+
+class NonFinite(Exception):
+    """Loss or gradient of a step is not finite; `evidence` says where. Raised before the weights are touched."""
+
+    def __init__(self, step: int, evidence: dict[str, Any]) -> None:
+        super().__init__(f"non-finite loss or gradient at step {step}")
+        self.step, self.evidence = step, evidence
+
+
+def build_parts(settings: Mapping[str, Any], data: Dataset, method: type[Method], device: torch.device) -> Parts:
+    """Network, method, data order and process of a cell. Weights are keyed by (seed, "init"): equal for all methods."""
+    recipe = Recipe(**{**settings["train"], "betas": tuple(settings["train"]["betas"])})
+    images = data.train()
+    classes, seed = len(data.classes), int(settings["seed"])
+    order = Order(images.labels, classes, seed=seed, batch=recipe.batch, resample=settings["resample"])
+    process = process_for(settings["pipeline"])
+    network = seeded(
+        seeds.torch_seed(seed, "init"),
+        lambda: build_network(
+            settings["network"],
+            channels=images.images.shape[1],
+            resolution=images.images.shape[2],
+            classes=classes,
+            dropout=recipe.dropout,
+        ),
+    ).to(device)
+    task = Task(
+        process=process,
+        pipeline=settings["pipeline"],
+        null=classes,
+        class_counts=torch.from_numpy(order.counts).to(device),
+        class_prior=torch.from_numpy(order.prior).float().to(device),
+        tap=lambda name: resolve_tap(name, network),
+        tap_widths=network.tap_widths,
+        passes=recipe.passes,
+        dropout=recipe.dropout,
+        bfloat16=recipe.precision == "bf16",
+    )
+    options = {name: value for name, value in settings["method"].items() if name != "name"}
+    strategy = seeded(seeds.torch_seed(seed, "method-init"), lambda: method(task, **options)).to(device)
+    resident = Resident(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
+    drawer = Drawer(
+        data=resident,
+        order=order,
+        process=process,
+        null=classes,
+        seed=seed,
+        local_batch=recipe.local_batch,
+        label_drop=recipe.label_drop,
+        label_drop_mode=recipe.label_drop_mode,
+        flip=recipe.flip,
+    )
+    counts = [int(n) for n in order.counts]
+    return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts)
+
+
+def seeded(seed: int, build: Callable[[], T]) -> T:
+    """Run `build` under its own global random state, and leave the caller's as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+@dataclass
+class Trainer:
+    """State of a run between steps, and the step. `micro_batch`: images that one forward holds."""
+
+    parts: Parts
+    micro_batch: int
+    log_every: int
+    step: int = 0
+    optimizer: torch.optim.Optimizer = field(init=False)
+    ema: Ema = field(init=False)
+    curve: Curve = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipe, objective = self.parts.recipe, self.parts.objective
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
+        self.named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        self.optimizer = kind(
+            self.named.values(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        )
+        self.ema = Ema(objective.network, recipe.ema)
+        of_class = [0] * len(self.parts.train_counts)
+        for number, name in enumerate(("head", "body", "tail")):
+            for c in self.parts.groups[name]:
+                of_class[c] = number
+        device = self.parts.drawer.data.labels.device
+        self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
+        objective.train()
+
+    def advance(self) -> dict[str, Any] | None:
+        """One step; the point of the log window that it closes, if it does. Raises NonFinite and leaves the state as it was."""
+        step, recipe = self.step + 1, self.parts.recipe
+        norm, logged = self._gradients(step)
+        if not self._finite(norm, logged):
+            # A transient fault does not repeat; a divergence does. Both runs start from the same untouched state.
+            norm, logged = self._gradients(step)
+            if not self._finite(norm, logged):
+                raise NonFinite(step, self._evidence(norm, logged))
+        for terms, draw in logged:
+            self.curve.add(terms, draw.y, len(draw.y) / recipe.batch)
+        rate = recipe.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.ema.update()
+        self.step = step
+        return self.curve.close_step(step, norm, rate)
+
+    def _gradients(self, step: int) -> tuple[Tensor, list[tuple[dict[str, Tensor], Draw]]]:
+        """Accumulate the gradient of a global batch over micro-batches; its norm before clipping, and the terms."""
+        recipe = self.parts.recipe
+        shards = recipe.batch // recipe.local_batch
+        per_forward = self.micro_batch // recipe.local_batch
+        self.optimizer.zero_grad(set_to_none=True)
+        logged = []
+        for first in range(0, shards, per_forward):
+            draw = self.parts.drawer.draw(step, range(first, min(first + per_forward, shards)))
+            terms = self.parts.objective(draw)
+            loss = torch.stack([term.mean() for term in terms.values()]).sum()
+            (loss * (len(draw.y) / recipe.batch)).backward()
+            logged.append(({name: term.detach() for name, term in terms.items()}, draw))
+        limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.named.values(), limit)
+        return norm, logged
+
+    @staticmethod
+    def _finite(norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> bool:
+        flags = [norm.isfinite(), *(term.isfinite().all() for terms, _ in logged for term in terms.values())]
+        return bool(torch.stack(flags).all())
+
+    def _evidence(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> dict[str, Any]:
+        """What a person needs to look into it: each term, and the images whose share of it is not finite."""
+        rows: list[dict[str, Any]] = []
+        terms: dict[str, str] = {}
+        for values, draw in logged:
+            for name, term in values.items():
+                terms[name] = repr(float(term.mean()))
+                if term.dim() == 1:
+                    bad = (~term.isfinite()).nonzero().squeeze(1)[:8].tolist()
+                    rows += [
+                        {"term": name, "index": int(draw.index[i]), "class": int(draw.y[i]), "level": float(draw.level[i])}
+                        for i in bad
+                    ]
+        parameters = [name for name, p in self.named.items() if p.grad is not None and not p.grad.isfinite().all()]
+        return {"terms": terms, "grad_norm": repr(float(norm)), "rows": rows[:16], "parameters": parameters[:16]}
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """(tensors by file, JSON state) of a checkpoint; optimiser tensors are named PARAMETER/STATE."""
+        slots = {
+            f"{name}/{key}": value
+            for name, p in self.named.items()
+            for key, value in self.optimizer.state.get(p, {}).items()
+        }
+        tensors = {"model": dict(self.parts.objective.state_dict()), "ema": dict(self.ema.shadow), "optim": slots}
+        return tensors, {"step": self.step, "curve": self.curve.state()}
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.parts.objective.load_state_dict(dict(tensors["model"]))
+        self.ema.load(tensors["ema"])
+        slots: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors["optim"].items():
+            parameter, key = name.rsplit("/", 1)
+            # Adam keeps `step` on the host; the moments live where the parameter does.
+            where = "cpu" if key == "step" else self.named[parameter].device
+            slots.setdefault(parameter, {})[key] = value.to(where, copy=True)
+        for parameter, values in slots.items():
+            self.optimizer.state[self.named[parameter]] = values
+        self.step = int(state["step"])
+        self.curve.load(state["curve"])
+
+
+def set_precision(precision: str) -> None:
+    """TF32 for matrix products and convolutions only where a recipe asks for it; deterministic kernels where torch has them."""
+    allowed = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)

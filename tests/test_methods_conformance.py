@@ -1,0 +1,148 @@
+"""The contract, checked for every file in methods/ on every pipeline that it supports. A dropped-in file needs no test here."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pytest
+import torch
+
+from ltbench import plugins
+from ltbench.methods import Method, Objective, load_method
+from tests.toy import PIPELINES, draw, network, parts, task
+
+NAMES = [name for name, plugin in plugins.find("methods").items() if plugin.problem is None]
+
+
+def options(name: str, pipeline: str) -> dict[str, Any]:
+    """The method's defaults on a pipeline: its signature, then the preset named like the pipeline."""
+    return (plugins.get("methods", name).presets or {}).get(pipeline, {})
+
+
+def build(name: str, pipeline: str, **task_changes: Any) -> Method:
+    the_task = task(pipeline, **task_changes)
+    cls = load_method(name)
+    if reason := cls.supports(the_task):
+        pytest.skip(f"n/a on {pipeline}: {reason}")
+    return cls(the_task, **options(name, pipeline))
+
+
+def off(method: Method) -> dict[str, Any]:
+    """The weights of a method, all 0: every float parameter whose 0 means that its term is absent."""
+    names = {"weight", "alpha", "gamma", "tau"}
+    plugin = plugins.get("methods", type(method).__module__.rpartition(".")[2])
+    return {parameter.name: 0.0 for parameter in plugin.parameters if parameter.name in names}
+
+
+both = pytest.mark.parametrize("pipeline", PIPELINES)
+every = pytest.mark.parametrize("name", NAMES)
+
+
+@every
+@both
+def test_terms_are_finite_named_and_shaped(name: str, pipeline: str) -> None:
+    objective = Objective(network(pipeline), build(name, pipeline))
+    terms = objective(draw(pipeline))
+    assert all(term.isfinite().all() for term in terms.values())
+    assert all(term.dtype == torch.float32 for term in terms.values())
+
+
+@every
+@both
+def test_gradients_reach_every_parameter(name: str, pipeline: str) -> None:
+    objective = Objective(network(pipeline), build(name, pipeline))
+    sum(term.mean() for term in objective(draw(pipeline)).values()).backward()
+    silent = [n for n, p in objective.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent
+
+
+@every
+@both
+def test_switched_off_equals_the_baseline_bit_for_bit(name: str, pipeline: str) -> None:
+    method = build(name, pipeline)
+    zero = off(method)
+    quiet = load_method(name)(task(pipeline), **{**options(name, pipeline), **zero})
+    baseline = load_method(pipeline)(task(pipeline))
+    net = network(pipeline)
+    here = Objective(net, quiet)(draw(pipeline))
+    there = Objective(net, baseline)(draw(pipeline))
+    assert torch.equal(sum(here.values()), sum(there.values()))
+
+
+@every
+@both
+def test_fused_passes_equal_serial_ones(name: str, pipeline: str) -> None:
+    gradients = []
+    for passes in ("fused", "serial"):
+        objective = Objective(network(pipeline, dropout=0.2), build(name, pipeline, passes=passes, dropout=0.2))
+        loss = sum(term.mean() for term in objective(draw(pipeline)).values())
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+@every
+@both
+def test_a_method_draws_only_from_its_own_stream(name: str, pipeline: str) -> None:
+    objective = Objective(network(pipeline), build(name, pipeline))
+    before = torch.random.get_rng_state()
+    first = objective(draw(pipeline))
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(12345)
+    again = objective(draw(pipeline))
+    assert all(torch.equal(first[term], again[term]) for term in first)
+
+
+@every
+@both
+@pytest.mark.parametrize("case", ["one image", "all dropped", "none dropped"])
+def test_edges_of_a_batch(name: str, pipeline: str, case: str) -> None:
+    objective = Objective(network(pipeline), build(name, pipeline))
+    shape = {"shards": 3, "local_batch": 1} if case == "one image" else {}
+    drop = {"all dropped": 1.0, "none dropped": 0.0}.get(case, 0.3)
+    terms = objective(draw(pipeline, label_drop=drop, **shape))
+    sum(term.mean() for term in terms.values()).backward()
+    assert all(term.isfinite().all() for term in terms.values())
+    assert all(p.grad.isfinite().all() for p in objective.parameters() if p.grad is not None)
+
+
+@every
+@both
+def test_the_draw_is_left_as_it_was(name: str, pipeline: str) -> None:
+    made, untouched = draw(pipeline), draw(pipeline)
+    Objective(network(pipeline), build(name, pipeline))(made)
+    for field, value in vars(untouched).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, getattr(made, field)), field
+
+
+@every
+@both
+def test_a_micro_batch_of_all_equals_several(name: str, pipeline: str) -> None:
+    """Three local batches in one forward, or one after another: the same gradient, dropout included."""
+    from ltbench.trainer import Trainer
+
+    build(name, pipeline)
+    norms = []
+    for micro in (12, 4):
+        trainer = Trainer(parts(pipeline, {"name": name, **options(name, pipeline)}, dropout=0.2), micro, 10)
+        trainer.advance()
+        norms.append(torch.cat([p.grad.flatten() for p in trainer.named.values()]))
+    torch.testing.assert_close(norms[0], norms[1], rtol=1e-4, atol=1e-6)
+
+
+@every
+@both
+def test_bfloat16_passes_give_float32_terms(name: str, pipeline: str) -> None:
+    objective = Objective(network(pipeline), build(name, pipeline, bfloat16=True))
+    terms = objective(draw(pipeline))
+    assert all(term.dtype == torch.float32 and term.isfinite().all() for term in terms.values())
+
+
+@every
+def test_a_plugin_reads_alone(name: str) -> None:
+    tree = ast.parse(plugins.get("methods", name).path.read_text())
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert [m for m in modules if m.startswith("ltbench") and m != "ltbench.methods"] == []
