@@ -1,0 +1,166 @@
+"""The data set contract: what a file in the top-level `datasets/` folder provides.
+
+One file is one data set family and holds one subclass of `Dataset`; its name is the file's stem, and its parameters are the
+annotated keyword arguments of `__init__`. A data set is numpy only and sits in memory as one array. The folder holds no
+`__init__.py`: this package points its `__path__` there, so that `datasets/digits.py` is the ordinary module
+`ltbench.datasets.digits`, and Hugging Face's `datasets` stays importable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ltbench import plugins
+from ltbench.errors import EnvironmentProblem, UsageError
+
+__all__ = [
+    "Dataset",
+    "EnvironmentProblem",
+    "Images",
+    "UsageError",
+    "build_dataset",
+    "check_choice",
+    "data_folders",
+    "read_asset",
+]
+
+ASSETS = Path(__file__).resolve().parent / "assets"
+
+
+# A plugin is the ordinary module ltbench.datasets.NAME: it pickles, and works under fork, spawn and forkserver.
+__path__.extend(str(folder) for folder in plugins.folders("datasets"))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images in memory.
+
+    images: (n, C, H, W) uint8. labels: (n,) int64 in [0, K). index: (n,) int64, the position of each image in the source's
+    own split, so that two cuts of one source can be compared image by image.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise ValueError(
+                f"images must be (n, C, H, W) uint8, got {self.images.shape} {self.images.dtype}"
+            )
+        for name, array in (("labels", self.labels), ("index", self.index)):
+            if array.shape != (n,) or array.dtype != np.int64:
+                raise ValueError(
+                    f"{name} must be ({n},) int64 beside {n} images, got {array.shape} {array.dtype}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Dataset(ABC):
+    """A long-tailed training set with a balanced reference and a balanced holdout, all real images.
+
+    `train` is what methods learn from; `reference` is what generated images are compared with; `holdout` is disjoint from both
+    and gives the real-against-real floor of every metric. `__init__` sets `channels` and `resolution` (pixels, H = W), checks its
+    parameters, raises UsageError for a bad value, and reads no data.
+    """
+
+    extractor: ClassVar[str]  # name in ltbench/metrics/weights/index.json
+    channels: int
+    resolution: int
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """(K,) names, in the source's label order."""
+
+    @property
+    @abstractmethod
+    def reference_id(self) -> str:
+        """Names the reference set: equal ids mean the same real images at one resolution."""
+
+    @abstractmethod
+    def counts(self) -> list[int]:
+        """(K,) training images per class, without reading any data."""
+
+    @abstractmethod
+    def train(self) -> Images:
+        """The training images, head classes first."""
+
+    @abstractmethod
+    def reference(self) -> Images:
+        """The balanced real images that generated ones are compared with."""
+
+    @abstractmethod
+    def holdout(self) -> Images:
+        """Balanced real images, disjoint from `train` and `reference`."""
+
+    def missing(self) -> str | None:
+        """None if the data can be read here, else what is missing and what to do about it. Reads no images."""
+        return None
+
+    def sha256(self) -> str:
+        """Hex sha256 over shape, pixels and labels of the training images."""
+        data = self.train()
+        digest = hashlib.sha256(repr(data.images.shape).encode())
+        digest.update(np.ascontiguousarray(data.images).tobytes())
+        digest.update(data.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def build_dataset(settings: Mapping[str, Any]) -> Dataset:
+    """The data set of `{"name": file stem, **parameters}`, e.g. the "dataset" part of a cell's settings. Reads no images.
+
+    Raises UsageError for an unknown name, an unusable file, a parameter it does not take, and whatever its `__init__` refuses.
+    """
+    parameters = dict(settings)
+    plugin = plugins.get("datasets", parameters.pop("name"))
+    unknown = sorted(set(parameters) - set(plugin.defaults))
+    if unknown:
+        raise UsageError(
+            f"data set '{plugin.name}' has no parameter {', '.join(unknown)}; it {plugin.takes()}"
+        )
+    module = importlib.import_module(f"{__name__}.{plugin.name}")
+    return getattr(module, plugin.class_name)(**parameters)
+
+
+def check_choice(dataset: str, parameter: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise UsageError unless `value` is one of `allowed`, naming the parameter and the choices."""
+    if value not in allowed:
+        choices = ", ".join(map(repr, allowed))
+        raise UsageError(f"data set '{dataset}': {parameter} is {value!r}; allowed: {choices}")
+
+
+def data_folders(*names: str, system: str | None = None) -> list[Path]:
+    """Where a set that the user provides may lie, in order: LTBENCH_DATA/NAME for each name, then the system's folder."""
+    root = os.environ.get("LTBENCH_DATA")
+    folders = [Path(root).expanduser() / name for name in names] if root else []
+    return folders + ([Path(system)] if system else [])
+
+
+def read_asset(name: str, sha256: str) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` shipped with ltbench (ltbench/datasets/assets), its bytes checked first.
+
+    Raises EnvironmentProblem if the file is absent or its sha256 is not the given one.
+    """
+    path = ASSETS / name
+    remedy = "restore it from the repository (git checkout -- ltbench/datasets/assets)"
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: cannot read the embedded data: {error.strerror}", remedy) from None
+    if found != sha256:
+        raise EnvironmentProblem(f"{path}: sha256 is {found}, expected {sha256}: the file is damaged", remedy)
+    with np.load(path, allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}

@@ -1,0 +1,1 @@
+"""Metrics: extractors turn images into features; everything else is a pure function of features."""
