@@ -69,7 +69,10 @@ class Curve:
         """Continue from `state()`."""
         self.points = list(state["points"])
         device = self._group_of_class.device
-        self._sums = {name: torch.tensor(pair, dtype=torch.float64, device=device) for name, pair in state["open"].items()}
+        self._sums = {
+            name: torch.tensor(pair, dtype=torch.float64, device=device)
+            for name, pair in state["open"].items()
+        }
 
     def _bump(self, name: str, pair: Tensor) -> None:
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair

@@ -53,7 +53,9 @@ class Drawer:
         flipped = self._per_row(step, shards, "flip", lambda r: r.random(g) < 0.5) if self.flip else None
         flipped = torch.zeros(len(rows), dtype=torch.bool) if flipped is None else flipped
         x0 = self.data.gather(index, flipped.to(device))
-        eps = self._per_row(step, shards, "noise", lambda r: r.standard_normal((g, *x0.shape[1:]), np.float32))
+        eps = self._per_row(
+            step, shards, "noise", lambda r: r.standard_normal((g, *x0.shape[1:]), np.float32)
+        )
         u = self._per_row(step, shards, "time", lambda r: r.random(g, dtype=np.float32))
         dropped = self._per_row(step, shards, "labels", self._drops)
         eps, u, dropped = eps.to(device), u.to(device), dropped.to(device)
@@ -83,4 +85,6 @@ class Drawer:
     def _per_row(
         self, step: int, shards: Sequence[int], name: str, make: Callable[[np.random.Generator], np.ndarray]
     ) -> Tensor:
-        return torch.from_numpy(np.concatenate([make(seeds.stream(self.seed, name, step, s)) for s in shards]))
+        return torch.from_numpy(
+            np.concatenate([make(seeds.stream(self.seed, name, step, s)) for s in shards])
+        )

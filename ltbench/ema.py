@@ -22,13 +22,16 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         """One multi-tensor lerp; the weights move in place, so the list of them is read once."""
-        torch._foreach_lerp_(list(self.shadow.values()), list(self._live.values()), 1.0 - self.decay)
+        shadow, live = list(self.shadow.values()), list(self._live.values())
+        torch._foreach_lerp_(shadow, live, 1.0 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `shadow` held. Raises KeyError when a name is missing or unknown."""
         if tensors.keys() != self.shadow.keys():
             odd = sorted(tensors.keys() ^ self.shadow.keys())
-            raise KeyError(f"EMA weights do not belong to this network; names that differ: {', '.join(odd[:5])}")
+            raise KeyError(
+                f"EMA weights do not belong to this network; names that differ: {', '.join(odd[:5])}"
+            )
         for name, tensor in tensors.items():
             self.shadow[name].copy_(tensor)
 

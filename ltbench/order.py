@@ -18,10 +18,14 @@ class Order:
     rounding, and images of a class are drawn uniformly with replacement.
     """
 
-    def __init__(self, labels: np.ndarray, classes: int, *, seed: int, batch: int, resample: float | None) -> None:
+    def __init__(
+        self, labels: np.ndarray, classes: int, *, seed: int, batch: int, resample: float | None
+    ) -> None:
         self.size, self.seed, self.batch, self.resample = len(labels), seed, batch, resample
         self.counts = np.bincount(labels, minlength=classes)
-        self.prior = self.counts / self.counts.sum() if resample is None else resampled_prior(self.counts, resample)
+        self.prior = (
+            self.counts / self.counts.sum() if resample is None else resampled_prior(self.counts, resample)
+        )
         self._by_class = [np.flatnonzero(labels == c) for c in range(classes)]
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 

@@ -73,7 +73,9 @@ class NonFinite(Exception):
         self.step, self.evidence = step, evidence
 
 
-def build_parts(settings: Mapping[str, Any], data: Dataset, method: type[Method], device: torch.device) -> Parts:
+def build_parts(
+    settings: Mapping[str, Any], data: Dataset, method: type[Method], device: torch.device
+) -> Parts:
     """Network, method, data order and process of a cell. Weights are keyed by (seed, "init"): equal for all methods."""
     recipe = Recipe(**{**settings["train"], "betas": tuple(settings["train"]["betas"])})
     images = data.train()
@@ -104,7 +106,9 @@ def build_parts(settings: Mapping[str, Any], data: Dataset, method: type[Method]
     )
     options = {name: value for name, value in settings["method"].items() if name != "name"}
     strategy = seeded(seeds.torch_seed(seed, "method-init"), lambda: method(task, **options)).to(device)
-    resident = Resident(torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device))
+    resident = Resident(
+        torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device)
+    )
     drawer = Drawer(
         data=resident,
         order=order,
@@ -206,11 +210,23 @@ class Trainer:
                 if term.dim() == 1:
                     bad = (~term.isfinite()).nonzero().squeeze(1)[:8].tolist()
                     rows += [
-                        {"term": name, "index": int(draw.index[i]), "class": int(draw.y[i]), "level": float(draw.level[i])}
+                        {
+                            "term": name,
+                            "index": int(draw.index[i]),
+                            "class": int(draw.y[i]),
+                            "level": float(draw.level[i]),
+                        }
                         for i in bad
                     ]
-        parameters = [name for name, p in self.named.items() if p.grad is not None and not p.grad.isfinite().all()]
-        return {"terms": terms, "grad_norm": repr(float(norm)), "rows": rows[:16], "parameters": parameters[:16]}
+        parameters = [
+            name for name, p in self.named.items() if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        return {
+            "terms": terms,
+            "grad_norm": repr(float(norm)),
+            "rows": rows[:16],
+            "parameters": parameters[:16],
+        }
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """(tensors by file, JSON state) of a checkpoint; optimiser tensors are named PARAMETER/STATE."""
@@ -219,7 +235,11 @@ class Trainer:
             for name, p in self.named.items()
             for key, value in self.optimizer.state.get(p, {}).items()
         }
-        tensors = {"model": dict(self.parts.objective.state_dict()), "ema": dict(self.ema.shadow), "optim": slots}
+        tensors = {
+            "model": dict(self.parts.objective.state_dict()),
+            "ema": dict(self.ema.shadow),
+            "optim": slots,
+        }
         return tensors, {"step": self.step, "curve": self.curve.state()}
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:

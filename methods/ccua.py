@@ -58,7 +58,9 @@ class CCUA(Method):
             contrast = info_nce(draw.by_local_batch(null.feats[0]), self.temperature).flatten()
             terms["spread"] = self.alpha * self._clock(self.spread_weight, draw.level) * contrast
         if self.gamma:
-            terms["align"] = self.gamma * self._clock(self.align_weight, draw.level) * self._gap(pred, null.pred, draw)
+            terms["align"] = (
+                self.gamma * self._clock(self.align_weight, draw.level) * self._gap(pred, null.pred, draw)
+            )
         return terms
 
     def _gap(self, given: Tensor, null: Tensor, draw: Draw) -> Tensor:

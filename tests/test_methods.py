@@ -76,7 +76,9 @@ def test_cbdm_value_is_1_25_of_the_gap_and_the_gradient_splits(pipeline: str) ->
     cbdm = method("cbdm", task(pipeline))
     shift = torch.randn(7, generator=torch.Generator().manual_seed(3)).requires_grad_()
 
-    def net(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, taps: tuple[str, ...]) -> tuple[torch.Tensor, list]:
+    def net(
+        x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, taps: tuple[str, ...]
+    ) -> tuple[torch.Tensor, list]:
         return 0 * x + shift[y][:, None, None, None], []
 
     net.training = False  # type: ignore[attr-defined]
@@ -109,7 +111,9 @@ def test_cbdm_is_silent_where_the_label_was_dropped_and_without_noise(pipeline: 
 @pytest.mark.parametrize("prior", ["empirical", "uniform"])
 def test_cbdm_draws_labels_from_its_prior(prior: str) -> None:
     cbdm = method("cbdm", task("sit"), prior=prior)
-    labels = torch.cat([draw("sit", step, shards=50, local_batch=8).rng.categorical(cbdm.prior) for step in range(1, 21)])
+    labels = torch.cat(
+        [draw("sit", step, shards=50, local_batch=8).rng.categorical(cbdm.prior) for step in range(1, 21)]
+    )
     seen = torch.bincount(labels, minlength=6).numpy()
     weights = COUNTS if prior == "empirical" else [1] * 6
     expected = [w / sum(weights) * len(labels) for w in weights]
@@ -136,8 +140,12 @@ def test_ccua_skipping_rows_equals_the_plain_two_pass_form(pipeline: str) -> Non
     }
     for term, value in plain.items():
         torch.testing.assert_close(ours[term], value, rtol=1e-4, atol=1e-6)
-    here = torch.autograd.grad(sum(v.mean() for v in ours.values()), list(net.parameters()), allow_unused=True)
-    there = torch.autograd.grad(sum(v.mean() for v in plain.values()), list(net.parameters()), allow_unused=True)
+    here = torch.autograd.grad(
+        sum(v.mean() for v in ours.values()), list(net.parameters()), allow_unused=True
+    )
+    there = torch.autograd.grad(
+        sum(v.mean() for v in plain.values()), list(net.parameters()), allow_unused=True
+    )
     for a, b in zip(here, there, strict=True):
         if a is not None and b is not None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
@@ -170,7 +178,9 @@ def test_ccua_clocks(pipeline: str) -> None:
     torch.testing.assert_close(term("spread", spread_weight="noise"), one * made.level)
     torch.testing.assert_close(term("spread", spread_weight="data"), one * (1 - made.level))
     plain = term("align", align_weight="noise")
-    in_noise = plain * (1 - made.level) ** 2 if pipeline == "sit" else plain  # |d eps| = s |d v| on the linear path
+    in_noise = (
+        plain * (1 - made.level) ** 2 if pipeline == "sit" else plain
+    )  # |d eps| = s |d v| on the linear path
     torch.testing.assert_close(term("align", align_weight="noise_eps"), in_noise, rtol=1e-3, atol=1e-7)
 
 

@@ -87,7 +87,7 @@ def test_a_shard_is_drawn_alike_alone_and_among_others(pipeline: str) -> None:
     assert together.dropout_seeds[1] == alone.dropout_seeds[0]
 
 
-def _only(pipeline: str, step: int, shard: int):  # noqa: ANN202
+def _only(pipeline: str, step: int, shard: int):
     from ltbench.diffusion import process_for
     from ltbench.draws import Drawer, Resident
 
@@ -114,7 +114,11 @@ def test_a_draw_is_what_it_says(pipeline: str) -> None:
 
 def test_streams_are_apart_and_keys_matter() -> None:
     first = seeds.stream(0, "noise", 1, 0).random(4)
-    for other in (seeds.stream(1, "noise", 1, 0), seeds.stream(0, "time", 1, 0), seeds.stream(0, "noise", 10)):
+    for other in (
+        seeds.stream(1, "noise", 1, 0),
+        seeds.stream(0, "time", 1, 0),
+        seeds.stream(0, "noise", 10),
+    ):
         assert not np.array_equal(first, other.random(4))
     assert np.array_equal(first, seeds.stream(0, "noise", 1, 0).random(4))
     with pytest.raises(ValueError, match="unknown random stream 'nose'"):

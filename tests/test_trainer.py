@@ -72,7 +72,9 @@ def test_cut_and_continued_equals_uninterrupted_bit_for_bit(pipeline: str, metho
         for _ in range(cut):
             before.advance()
         tensors, state = before.state()
-        kept = {file: {name: value.clone() for name, value in inside.items()} for file, inside in tensors.items()}
+        kept = {
+            file: {name: value.clone() for name, value in inside.items()} for file, inside in tensors.items()
+        }
         after = trainer(pipeline, made, dropout=0.1)
         after.load(kept, state)
         while after.step < 9:

@@ -125,7 +125,13 @@ def task(pipeline: str, **changes: Any) -> Task:
 
 
 def draw(
-    pipeline: str, step: int = 1, *, shards: int = 2, local_batch: int = 4, label_drop: float = 0.3, seed: int = 0
+    pipeline: str,
+    step: int = 1,
+    *,
+    shards: int = 2,
+    local_batch: int = 4,
+    label_drop: float = 0.3,
+    seed: int = 0,
 ) -> Draw:
     """A draw of the toy data."""
     data = Toy().train()

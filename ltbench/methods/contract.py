@@ -33,7 +33,9 @@ class Rng:
     Numbers belong to their local batch, so neither the micro-batch nor the number of GPUs changes them.
     """
 
-    def __init__(self, seed: int, step: int, shards: Sequence[int], local_batch: int, device: torch.device) -> None:
+    def __init__(
+        self, seed: int, step: int, shards: Sequence[int], local_batch: int, device: torch.device
+    ) -> None:
         self._streams = [seeds.stream(seed, "method", step, shard) for shard in shards]
         self._local_batch, self._device = local_batch, device
 
@@ -113,7 +115,9 @@ class Method(nn.Module, ABC):
     """
 
     taps: tuple[str, ...] = ()  # blocks whose features `loss` wants, (B, N, D) each; may be set in __init__
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # literal; an entry named like a pipeline is its default
+    presets: ClassVar[
+        dict[str, dict[str, Any]]
+    ] = {}  # literal; an entry named like a pipeline is its default
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -170,13 +174,13 @@ class Method(nn.Module, ABC):
         """Masks are keyed by (local batch, pass), so fused equals serial and the micro-batch does not matter."""
         if not net.training or self.task.dropout == 0:
             return nullcontext()
-        slices = []
+        generators, sizes = [], []
         for number, (_, rows) in enumerate(asked, start=first):
             for group, seed in enumerate(draw.dropout_seeds):
                 size = draw.local_batch if rows is None else int((rows // draw.local_batch == group).sum())
-                generator = torch.Generator(draw.xt.device).manual_seed(seed ^ number)
-                slices.append((generator, size))
-        return dropout_streams(slices)
+                generators.append(torch.Generator(draw.xt.device).manual_seed(seed ^ number))
+                sizes.append(size)
+        return dropout_streams(generators, sizes)
 
 
 class Objective(nn.Module):
@@ -191,12 +195,16 @@ class Objective(nn.Module):
         self.method._passes_made = 0
         terms = self.method.loss(self.network, draw)
         if not isinstance(terms, dict) or not terms:
-            raise ValueError(f"loss() must return a dict of named terms, not {type(terms).__name__}: {terms!r:.80}")
+            raise ValueError(
+                f"loss() must return a dict of named terms, not {type(terms).__name__}: {terms!r:.80}"
+            )
         batch = draw.y.shape[0]
         for name, term in terms.items():
             if not isinstance(term, Tensor) or tuple(term.shape) not in ((), (batch,)):
                 shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
-                raise ValueError(f"term {name!r} of loss() must be a scalar or ({batch},) tensor, not {shape}")
+                raise ValueError(
+                    f"term {name!r} of loss() must be a scalar or ({batch},) tensor, not {shape}"
+                )
         return terms
 
 

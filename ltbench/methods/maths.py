@@ -36,7 +36,9 @@ def dispersion(features: Tensor, temperature: float) -> Tensor:
     raywang4/DispLoss).
     """
     z = features.flatten(2).float()
-    z = z - z.mean(1, keepdim=True)  # D is translation invariant; centring keeps the Gram form from cancelling
+    z = z - z.mean(
+        1, keepdim=True
+    )  # D is translation invariant; centring keeps the Gram form from cancelling
     gram = z @ z.transpose(1, 2)
     norms = gram.diagonal(dim1=1, dim2=2)
     squares = (norms[:, :, None] + norms[:, None, :] - 2 * gram).clamp_min(0) / z.shape[2]

@@ -1,0 +1,54 @@
+"""The command line: one typer app, one function per verb. Whatever is heavy is imported inside the verb that needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from ltbench.cli import inspecting, listing, planning, reporting, running
+from ltbench.cli.output import complain
+from ltbench.errors import LtbenchError
+
+# Verb, and its line in the list of verbs (80 columns leave 60 for it).
+VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
+    (running.run, "Train and evaluate what a benchmark still needs."),
+    (planning.plan, "What a run would do: cells by state and reason."),
+    (inspecting.status, "How a benchmark stands; --watch keeps looking."),
+    (reporting.report, "The table and figures, in every format."),
+    (inspecting.show, "Everything the store holds about one cell."),
+    (inspecting.why, "Why a cell failed, or which code changed since."),
+    (inspecting.accept, "Keep a cell's results although code changed."),
+    (listing.benchmarks, "The specs in benchmarks/."),
+    (listing.methods, "The training methods; with a name, one of them."),
+    (listing.datasets, "The data sets; with a name, counts and a picture."),
+    (planning.validate, "Check a spec: every mistake, with its place."),
+    (planning.schema, "The JSON schema of a spec, for editors."),
+)
+
+app = typer.Typer(
+    name="ltbench",
+    help="Compare training methods for long-tailed class-conditional diffusion models: "
+    "one shared trainer, one table.\n\n"
+    "Start with: python harness.py run quickstart --report",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # an unexpected error keeps its plain traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb, line in VERBS:
+    app.command(verb.__name__, short_help=line)(verb)
+
+
+def main() -> int:
+    """Run one verb; the process's exit code: 0 ok, 1 some cells failed, 2 bad spec or usage, 3 drift, 4 environment."""
+    try:
+        app()
+    except LtbenchError as error:
+        return complain(error)
+    except SystemExit as leaving:
+        sys.stdout.flush()
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    return 0

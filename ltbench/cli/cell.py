@@ -1,0 +1,227 @@
+"""One cell from the store: what it is, what it made, why it stands as it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ltbench.cli.output import clip, out, plural, table
+from ltbench.errors import LtbenchError, UsageError
+
+if TYPE_CHECKING:
+    from ltbench.store import Run, Store
+
+
+def describe(store: Store, cell: str) -> dict[str, Any]:
+    """Settings, runs, records, failures and files of a cell, as plain JSON."""
+    content = store.cell(cell)
+    present, _ = _present(content["settings"])
+    return {
+        "cell": cell,
+        "identity": content["identity"],
+        "settings": content["settings"],
+        "present_run": present,
+        "runs": [_run(run, run.run == present) for run in store.runs(cell)],
+    }
+
+
+def _present(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, Any] | str]:
+    """The run that the present code would make, and that code; or None and why there is none."""
+    from ltbench import provenance
+
+    try:
+        code = provenance.train_code(settings)
+    except LtbenchError as error:
+        return None, error.message
+    return provenance.run_id(code, settings), code
+
+
+def _run(run: Run, present: bool) -> dict[str, Any]:
+    found = run.records()
+    return {
+        "run": run.run,
+        "present_code": present,
+        "folder": str(run.dir),
+        "checkpoints": _names(run.checkpoints),
+        "milestones": _names(run.milestones),
+        "accepted": (run.accepted() or {}).get("because"),
+        "stages": {name: vars(state) for name in run.stages() if (state := run.state(name)) is not None},
+        "records": [
+            {
+                "kind": record.kind,
+                "step": record.step,
+                "evaluation": record.evaluation,
+                "file": str(record.path),
+                "values": _values(record.body),
+            }
+            for record in found
+        ],
+        "damaged": [f"{each.path}: {each.reason}" for each in run.damaged()],
+        "superseded": [str(record.path) for record in found.superseded],
+        "conflicts": [str(record.path) for record in found.conflicts],
+        "failures": run.failures(),
+    }
+
+
+def _names(folder: Any) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _values(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers over all classes of an evaluation, the last loss of a training record."""
+    if body.get("kind") == "train":
+        losses = body.get("curve", {}).get("loss") or [None]
+        return {"loss": losses[-1]}
+    return {row["name"]: row["value"] for row in body.get("rows", ()) if row.get("group") == "all"}
+
+
+def tell(found: Mapping[str, Any]) -> None:
+    """Print what `describe` found."""
+    from ltbench.status import name_of
+
+    out(f"cell {found['cell']}")
+    out(f"{name_of(found['settings'])} seed {found['settings']['seed']}")
+    out()
+    table(("setting", "value"), _flat(found["settings"]))
+    for run in found["runs"]:
+        out()
+        _tell_run(run)
+    if not found["runs"]:
+        out("\nno run yet")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return rows
+
+
+def _tell_run(run: Mapping[str, Any]) -> None:
+    code = "the present code" if run["present_code"] else "other code than the present"
+    out(f"run {run['run']}, {code}: {run['folder']}")
+    if run["accepted"]:
+        out(f"accepted because {run['accepted']}")
+    table(
+        ("  stage", "state", "attempt", "cause"),
+        (
+            (f"  {name}", state["state"], state["attempt"], clip(_cause(state), 120))
+            for name, state in run["stages"].items()
+        ),
+    )
+    if run["records"]:
+        table(
+            ("  record", "step", "values over all classes"),
+            ((f"  {each['kind']}", each["step"], _numbers(each["values"])) for each in run["records"]),
+        )
+    for word in ("damaged", "superseded", "conflicts"):
+        for line in run[word]:
+            out(f"  {word}: {line}")
+    out(f"  milestones: {', '.join(run['milestones']) or 'none'}")
+    out(f"  checkpoints: {', '.join(run['checkpoints']) or 'none'}")
+
+
+def _cause(state: Mapping[str, Any]) -> str:
+    return f"{state['cause']}: {state['message'] or ''}" if state.get("cause") else ""
+
+
+def _numbers(values: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+
+
+# --- why ------------------------------------------------------------------------------------------------------------
+
+
+def reasons(store: Store, cell: str) -> dict[str, Any]:
+    """Why a cell stands as it does: failures of the present run, and per older run which code changed since."""
+    from ltbench import provenance
+
+    settings = store.cell(cell)["settings"]
+    present, code = _present(settings)
+    runs = store.runs(cell)
+    failures = [
+        {**failure, "later": _later(run, failure)}
+        for run in runs
+        if run.run == present
+        for failure in run.failures()
+    ]
+    changed = {
+        run.run: provenance.changes(run.info()["code"], code)
+        for run in runs
+        if run.run != present and isinstance(code, dict)
+    }
+    return {
+        "cell": cell,
+        "present_run": present,
+        "exists": present in {run.run for run in runs},
+        "unusable": code if isinstance(code, str) else None,
+        "failures": failures,
+        "changed": changed,
+        "accepted": {run.run: (run.accepted() or {}).get("because") for run in runs},
+    }
+
+
+def _later(run: Run, failure: Mapping[str, Any]) -> str | None:
+    """How a later attempt at the stage that failed fares; None when there was none."""
+    now = run.state(failure["stage"])
+    if now is None or now.attempt <= failure["attempt"]:
+        return None
+    return f"attempt {now.attempt} came after it: {now.state.replace('released', 'done')}"
+
+
+def tell_reasons(found: Mapping[str, Any]) -> None:
+    """Print what `reasons` found."""
+    cell = found["cell"][:12]
+    if found["unusable"]:
+        out(f"{cell}: the present code cannot run it: {found['unusable']}")
+    for failure in found["failures"]:
+        _tell_failure(failure)
+    for run, lines in found["changed"].items():
+        note = found["accepted"].get(run)
+        out(f"{cell}: run {run} was made by other code" + (f" (accepted: {note})" if note else ""))
+        for line in lines or ["only what no digest sees"]:
+            out(f"  {line}")
+    if found["changed"] and not found["exists"]:
+        out(f'next: run it again, or keep the old: python harness.py accept {cell} --because "..."')
+    if not found["failures"] and not found["changed"]:
+        out(
+            f"{cell}: no failure, and its code is the present one"
+            if found["exists"]
+            else f"{cell}: not begun yet"
+        )
+
+
+def _tell_failure(failure: Mapping[str, Any]) -> None:
+    step = "" if failure.get("step") is None else f" at step {failure['step']}"
+    out(f"{failure['stage']}, attempt {failure['attempt']}: failed{step} ({failure['cause']})")
+    out(f"  {failure.get('message')}")
+    if failure["later"]:
+        out(f"  {failure['later']}")
+    for line in (failure.get("traceback") or "").strip().splitlines()[-15:]:
+        out(f"  | {line}")
+    for key, value in (failure.get("evidence") or {}).items():
+        if value not in (None, ""):
+            out(f"  {key}: {clip(str(value), 300)}")
+
+
+def accept(store: Store, cell: str, because: str) -> dict[str, Any]:
+    """Mark the newest run by other code as good for the present code. Raises UsageError when there is nothing to accept."""
+    settings = store.cell(cell)["settings"]
+    present, code = _present(settings)
+    if isinstance(code, str):
+        raise UsageError(f"the present code cannot run cell {cell[:12]}: {code}")
+    older = [run for run in store.runs(cell) if run.run != present and run.records("evaluation")]
+    if not older:
+        raise UsageError(
+            f"cell {cell[:12]} has no results of other code: nothing to accept",
+            "`why CELL` says how it stands",
+        )
+    chosen = max(older, key=_finished)
+    chosen.accept(because, {component: entry["digest"] for component, entry in code.items()})
+    return {"cell": cell, "run": chosen.run, "because": because, "of": plural(len(older), "run")}
+
+
+def _finished(run: Run) -> float:
+    """When the last record of a run was finished, by its own envelope."""
+    ends: Sequence[float] = [float(record.envelope.get("finished") or 0.0) for record in run.records()]
+    return max(ends, default=0.0)

@@ -1,0 +1,162 @@
+"""The verbs that look at what there is: methods, datasets, benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ltbench.cli.options import AsJson, Plugins, place
+from ltbench.cli.output import clip, dump, out, plural, say, table
+
+if TYPE_CHECKING:
+    from ltbench.plugins import Plugin
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one of them in full.")]
+NoImport = Annotated[
+    bool, typer.Option("--no-import", help="Only read the files; do not try to import them (faster).")
+]
+
+
+def methods(
+    name: Name = None, json: AsJson = False, plugins: Plugins = None, no_import: NoImport = False
+) -> None:
+    """List the training methods, or show one: what it does, its parameters and presets.
+
+    Every file is read without running it, then imported once in a child process; a file that fails is one line with
+    its reason.
+
+    \b
+    Example:
+      python harness.py methods
+      python harness.py methods ccua
+    """
+    place(plugins=plugins)
+    _list_or_show("methods", name, json, no_import)
+
+
+def datasets(
+    name: Name = None,
+    json: AsJson = False,
+    plugins: Plugins = None,
+    no_import: NoImport = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="A parameter of the data set; repeatable."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Where the picture of the tail goes.")
+    ] = None,
+) -> None:
+    """List the data sets, or show one: images per class, group shares, where it comes from, a picture of its tail.
+
+    \b
+    Example:
+      python harness.py datasets
+      python harness.py datasets fashion_mnist --set resolution=16
+    """
+    place(plugins=plugins)
+    if name is None:
+        _list_or_show("datasets", None, json, no_import)
+        return
+    from ltbench.cli.dataset import show
+
+    show(name, set_ or [], json, picture)
+
+
+def benchmarks(json: AsJson = False) -> None:
+    """List the specs in benchmarks/.
+
+    \b
+    Example:
+      python harness.py benchmarks
+    """
+    from ltbench.cli.specs import headings
+
+    found = headings()
+    if json:
+        dump(found)
+        return
+    if not found:
+        say("no spec in benchmarks/")
+    table(("name", "title", "file"), ((row["name"], row["title"], row["file"]) for row in found))
+
+
+def _list_or_show(kind: str, name: str | None, json: bool, no_import: bool) -> None:
+    from ltbench import plugins as registry
+
+    if name is not None:
+        plugin = registry.get(kind, name)
+        problem = None if no_import else _problems({name: plugin})[name]
+        _show(plugin, problem, json)
+        return
+    found = registry.find(kind)
+    problems = {n: p.problem for n, p in found.items()} if no_import else _problems(found)
+    if json:
+        dump([_record(plugin, problems[key]) for key, plugin in found.items()])
+        return
+    good = [plugin for key, plugin in found.items() if problems[key] is None]
+    table(
+        ("name", "what it does", "parameters"),
+        ((p.name, _first(p.doc), ", ".join(map(str, p.parameters)) or "none") for p in good),
+        keep=("name",),
+    )
+    bad = {key: reason for key, reason in problems.items() if reason is not None}
+    if bad:
+        out()
+        out(f"{plural(len(bad), 'file')} not usable:")
+        for key, reason in bad.items():
+            out(f"  {_near(found[key].path)}: {clip(reason or '', 300)}")
+
+
+def _problems(found: dict[str, Plugin]) -> dict[str, str | None]:
+    """Per plugin why it cannot be used: what reading it told, else what importing it told."""
+    from ltbench.cli.probe import probe
+
+    readable = [name for name, plugin in found.items() if plugin.problem is None]
+    told = probe(next(iter(found.values())).kind, readable) if readable else {}
+    return {name: plugin.problem or told.get(name) for name, plugin in found.items()}
+
+
+def _record(plugin: Plugin, problem: str | None) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "file": _near(plugin.path),
+        "description": _first(plugin.doc),
+        "parameters": plugin.defaults,
+        "presets": plugin.presets or {},
+        "problem": problem,
+    }
+
+
+def _show(plugin: Plugin, problem: str | None, json: bool) -> None:
+    if json:
+        dump({**_record(plugin, problem), "doc": plugin.doc})
+        return
+    from ltbench.spec.types import spell
+
+    out(f"{plugin.name}  ({_near(plugin.path)})")
+    if problem:
+        out(f"not usable: {problem}")
+    out()
+    out(plugin.doc or "no description: give the class or the file a docstring")
+    if plugin.parameters:
+        out("\nparameters:")
+        table(
+            ("  name", "type", "default"),
+            ((f"  {p.name}", p.kind, spell(p.default)) for p in plugin.parameters),
+        )
+    for preset, values in (plugin.presets or {}).items():
+        words = ", ".join(f"{key}={spell(value)}" for key, value in values.items()) or "the defaults"
+        out(f"\npreset {preset}: {words}")
+
+
+def _first(doc: str) -> str:
+    """The first sentence or line of a docstring."""
+    return clip(doc.split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip("."), 160) if doc else ""
+
+
+def _near(path: Path) -> str:
+    """The path as seen from here, if it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,54 @@
+"""Options that several verbs share, spelled once. Flags win over the environment, which wins over the defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SpecName = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A spec: its path, or the name of a file in benchmarks/.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+StoreAt = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Where records are. [LTBENCH_STORE, results/store]"),
+]
+ScratchAt = Annotated[
+    Path | None,
+    typer.Option("--scratch", metavar="DIR", help="Where weights are. [LTBENCH_SCRATCH, results/scratch]"),
+]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugins", metavar="PATH", help="A folder or file with further plugins; repeatable."),
+]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter", "-f", metavar="KEY=VALUE", help="Only cells like this, e.g. method=ccua; repeatable."
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Change the spec, e.g. train.batch=32; repeatable."
+    ),
+]
+WithMethods = Annotated[
+    list[str] | None,
+    typer.Option("--with", "-w", metavar="METHOD", help="Add a method to the grid; repeatable."),
+]
+
+
+def place(store: Path | None = None, scratch: Path | None = None, plugins: list[str] | None = None) -> None:
+    """Put the flags where everything looks: the environment of this process, which its children inherit."""
+    if store is not None:
+        os.environ["LTBENCH_STORE"] = str(store)
+    if scratch is not None:
+        os.environ["LTBENCH_SCRATCH"] = str(scratch)
+    if plugins:
+        from ltbench import plugins as registry
+
+        registry.use(plugins)

@@ -1,0 +1,107 @@
+"""How the command line speaks: results to stdout, everything else to stderr, JSON on request, plain text without a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from ltbench.errors import LtbenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+PIPE_WIDTH = 200  # columns where nobody looks: wide enough that a line stays one line for grep
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that neither colours numbers nor reads markup in text that came from files.
+
+    Without a terminal it is `PIPE_WIDTH` wide (or COLUMNS), so that a pipe gets whole lines.
+    """
+    from rich.console import Console
+
+    file: IO[str] = sys.stderr if stderr else sys.stdout
+    width = None if file.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
+    return Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
+
+
+def say(text: str = "") -> None:
+    """A line for the person at the terminal (stderr)."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def out(text: str = "") -> None:
+    """A line of the result (stdout)."""
+    print(text)
+
+
+def dump(value: Any) -> None:
+    """A result as JSON (stdout): strict, so never NaN."""
+    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False, default=str))
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    keep: Sequence[str] = (),
+) -> None:
+    """Rows under headings (stdout), without frames. `right` names columns set flush right, `keep` those never wrapped."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        justify = "right" if name in right else "left"
+        grid.add_column(name, justify=justify, no_wrap=name in keep, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    show(grid)
+
+
+def show(picture: RenderableType) -> None:
+    """Print something rich (stdout); in a pipe without the spaces that fill up its lines."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(picture)
+        return
+    with screen.capture() as captured:
+        screen.print(picture)
+    out("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
+
+
+def complain(error: LtbenchError) -> int:
+    """Print an error and its remedy, no traceback; return the exit code."""
+    lines = error.message.splitlines() or [type(error).__name__]
+    say(f"error: {lines[0]}" if len(lines) == 1 else "\n".join(["error:", *(f"  {line}" for line in lines)]))
+    if error.hint:
+        say("\n".join(f"  {line}" for line in error.hint.splitlines()))
+    return error.exit_code
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: `48 s`, `3 min 20 s`, `2 h 05 min`; `?` for None."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def clip(text: str, width: int) -> str:
+    """The first line of `text`, at most `width` characters, with an ellipsis where something was cut."""
+    lines = text.strip().splitlines()
+    first = lines[0] if lines else ""
+    return first if len(first) <= width and len(lines) <= 1 else first[: max(0, width - 1)] + "…"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 cell`, `3 cells`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

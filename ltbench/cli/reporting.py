@@ -1,0 +1,119 @@
+"""`report`: the table and the figures of a benchmark, from whatever the store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ltbench.cli.options import (
+    AsJson,
+    Changes,
+    Filters,
+    Plugins,
+    ScratchAt,
+    SpecName,
+    StoreAt,
+    WithMethods,
+    place,
+)
+from ltbench.cli.output import console, dump, out, say
+from ltbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from ltbench.plan import Plan
+    from ltbench.report.build import Report
+    from ltbench.report.definition import Definition
+    from ltbench.store import Store
+
+BUILD = Path("reports/build")
+
+
+def report(
+    spec: SpecName,
+    format_: Annotated[
+        str | None, typer.Option("--format", metavar="md,tex,csv,html,png", help="Which files. [all]")
+    ] = None,
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="A definition in reports/. [the spec's own, else summary]"),
+    ] = None,
+    filter_: Filters = None,
+    set_: Changes = None,
+    with_: WithMethods = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where the files go. [reports/build/NAME]")
+    ] = None,
+    json: AsJson = False,
+    store: StoreAt = None,
+    scratch: ScratchAt = None,
+    plugins: Plugins = None,
+) -> None:
+    """Print a benchmark's table and write it as Markdown, LaTeX, CSV, HTML and figures.
+
+    Reads the store only: it works at any moment, on any machine that has a copy, and says what is missing.
+
+    \b
+    Example:
+      python harness.py report quickstart
+      python harness.py report quickstart --format md,tex --out paper/tables
+    """
+    from ltbench import plan as plans
+    from ltbench.cli import stores, targets
+
+    place(store, scratch, plugins)
+    benchmark = targets.load(spec, set_ or [], with_ or [])
+    house = stores.open_store(write=False)
+    found = plans.plan(benchmark, house, targets.cells_of(benchmark, filter_ or []))
+    made = build(found, house, format_, as_, out_dir, quiet=json)
+    if json:
+        dump({"name": benchmark.name, "files": {name: str(path) for name, path in made.paths.items()}})
+
+
+def build(
+    found: Plan,
+    store: Store,
+    formats: str | None = None,
+    definition: str | None = None,
+    folder: Path | None = None,
+    *,
+    quiet: bool = False,
+) -> Report:
+    """Write the report, print its table (stdout; not if `quiet`) and its files (stderr)."""
+    from ltbench.cli.inputs import gather
+    from ltbench.report.build import FORMATS, fetch_from, write_report
+
+    wanted = tuple(formats.replace(" ", "").split(",")) if formats else FORMATS
+    made = write_report(
+        gather(found, store),
+        _definition(found.spec.name, definition),
+        fetch_from(store),
+        folder or BUILD / found.spec.name,
+        wanted,
+    )
+    if not quiet:
+        made.terminal(console())
+        out()
+    for name, path in made.paths.items():
+        if not name.startswith("png:"):
+            say(f"{name:5} {path}")
+    pictures = [path for name, path in made.paths.items() if name.startswith("png:")]
+    if pictures:
+        say(f"png   {pictures[0].parent}/ ({len(pictures)} figures)")
+    return made
+
+
+def _definition(benchmark: str, name: str | None) -> Definition:
+    """reports/NAME.yaml here or in the checkout: the asked-for one, else the benchmark's own, else `summary`."""
+    from ltbench.cli.specs import CHECKOUT
+    from ltbench.report.definition import load_definition
+
+    folders = (Path("reports"), CHECKOUT / "reports")
+    for wanted in (name,) if name else (benchmark, "summary"):
+        for folder in folders:
+            file = folder / f"{wanted}.yaml"
+            if file.is_file():
+                return load_definition(file)
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise UsageError(f"--as {name}: there is no reports/{name}.yaml", f"there are {', '.join(known)}")

@@ -1,0 +1,63 @@
+"""From what a person types as SPEC to a file, a benchmark and its plan."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from ltbench.errors import LtbenchError, UsageError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def folders() -> list[Path]:
+    """Where specs are looked for by name: benchmarks/ here and in the checkout, then the store's derived specs."""
+    from ltbench.cli.stores import store_root
+
+    found = [Path("benchmarks"), CHECKOUT / "benchmarks", store_root() / "specs"]
+    unique: dict[Path, Path] = {}
+    for folder in found:
+        if folder.is_dir():
+            unique.setdefault(folder.resolve(), folder)
+    return list(unique.values())
+
+
+def find(name: str) -> Path:
+    """The file that `name` means: a path, or a name in one of `folders()`. Raises UsageError with the nearest name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    known: dict[str, Path] = {}
+    for folder in folders():
+        for file in sorted(folder.glob("*.yaml")):
+            known.setdefault(file.stem, file)
+    if name.removesuffix(".yaml") in known:
+        return known[name.removesuffix(".yaml")]
+    if path.suffix or len(path.parts) > 1:
+        raise UsageError(f"there is no file {name}", _names(known))
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean '{near[0]}'?" if near else _names(known)
+    raise UsageError(f"there is no spec '{name}': neither a file nor a name in benchmarks/", hint)
+
+
+def _names(known: dict[str, Path]) -> str:
+    return f"there are {', '.join(sorted(known))}" if known else "benchmarks/ holds none"
+
+
+def headings() -> list[dict[str, Any]]:
+    """Name, title and file of every spec in benchmarks/; a file that cannot be read has its problem as `title`."""
+    from ltbench.spec.yaml_io import read_yaml
+
+    rows = []
+    for folder in folders():
+        if folder.name != "benchmarks":
+            continue
+        for file in sorted(folder.glob("*.yaml")):
+            try:
+                tree = read_yaml(file).plain()
+                title = str(tree.get("title") or "") if isinstance(tree, dict) else "not a benchmark"
+            except LtbenchError as error:
+                title = f"not readable: {error.message}"
+            rows.append({"name": file.stem, "title": title, "file": str(file)})
+    return rows

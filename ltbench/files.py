@@ -1,0 +1,417 @@
+"""Files that are either wholly there or not there at all, on local disks and on NFS.
+
+Everything durable goes through here: written beside under a `.tmp-` name, fsynced, linked or renamed into place, directory
+fsynced. A kill at any call leaves the old state or the new one, and at worst a `.tmp-` file, which readers ignore and
+`sweep` removes. The functions of `os` are looked up when they are called, so that fault tests can stand in for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ltbench.errors import EnvironmentProblem, LtbenchError
+
+READ_LIMIT = 64 << 20  # bytes; nothing that is read whole into memory by name alone is larger
+
+# EIO is among them because a failed fsync has thrown the dirty pages away: only a rewrite under a new name can succeed.
+_TRANSIENT = {errno.EINTR, errno.EAGAIN, errno.ESTALE, errno.EIO}
+_PAUSES = (0.02, 0.1, 0.5)  # seconds between the four tries
+_NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_TEMPORARY = re.compile(r"\.tmp-(?P<kernel>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{12}")
+_REMEDIES = {
+    errno.ENOSPC: "Free space, or move LTBENCH_STORE or LTBENCH_SCRATCH to a larger disk",
+    errno.EDQUOT: "Ask for a larger quota, or move LTBENCH_STORE or LTBENCH_SCRATCH",
+    errno.EFBIG: "Raise the file size limit (`ulimit -f unlimited`)",
+    errno.EROFS: "Remount it writable, or point LTBENCH_STORE and LTBENCH_SCRATCH to a place you may write",
+    errno.EACCES: "Change its permissions, or point LTBENCH_STORE and LTBENCH_SCRATCH to a place you may write",
+    errno.EPERM: "Change its permissions, or point LTBENCH_STORE and LTBENCH_SCRATCH to a place you may write",
+    errno.EIO: "The disk or the file server reports errors: check it (dmesg), or move to another one",
+    errno.ESTALE: "The file server has lost the directory: check the mount",
+    errno.ENOENT: "The directory was removed while it was in use: check the mount, then run again",
+}
+_SAFE = "what was complete before is intact; the same command goes on from there."
+
+T = TypeVar("T")
+
+
+class StorageProblem(EnvironmentProblem):
+    """A write that the disk refused. `code` is the errno, `path` what was being written, `needed` its size in bytes."""
+
+    def __init__(self, path: Path, error: OSError, needed: int = 0) -> None:
+        self.path, self.code, self.needed = path, error.errno or 0, needed
+        super().__init__(
+            f"cannot write {path}: {_reason(path, error, needed)}",
+            f"{_REMEDIES.get(self.code, 'Check the path and the file system')}; {_SAFE}",
+        )
+
+
+class Unreadable(LtbenchError):
+    """A file that is there and cannot be taken. `reason` goes on where "<path> " stops: "is not JSON", "has format 2 ..."."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"{path} {reason}")
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write_once(path: Path, data: bytes, *, link: bool = True) -> bool:
+    """Create `path` with `data`, or leave alone what is there; True when this call made it.
+
+    Of any number of callers, on any number of machines, exactly one gets True: link() is atomic on NFS too. `link=False`,
+    or a file system without link(), falls back to O_EXCL, which is as exclusive but shows a half-written file while it is
+    being written and after a kill; readers check digests and writers repair. Raises StorageProblem.
+    """
+    created = _insist(path, len(data), lambda: _create(path, data, link))
+    sync_directory(path.parent)  # also when another made it: our caller will count on the name being durable
+    return created
+
+
+def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Put `data` at `path` whatever is there; a reader sees the old bytes or the new ones.
+
+    `durable=False` skips both fsyncs, for heartbeats: after a power loss the file may be empty. Raises StorageProblem.
+    """
+
+    def once() -> None:
+        temporary = _write_beside(path, data, durable)
+        try:
+            _rename(temporary, path)
+        except OSError:
+            discard(temporary)
+            raise
+
+    _insist(path, len(data), once)
+    if durable:
+        sync_directory(path.parent)
+
+
+def publish_directory(temporary: Path, final: Path) -> None:
+    """Rename the finished directory `temporary`, whose files are fsynced, to `final` and make the name durable.
+
+    Raises FileExistsError when a non-empty `final` is there, else StorageProblem.
+    """
+    sync_directory(temporary)
+    try:
+        _insist(final, 0, lambda: _rename(temporary, final))
+    except StorageProblem as problem:
+        if problem.code in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(errno.EEXIST, "directory exists", str(final)) from problem
+        raise
+    sync_directory(final.parent)
+
+
+def make_directory(path: Path) -> None:
+    """`mkdir -p` whose new names are durable. Raises StorageProblem."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent)
+    try:
+        _insist(path, 0, lambda: os.mkdir(path))
+    except StorageProblem as problem:
+        if problem.code != errno.EEXIST or not path.is_dir():
+            raise
+    sync_directory(path.parent)
+
+
+def sync_directory(folder: Path) -> None:
+    """Make the names in `folder` durable. Raises StorageProblem."""
+
+    def once() -> None:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if (
+                error.errno != errno.EINVAL
+            ):  # some FUSE and SMB mounts have no fsync on directories, and need none
+                raise
+        finally:
+            os.close(handle)
+
+    _insist(folder, 0, once)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh `.tmp-` name in `path`'s directory that tells `sweep` who made it."""
+    return path.parent / f".tmp-{_kernel_tag()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory so that a kill half-way leaves a `.tmp-` name and not half a directory. Raises StorageProblem."""
+    aside = temporary_beside(path)
+    _insist(path, 0, lambda: _rename(path, aside))
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path, *, sole_owner: bool = False) -> list[str]:
+    """Remove what killed writers left in `folder`, and return the names.
+
+    Only leftovers of processes of this kernel that are gone; with `sole_owner` (the caller is the folder's only rightful
+    writer) those of every other process.
+    """
+    removed = []
+    for name in _names(folder):
+        match = _TEMPORARY.fullmatch(name)
+        if match is None or int(match["pid"]) == os.getpid():
+            continue
+        gone = match["kernel"] == _kernel_tag() and not pid_exists(int(match["pid"]))
+        if gone or sole_owner:
+            discard(folder / name)
+            removed.append(name)
+    return removed
+
+
+def probe(folder: Path) -> dict[str, bool]:
+    """Try write, fsync, link and rename in `folder` (made if missing) and return {"link": whether link() works}.
+
+    Raises StorageProblem when the folder cannot hold results: better now than after three days.
+    """
+    make_directory(folder)
+    first = temporary_beside(folder / "probe")
+    second, third = temporary_beside(folder / "probe"), temporary_beside(folder / "probe")
+    try:
+        replace(first, b"probe")
+        linked = _insist(second, 0, lambda: _link_or_none(first, second))
+        _insist(third, 0, lambda: _rename(first, third))
+        sync_directory(folder)
+    finally:
+        for name in (first, second, third):
+            discard(name)
+    return {"link": linked is not None}
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_regular(path: Path, limit: int = READ_LIMIT) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Never blocks on a FIFO and never follows a symbolic link.
+
+    Raises FileNotFoundError, or Unreadable with the reason.
+    """
+
+    def once() -> bytes:
+        with open(_open_regular(path), "rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > limit:
+                raise Unreadable(path, f"is {size:,} bytes; this kind of file has at most {limit:,}")
+            return stream.readall()
+
+    return _insist_reading(path, once)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> tuple[str, int]:
+    """(64 hex digits, bytes) of a regular file, in bounded memory. Raises FileNotFoundError or Unreadable."""
+
+    def once() -> tuple[str, int]:
+        with open(_open_regular(path), "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+
+    return _insist_reading(path, once)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes an unprivileged writer may still put where `path` is or would be."""
+    while not path.exists() and path.parent != path:
+        path = path.parent
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize
+
+
+def pid_exists(pid: int) -> bool:
+    """Whether a process of this number exists here, whoever it belongs to."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@functools.cache
+def kernel() -> str:
+    """Names the process table this process is in: the kernel's boot id and the pid namespace; "" where neither is told.
+
+    The namespace is part of it because containers on one machine share the boot id and not the process numbers.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+# --- inside ------------------------------------------------------------------------------------------------------------
+
+
+def _insist(path: Path, needed: int, action: Callable[[], T]) -> T:
+    """Run `action` up to four times while its errors are the passing kind; StorageProblem about `path` in the end."""
+    for pause in (*_PAUSES, None):
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _TRANSIENT or pause is None:
+                raise StorageProblem(path, error, needed) from error
+            time.sleep(pause)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _insist_reading(path: Path, action: Callable[[], T]) -> T:
+    for pause in (*_PAUSES, None):
+        try:
+            return action()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno not in _TRANSIENT or pause is None:
+                reason = (
+                    "is a symbolic link"
+                    if error.errno == errno.ELOOP
+                    else f"cannot be read: {os.strerror(error.errno or 0)}"
+                )
+                raise Unreadable(path, reason) from error
+            time.sleep(pause)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _create(path: Path, data: bytes, link: bool) -> bool:
+    if not link:
+        return _create_exclusive(path, data)
+    temporary = _write_beside(path, data)
+    try:
+        created = _link_or_none(temporary, path)
+    finally:
+        discard(temporary)
+    return _create_exclusive(path, data) if created is None else created
+
+
+def _link_or_none(temporary: Path, path: Path) -> bool | None:
+    """True: `path` is now `temporary`'s file; False: `path` was there; None: this file system has no link()."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        # NFS can lose the reply of a link() that worked, and answer its repetition with EEXIST: only the link count
+        # tells (open(2), O_EXCL).
+        if os.stat(temporary).st_nlink == 2:
+            return True
+        if isinstance(error, FileExistsError):
+            return False
+        if error.errno in _NO_LINK:
+            return None
+        raise
+    return True
+
+
+def _create_exclusive(path: Path, data: bytes) -> bool:
+    try:
+        _write_new(path, data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_beside(path: Path, data: bytes, durable: bool = True) -> Path:
+    temporary = temporary_beside(path)
+    _write_new(temporary, data, durable)
+    return temporary
+
+
+def _write_new(path: Path, data: bytes, durable: bool = True) -> None:
+    """All of `data` in a new file, or no file."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            if durable:
+                os.fsync(handle)
+        finally:
+            os.close(handle)  # NFS reports a full disk here at the latest
+    except OSError:
+        discard(path)
+        raise
+
+
+def _rename(source: Path, target: Path) -> None:
+    inode = os.stat(source).st_ino
+    try:
+        os.replace(source, target)
+    except FileNotFoundError:
+        # A repeated rename whose first reply was lost finds its source gone.
+        if _inode(target) != inode:
+            raise
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def discard(path: Path) -> None:
+    """Remove a temporary file or directory; what cannot be removed now is a `.tmp-` name for a later sweep."""
+    try:
+        os.unlink(path)
+    except IsADirectoryError:
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        with contextlib.suppress(OSError):  # macOS answers EPERM for a directory
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _open_regular(path: Path) -> int:
+    """A read handle. O_NONBLOCK keeps a FIFO from blocking us before fstat can refuse it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Unreadable(path, "is not a regular file")
+    return handle
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _kernel_tag() -> str:
+    return hashlib.sha256(kernel().encode()).hexdigest()[:8]
+
+
+def _reason(path: Path, error: OSError, needed: int) -> str:
+    text = os.strerror(error.errno or 0)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return text
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return f"{text} ({needed:,} bytes needed)"
+    if error.errno == errno.ENOSPC and room.f_files and not room.f_favail:
+        return f"{text}: no inodes are left (of {room.f_files:,})"
+    return f"{text} ({needed:,} bytes needed, {room.f_bavail * room.f_frsize:,} free)"

@@ -1,0 +1,144 @@
+"""Rows and sections from planned cells: what is compared with what, and which settings besides the method differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ltbench.canonical import canonical_json
+
+Planned = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row before it has numbers: the planned cells that differ only in their seed."""
+
+    label: str
+    method: str
+    axes: tuple[str, ...]
+    cells: tuple[Planned, ...]  # by seed
+
+
+def setting_text(value: Any) -> str:
+    """A setting as a reader writes it: none for null, plain numbers, lists in brackets."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(setting_text(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {setting_text(item)}" for key, item in sorted(value.items())) + "}"
+    return str(value)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("train.lr", 0.002), ... in sorted order."""
+    for key in sorted(settings):
+        value = settings[key]
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def seed_of(cell: Planned) -> int:
+    """The training seed of a planned cell."""
+    return int(cell["settings"]["seed"])
+
+
+def rows_of(cells: Sequence[Planned]) -> tuple[tuple[str, ...], list[RowPlan]]:
+    """(axis names, rows) of one section, rows in the order of the plan.
+
+    Axes are the settings outside `method` and `seed` that differ between rows. A plan's labels name what its grid varies; what
+    differs without being named in any label, or between rows of one label, is added here, so that nothing unequal stays
+    unseen.
+    """
+    grouped: dict[bytes, list[Planned]] = {}
+    for cell in cells:
+        same = {key: value for key, value in cell["settings"].items() if key != "seed"}
+        grouped.setdefault(canonical_json([cell["label"], same]), []).append(cell)
+    rows = [sorted(group, key=seed_of) for group in grouped.values()]
+    settings = [dict(flat(row[0]["settings"])) for row in rows]
+    labels = [str(row[0]["label"]) for row in rows]
+    axes = [name for name in _varying(settings) if name != "seed" and not name.startswith("method.")]
+    unnamed = [name for name in axes if not any(f"{_last(name)}=" in label for label in labels)]
+    plans = []
+    for row, known, label in zip(rows, settings, labels, strict=True):
+        twins = [s for s, other in zip(settings, labels, strict=True) if other == label]
+        extra = dict.fromkeys([*_varying(twins), *unnamed])
+        said = ", ".join(f"{_last(name)}={setting_text(known.get(name))}" for name in extra if name != "seed")
+        values = tuple(setting_text(known.get(name)) for name in axes)
+        plans.append(
+            RowPlan(f"{label} ({said})" if said else label, str(known["method.name"]), values, tuple(row))
+        )
+    return tuple(axes), plans
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = sorted({name for known in settings for name in known})
+    return [name for name in names if len({canonical_json(known.get(name)) for known in settings}) > 1]
+
+
+@dataclass(frozen=True)
+class SectionPlan:
+    """Cells that one evaluation makes comparable: one part, one data set, one protocol, sampler and guidance."""
+
+    part: str
+    title: str
+    dataset: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    cells: tuple[Planned, ...]
+
+
+def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
+    """Sections in the order of the plan. Titles name what differs between them."""
+    found: dict[tuple[str, bytes, str], list[Planned]] = {}
+    evaluations: dict[str, Mapping[str, Any]] = {}
+    for cell in planned:
+        dataset = canonical_json(cell["settings"]["dataset"])
+        for evaluation in cell["evaluations"]:
+            evaluations[evaluation["id"]] = evaluation
+            found.setdefault((cell["part"], dataset, evaluation["id"]), []).append(cell)
+    return [
+        SectionPlan(
+            part,
+            _title(part, cells[0], evaluations[which]),
+            cells[0]["settings"]["dataset"],
+            evaluations[which],
+            tuple(cells),
+        )
+        for (part, _, which), cells in found.items()
+    ]
+
+
+def _title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:
+    dataset = cell["settings"]["dataset"]
+    sampling = f"{evaluation['sampler']} {evaluation['steps']} steps, guidance {evaluation['guidance']:g}"
+    words = [str(dataset["name"])]
+    if dataset.get("resolution"):
+        words.append(f"{dataset['resolution']} px")
+    if dataset.get("imbalance") is not None:
+        words.append(f"imbalance {dataset['imbalance']:g}")
+    return f"{part}: {', '.join(words)}; {sampling}"
+
+
+def setup_of(cells: Sequence[Planned], step: int) -> str:
+    """ "SiT-T/8, batch 64, step 560 (35,840 images)"; what differs between the cells is left to the axis columns."""
+    networks = {cell["settings"]["network"] for cell in cells}
+    batches = {int(cell["settings"]["train"]["batch"]) for cell in cells}
+    parts = [networks.pop()] if len(networks) == 1 else []
+    seen = ""
+    if len(batches) == 1:
+        batch = batches.pop()
+        parts.append(f"batch {batch}")
+        seen = f" ({batch * step:,} images seen)"
+    return ", ".join([*parts, f"step {step:,}{seen}"])

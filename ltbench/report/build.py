@@ -1,0 +1,90 @@
+"""A report: the table of a benchmark in every asked-for form, written under one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltbench.errors import LtbenchError, UsageError
+from ltbench.files import make_directory, replace
+from ltbench.report.assemble import build_table
+from ltbench.report.definition import Definition
+from ltbench.report.figure_data import Fetch
+from ltbench.report.render_csv import render_csv
+from ltbench.report.render_html import Picture, render_html
+from ltbench.report.render_latex import render_latex
+from ltbench.report.render_markdown import render_markdown
+from ltbench.report.select import Record, select
+from ltbench.report.table import Inputs, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ltbench.store import Store
+
+FORMATS = ("md", "tex", "csv", "html", "png")
+_TEXT: dict[str, Callable[[Table], str]] = {"md": render_markdown, "tex": render_latex, "csv": render_csv}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The table object and the files that were written, by format (pictures as "png:NAME")."""
+
+    table: Table
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    def terminal(self, console: Console) -> None:
+        """Print the table."""
+        from ltbench.report.render_terminal import render_terminal
+
+        render_terminal(self.table, console)
+
+
+def fetch_from(store: Store) -> Fetch:
+    """Pictures of records from the store that holds them; a missing or damaged one leaves a gap in a figure, not an error."""
+
+    def fetch(record: Record, name: str) -> bytes | None:
+        try:
+            return store.run(record["body"]["cell"], record["body"]["run"]).read_fact(name)
+        except (LtbenchError, ValueError):
+            return None
+
+    return fetch
+
+
+def write_report(
+    inputs: Inputs, definition: Definition, fetch: Fetch, out: Path, formats: Sequence[str] = FORMATS
+) -> Report:
+    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.png, each replaced atomically.
+
+    `fetch` gives the pictures that records name (`fetch_from(store)`). Equal records give equal bytes, in whatever order they are listed.
+    Raises UsageError for an unknown format.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
+    table, selected = build_table(inputs, definition), select(inputs.records)
+    pictures: list[Picture] = []
+    if {"png", "html"} & set(formats):
+        from ltbench.report.pictures import draw_all
+
+        pictures = draw_all(table, definition, selected, fetch)
+    paths: dict[str, Path] = {}
+    make_directory(out)
+    for name in formats:
+        if name in _TEXT:
+            paths[name] = _write(out / f"{inputs.name}.{name}", _TEXT[name](table).encode())
+    if "html" in formats:
+        page = render_html(table, pictures, list(selected.chosen.values()))
+        paths["html"] = _write(out / f"{inputs.name}.html", page.encode())
+    if "png" in formats:
+        make_directory(out / "figures")
+        for picture in pictures:
+            paths[f"png:{picture.name}"] = _write(out / "figures" / f"{picture.name}.png", picture.png)
+    return Report(table, paths)
+
+
+def _write(path: Path, data: bytes) -> Path:
+    replace(path, data)
+    return path

@@ -1,0 +1,100 @@
+"""Report definitions: which columns, at which step, and which figures. Strict YAML in reports/*.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ltbench.errors import Problem, SpecError
+from ltbench.spec.yaml_io import Node, read_yaml
+
+Group = Literal["all", "head", "body", "tail"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TableDefinition(_Strict):
+    """Columns are metrics x groups; rows and sections come from the benchmark."""
+
+    metrics: list[str] | None = None  # kinds in order; None: all that the records hold
+    groups: list[Group] = ["all", "head", "body", "tail"]
+    step: Literal["last"] | int = "last"
+    decimals: dict[str, int] = {}  # of the printed value, by kind
+
+
+class MetricSteps(_Strict):
+    """A metric against training steps, one line per method, a band over seeds."""
+
+    kind: Literal["metric_steps"]
+    metric: str
+    groups: list[Group] = ["all", "tail"]
+
+
+class GroupBars(_Strict):
+    """Head, body and tail side by side per method, with the floor."""
+
+    kind: Literal["group_bars"]
+    metric: str
+
+
+class ClassQuality(_Strict):
+    """Class frequency (log) against a per-class metric."""
+
+    kind: Literal["class_quality"]
+    metric: str
+
+
+class Samples(_Strict):
+    """Generated images, one row per method and one noise per column, beside real ones."""
+
+    kind: Literal["samples"]
+    per_class: int = Field(default=2, ge=1)
+    classes: int = Field(default=10, ge=1)  # at most; spread evenly from head to tail
+
+
+class LossCurves(_Strict):
+    """Terms of the loss against steps."""
+
+    kind: Literal["loss_curves"]
+    terms: list[str]
+
+
+FigureDefinition = Annotated[
+    MetricSteps | GroupBars | ClassQuality | Samples | LossCurves, Field(discriminator="kind")
+]
+
+
+_KINDS = {"metric_steps", "group_bars", "class_quality", "samples", "loss_curves"}
+
+
+class Definition(_Strict):
+    """One file of reports/."""
+
+    name: str
+    title: str | None = None  # None: the benchmark's
+    table: TableDefinition = TableDefinition()
+    figures: list[FigureDefinition] = []
+
+
+def load_definition(path: Path) -> Definition:
+    """Reads reports/NAME.yaml. Raises SpecError with every mistake of the file, each with its line."""
+    tree = read_yaml(path)
+    try:
+        return Definition.model_validate(tree.plain())
+    except ValidationError as error:
+        raise SpecError([_problem(tree, mistake) for mistake in error.errors()]) from error
+
+
+def _problem(tree: Node, mistake: Any) -> Problem:
+    loc = tuple(
+        part for part in mistake["loc"] if part not in _KINDS
+    )  # pydantic adds the tag of a union to the path
+    where = tree.place(loc, key=mistake["type"] == "extra_forbidden")
+    value = mistake.get("input")
+    shown = None if isinstance(value, dict | list) else repr(value)
+    name = ".".join(str(part) for part in loc)
+    return Problem(f"{name}: {mistake['msg']}", where.file, where.line, where.column, value=shown)

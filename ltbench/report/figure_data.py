@@ -1,0 +1,302 @@
+"""What figures draw, as plain values: taken from the table object, and from records for what a table does not hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltbench.report.select import Record, Selected
+from ltbench.report.table import Column, Section
+from ltbench.report.words import clean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Fetch = Callable[[Record, str], bytes | None]  # a picture of a record by file name; None when it is gone
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method: x, the mean over seeds at each x, the spread where there are two or more, and the single values."""
+
+    label: str
+    x: tuple[float, ...]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]  # 0 where there is one seed
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    lines: tuple[Line, ...]
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
+class LinePlot:
+    """Panels that share their y label."""
+
+    panels: tuple[Panel, ...]
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """values[label][group] = (mean, sd or 0), or absent. floors[group] may be absent."""
+
+    groups: tuple[str, ...]
+    values: Mapping[str, Mapping[str, tuple[float, float]]]
+    floors: Mapping[str, float]
+    y_label: str
+
+
+@dataclass(frozen=True)
+class ClassPlot:
+    """Per-class values against the number of training images; classes ordered from most to fewest images."""
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    groups: tuple[str, ...]
+    lines: tuple[Line, ...]  # x is the count
+    floor: tuple[float | None, ...]
+    y_label: str
+
+
+@dataclass(frozen=True)
+class SampleGrid:
+    """tiles[label] is (classes, images, channels, H, W) uint8; the first label is the real images."""
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    groups: tuple[str, ...]
+    tiles: Mapping[str, np.ndarray]
+    seeds: Mapping[str, int]  # the training seed shown, by label
+
+
+def axis_label(column: Column) -> str:
+    """ "KD[...] ×1000 (lower is better)" """
+    scale = "" if column.scale == 1 else f" ×{column.scale:g}"
+    better = f"\n({column.better} is better)" if column.better else ""
+    return f"{column.name}{scale}{better}"
+
+
+def metric_steps(section: Section, metric: str, groups: Sequence[str]) -> LinePlot | None:
+    """A metric against training steps; None when no record holds it."""
+    places = [j for j, c in enumerate(section.columns) if c.metric == metric and c.group in groups]
+    panels = []
+    for j in places:
+        column, lines = section.columns[j], []
+        for i in range(len(section.rows)):
+            entries = [(step, section.entry(i, j, step)) for step in section.steps]
+            known = [(step, entry) for step, entry in entries if entry.mean is not None]
+            if known:
+                lines.append(
+                    Line(
+                        clean(section.rows[i].label),
+                        tuple(float(step) for step, _ in known),
+                        tuple((entry.mean or 0.0) * column.scale for _, entry in known),
+                        tuple((entry.sd or 0.0) * column.scale for _, entry in known),
+                        tuple((float(s), value.value * column.scale) for s, e in known for value in e.values),
+                    )
+                )
+        floor = section.floors.get((j, section.shown))
+        panels.append(Panel(column.group, tuple(lines), None if floor is None else floor * column.scale))
+    if not any(panel.lines for panel in panels):
+        return None
+    return LinePlot(tuple(panels), "training steps", axis_label(section.columns[places[0]]))
+
+
+def group_bars(section: Section, metric: str) -> Bars | None:
+    """Head, body and tail at the shown step; None when no record holds the metric."""
+    places = {c.group: j for j, c in enumerate(section.columns) if c.metric == metric and c.group != "all"}
+    values: dict[str, dict[str, tuple[float, float]]] = {}
+    for i in range(len(section.rows)):
+        for group, j in places.items():
+            entry, scale = section.entry(i, j), section.columns[j].scale
+            if entry.mean is not None:
+                found = (entry.mean * scale, (entry.sd or 0.0) * scale)
+                values.setdefault(clean(section.rows[i].label), {})[group] = found
+    if not values:
+        return None
+    floors = {
+        group: section.floors[j, section.shown] * section.columns[j].scale
+        for group, j in places.items()
+        if (j, section.shown) in section.floors
+    }
+    return Bars(tuple(places), values, floors, axis_label(section.columns[next(iter(places.values()))]))
+
+
+def records_of(section: Section, selected: Selected, place: int) -> list[Record]:
+    """The records of a row at the shown step, by seed."""
+    keys = [(cell, section.shown, section.evaluation["id"]) for _, cell in section.rows[place].cells]
+    return [selected.chosen[key] for key in keys if key in selected.chosen]
+
+
+def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot | None:
+    """A per-class metric of every row at the shown step; None when no record holds it per class."""
+    column = next((c for c in section.columns if c.metric == metric), None)
+    every = [record for i in range(len(section.rows)) for record in records_of(section, selected, i)]
+    if column is None or not any(column.name in _per_class(record) for record in every):
+        return None
+    body = every[0]["body"]
+    order = ranked_classes(body)
+    counts, lines = body["train_counts"], []
+    for i in range(len(section.rows)):
+        arrays = [
+            _by_class(record, column.name)
+            for record in records_of(section, selected, i)
+            if column.name in _per_class(record) and record["body"]["groups"] == body["groups"]
+        ]
+        known = [(c, [a[c] for a in arrays if a.get(c) is not None]) for c in order]
+        known = [
+            (c, [float(v) * column.scale for v in values if v is not None]) for c, values in known if values
+        ]
+        if known:
+            stats = [_mean_sd(values) for _, values in known]
+            x = tuple(float(counts[c]) for c, _ in known)
+            points = tuple((float(counts[c]), value) for c, values in known for value in values)
+            lines.append(
+                Line(
+                    clean(section.rows[i].label),
+                    x,
+                    tuple(m for m, _ in stats),
+                    tuple(s for _, s in stats),
+                    points,
+                )
+            )
+    floor = _by_class(next(r for r in every if column.name in _per_class(r)), column.name, "floor")
+    return ClassPlot(
+        tuple(clean(body["classes"][c]) for c in order),
+        tuple(int(counts[c]) for c in order),
+        tuple(_group_of(body, c) for c in order),
+        tuple(lines),
+        tuple(None if (value := floor.get(c)) is None else value * column.scale for c in order),
+        axis_label(column),
+    )
+
+
+def ranked_classes(body: Mapping[str, Any]) -> list[int]:
+    """Class ids from most to fewest training images, as head, body and tail list them."""
+    return [c for name in ("head", "body", "tail") for c in body["groups"][name]]
+
+
+def _group_of(body: Mapping[str, Any], one: int) -> str:
+    return next(name for name, ids in body["groups"].items() if one in ids)
+
+
+def _per_class(record: Record) -> Mapping[str, Any]:
+    return record["body"].get("per_class", {}).get("metrics", {})
+
+
+def _by_class(record: Record, name: str, kind: str = "metrics") -> dict[int, float | None]:
+    per_class = record["body"]["per_class"]
+    values = per_class.get(kind, {}).get(name, [])
+    return dict(zip(per_class.get("classes", range(len(values))), values, strict=False))
+
+
+def sample_grid(
+    section: Section, selected: Selected, fetch: Fetch, per_class: int, classes: int
+) -> SampleGrid | None:
+    """Generated images of every row, the real ones first; None when no picture is kept.
+
+    The first seed that has a record stands for its row. Image j of a class started from the same noise in every row, since
+    all rows share one evaluation.
+    """
+    shown: dict[str, tuple[int, Record]] = {}
+    for i in range(len(section.rows)):
+        if found := records_of(section, selected, i):
+            shown[clean(section.rows[i].label)] = (int(found[0]["body"]["settings"]["seed"]), found[0])
+    if not shown:
+        return None
+    body = next(iter(shown.values()))[1]["body"]
+    kept = set(body.get("facts", {}).get("samples", {}).get("rows", []))
+    order = _spread([c for c in ranked_classes(body) if c in kept], classes)
+    tiles, seeds = {}, {}
+    for label, (seed, record) in shown.items():
+        if (
+            "real images" not in tiles
+            and (real := _tiles(record, "reference", fetch, order, per_class)) is not None
+        ):
+            tiles = {"real images": real, **tiles}
+        if (found := _tiles(record, "samples", fetch, order, per_class)) is not None:
+            tiles[label], seeds[label] = found, seed
+    if not seeds or not order:
+        return None
+    counts = tuple(int(body["train_counts"][c]) for c in order)
+    names = tuple(clean(body["classes"][c]) for c in order)
+    return SampleGrid(names, counts, tuple(_group_of(body, c) for c in order), tiles, seeds)
+
+
+def _spread(items: Sequence[int], most: int) -> list[int]:
+    """At most `most` of `items`, evenly, with both ends."""
+    if len(items) <= most:
+        return list(items)
+    if most == 1:
+        return [items[-1]]
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _tiles(
+    record: Record, kind: str, fetch: Fetch, order: Sequence[int], per_class: int
+) -> np.ndarray | None:
+    from ltbench.tiles import read_grid
+
+    fact = record["body"].get("facts", {}).get(kind)
+    data = fetch(record, fact["file"]) if fact else None
+    if fact is None or data is None or not set(order) <= set(fact["rows"]):
+        return None
+    grid = read_grid(data, fact["tile"])
+    return grid[[fact["rows"].index(c) for c in order], :per_class]
+
+
+def loss_curves(section: Section, selected: Selected, terms: Sequence[str]) -> LinePlot | None:
+    """Terms of the loss of every row, averaged over seeds, from the training record nearest to the shown step."""
+    panels = []
+    for term in terms:
+        lines = []
+        for i, row in enumerate(section.rows):
+            curves = [
+                dict(zip(curve["step"], curve["terms"][term], strict=True))
+                for _, cell in row.cells
+                if (curve := _curve(selected, cell, section.shown)) and term in curve["terms"]
+            ]
+            if line := _average(clean(section.rows[i].label), curves):
+                lines.append(line)
+        if lines:
+            panels.append(Panel(term, tuple(lines)))
+    return LinePlot(tuple(panels), "training steps", "loss term") if panels else None
+
+
+def _curve(selected: Selected, cell: str, step: int) -> Mapping[str, Any] | None:
+    """A record's curve goes back to step 0, so the latest one up to `step` has everything."""
+    steps = [known for owner, known in selected.train if owner == cell and known <= step]
+    return selected.train[cell, max(steps)]["body"]["curve"] if steps else None
+
+
+def _average(label: str, curves: Sequence[Mapping[int, float | None]]) -> Line | None:
+    """Over the seeds that have a value at a step; a window that saw no image of the group has none."""
+    known = []
+    for step in sorted({step for curve in curves for step in curve}):
+        values = [
+            value for curve in curves if (value := curve.get(step)) is not None and math.isfinite(value)
+        ]
+        if values:
+            known.append((float(step), *_mean_sd(values)))
+    if not known:
+        return None
+    return Line(
+        label, tuple(x for x, _, _ in known), tuple(m for _, m, _ in known), tuple(s for _, _, s in known), ()
+    )
+
+
+def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, 0.0
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

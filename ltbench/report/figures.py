@@ -1,0 +1,323 @@
+"""Plain data -> matplotlib Figure. Colours stand for methods and stay theirs across all figures of a report."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltbench.report.figure_data import Bars, ClassPlot, Line, LinePlot, SampleGrid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = "osD^vPX<>p"
+_DASHES = ("-", "--", "-.", ":")
+_INK, _MUTED, _FLOOR = "#222222", "#6b6b6b", "#444444"
+_DPI = 150
+_SHADES = {"head": "#eef3f8", "body": "#f8f8f8", "tail": "#fbf1ec"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn."""
+
+    colour: tuple[float, float, float]
+    marker: str
+    dash: str
+
+
+def looks(labels: Sequence[str]) -> dict[str, Look]:
+    """A look per label, by its place: seaborn's colour-blind safe palette, then the same colours with other dashes."""
+    import seaborn
+
+    palette = seaborn.color_palette("colorblind", 10)
+    order = [0, 1, 2, 4, 3, 9, 5, 6, 8, 7]  # the clearest contrasts first, grey last
+    return {
+        label: Look(palette[order[i % 10]], _MARKERS[i % 10], _DASHES[i // 10 % 4])
+        for i, label in enumerate(labels)
+    }
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The style of all figures. Independent of the user's matplotlibrc and of installed fonts; text is never TeX."""
+    import matplotlib
+    import seaborn
+
+    style: Any = {**seaborn.axes_style("whitegrid"), **seaborn.plotting_context("notebook")}
+    style |= {"font.family": ["DejaVu Sans"], "text.parse_math": False, "text.usetex": False}
+    style |= {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": "#e6e6e6",
+        "axes.titlesize": 12,
+    }
+    style |= {"axes.labelsize": 11, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10}
+    style |= {"text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a label in a script that the font lacks
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        yield
+
+
+def png(figure: Figure) -> bytes:
+    """PNG bytes that depend on the figure only: no date, no version."""
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    return target.getvalue()
+
+
+def _new(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """A figure with the Agg canvas and without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _short(label: str, most: int = 34) -> str:
+    """Fits a legend; matplotlib drops labels that begin with an underscore."""
+    label = label if len(label) <= most else label[: most - 1] + "…"
+    return f" {label}" if label.startswith("_") else label
+
+
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Below the axes, in as few lines as the figure's width allows; read row by row."""
+    shown = [_short(label) for label in labels]
+    width = 0.095 * max(map(len, shown)) + 0.75  # inches of one entry at this font size
+    columns = max(1, min(len(shown), int(figure.get_figwidth() / width)))
+    lines = -(-len(shown) // columns)
+    columns = -(-len(shown) // lines)
+    figure.set_figheight(figure.get_figheight() + 0.25 * (lines - 1))
+    order = [
+        i for first in range(columns) for i in range(first, len(shown), columns)
+    ]  # matplotlib fills columns first
+    chosen = [handles[i] for i in order], [shown[i] for i in order]
+    figure.legend(*chosen, loc="outside lower center", ncols=columns, frameon=False, columnspacing=1.6)
+
+
+def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) -> Figure:
+    """One panel per group or term: mean line, band of one standard deviation over seeds, single seeds as dots."""
+    figure = _new(min((3.6 if markers else 4.4) * len(data.panels) + 0.6, 13.5), 4.3)
+    axes = figure.subplots(1, len(data.panels), squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for axis, panel in zip(axes, data.panels, strict=True):
+        for line in panel.lines:
+            handles.setdefault(line.label, _draw_line(axis, line, style[line.label], markers))
+        if panel.floor is not None:
+            handles.setdefault(
+                "real images", axis.axhline(panel.floor, color=_FLOOR, linestyle=(0, (1, 2)), lw=1.5)
+            )
+        axis.set_title(panel.title)
+        axis.set_xlabel(data.x_label)
+        axis.margins(x=0.04)
+        if markers:
+            steps = sorted({x for line in panel.lines for x in line.x})
+            axis.set_xticks(steps if len(steps) <= 6 else steps[:: len(steps) // 6 + 1])
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes[0].set_ylabel(data.y_label)
+    handles = dict(sorted(handles.items(), key=lambda item: item[0] == "real images"))
+    _legend(figure, list(handles.values()), list(handles))
+    return figure
+
+
+def _draw_line(axis: Axes, line: Line, look: Look, markers: bool) -> Any:
+    (drawn,) = axis.plot(
+        line.x,
+        line.mean,
+        color=look.colour,
+        linestyle=look.dash,
+        marker=look.marker if markers else None,
+        markersize=6,
+        lw=1.9 if markers else 1.6,
+    )
+    if any(line.sd):
+        low = [m - s for m, s in zip(line.mean, line.sd, strict=True)]
+        high = [m + s for m, s in zip(line.mean, line.sd, strict=True)]
+        axis.fill_between(line.x, low, high, color=look.colour, alpha=0.18, lw=0)
+    if line.points and any(line.sd):
+        axis.scatter(*zip(*line.points, strict=True), color=[look.colour], s=9, alpha=0.8, zorder=3)
+    return drawn
+
+
+def draw_bars(data: Bars, style: Mapping[str, Look]) -> Figure:
+    """Groups along x, a bar per method, an error bar of one standard deviation, the floor as a line across the group."""
+    labels = list(data.values)
+    figure = _new(max(7.8, 1.5 + 0.42 * len(labels) * len(data.groups)), 4.3)
+    axis = figure.subplots()
+    width = 0.8 / len(labels)
+    handles: list[Any] = []
+    for i, label in enumerate(labels):
+        known = [
+            (g, *data.values[label][group])
+            for g, group in enumerate(data.groups)
+            if group in data.values[label]
+        ]
+        x = [g - 0.4 + width * (i + 0.5) for g, _, _ in known]
+        bars = axis.bar(x, [mean for _, mean, _ in known], width * 0.92, color=style[label].colour, zorder=2)
+        spread = [(place, mean, sd) for place, (_, mean, sd) in zip(x, known, strict=True) if sd]
+        if spread:
+            xs, ys, sds = zip(*spread, strict=True)
+            axis.errorbar(xs, ys, yerr=sds, fmt="none", ecolor=_INK, elinewidth=1.3, capsize=3, zorder=3)
+        handles.append(bars)
+    floor = None
+    for g, group in enumerate(data.groups):
+        if group in data.floors:
+            y = data.floors[group]
+            (floor,) = axis.plot(
+                [g - 0.44, g + 0.44], [y, y], color=_FLOOR, linestyle=(0, (1, 2)), lw=1.8, zorder=4
+            )
+    if floor is not None:
+        labels, handles = [*labels, "real images"], [*handles, floor]
+    axis.set_xticks(range(len(data.groups)), data.groups)
+    axis.grid(axis="x", visible=False)
+    axis.axhline(0, color=_MUTED, lw=0.8)
+    axis.set_ylabel(data.y_label)
+    _legend(figure, handles, labels)
+    return figure
+
+
+def draw_classes(data: ClassPlot, style: Mapping[str, Look]) -> Figure:
+    """Training images per class on a log axis, most frequent on the left, against quality; shades are head, body, tail."""
+    figure = _new(12.0, 4.6)
+    axis = figure.subplots()
+    few = len(data.names) <= 20
+    handles: dict[str, Any] = {}
+    for i, line in enumerate(data.lines):
+        look = style[line.label]
+        aside = (
+            1.025 ** (i - (len(data.lines) - 1) / 2) if few else 1.0
+        )  # so that error bars do not hide one another
+        x = [value / aside for value in line.x]
+        (drawn,) = axis.plot(
+            x,
+            line.mean,
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dash if few else "none",
+            markersize=6 if few else 3,
+            lw=1.6,
+            alpha=1 if few else 0.6,
+        )
+        if few and any(line.sd):
+            axis.errorbar(
+                line.x, line.mean, yerr=line.sd, fmt="none", ecolor=look.colour, alpha=0.6, capsize=2
+            )
+        handles[line.label] = drawn
+    known = [
+        (count, floor) for count, floor in zip(data.counts, data.floor, strict=True) if floor is not None
+    ]
+    if known:
+        (handles["real images"],) = axis.plot(
+            *zip(*known, strict=True), color=_FLOOR, linestyle=(0, (1, 2)), lw=1.6, zorder=1
+        )
+    axis.set_xscale("log")
+    _shade_groups(axis, data)
+    _class_ticks(axis, data, few)
+    axis.set_ylabel(data.y_label)
+    _legend(figure, list(handles.values()), list(handles))
+    return figure
+
+
+def _shade_groups(axis: Axes, data: ClassPlot) -> None:
+    """Bands from head to tail, meeting half-way (on the log axis) between neighbouring groups."""
+    groups = list(dict.fromkeys(data.groups))
+    ranges = [
+        [c for c, g in zip(data.counts, data.groups, strict=True) if g == group and c > 0] for group in groups
+    ]
+    pairs = [
+        (group, max(counts), min(counts)) for group, counts in zip(groups, ranges, strict=True) if counts
+    ]
+    if not pairs:
+        return
+    edges = [pairs[0][1] * 1.25]
+    edges += [(low * high) ** 0.5 for (_, _, low), (_, high, _) in pairwise(pairs)]
+    edges.append(pairs[-1][2] / 1.25)
+    for (group, _, _), (left, right) in zip(pairs, pairwise(edges), strict=True):
+        axis.axvspan(right, left, color=_SHADES.get(group, "#ffffff"), zorder=0, lw=0)
+        middle = (left * right) ** 0.5
+        axis.text(
+            middle, 1.01, group, transform=axis.get_xaxis_transform(), ha="center", va="bottom", color=_MUTED
+        )
+    axis.set_xlim(edges[0], edges[-1])
+
+
+def _class_ticks(axis: Axes, data: ClassPlot, few: bool) -> None:
+    axis.minorticks_off()
+    if few:
+        ticks = dict.fromkeys(count for count in data.counts if count > 0)
+        names = {
+            count: "\n".join(
+                _short(n, 14) for n, c in zip(data.names, data.counts, strict=True) if c == count
+            )
+            for count in ticks
+        }
+        axis.set_xticks(list(ticks), [f"{names[count]}\n{count}" for count in ticks])
+        axis.tick_params(axis="x", labelsize=8.5)
+        axis.grid(axis="x", visible=False)
+        axis.set_xlabel("class and its training images (log scale)")
+    else:
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.set_xlabel("training images of the class (log scale)")
+
+
+def draw_samples(data: SampleGrid) -> Figure:
+    """One row per method, the real images on top; classes from head to tail; one noise per column."""
+    sheet, tile, gap = _sheet(data)
+    labels = list(data.tiles)
+    columns = next(iter(data.tiles.values())).shape[1]
+    height, width = sheet.shape[:2]
+    inches = 12.2, 12.2 * height / width  # of the pictures; margins hold the texts
+    left, top, bottom = 0.25 + 0.1 * max(len(_short(label, 20)) for label in labels), 0.55, 0.42
+    figure = _new(left + inches[0] + 0.1, top + inches[1] + bottom, layout=None)
+    full = figure.get_figwidth(), figure.get_figheight()
+    axis = figure.add_axes((left / full[0], bottom / full[1], inches[0] / full[0], inches[1] / full[1]))
+    axis.imshow(sheet, interpolation="nearest", cmap="gray", vmin=0, vmax=255, aspect="auto")
+    axis.set_axis_off()
+    axis.autoscale(False)
+    for i, label in enumerate(labels):
+        y = i * (tile + gap) + tile / 2 + (3 * gap if i else 0)
+        style = "italic" if i == 0 else "normal"
+        axis.text(-2 * gap, y, _short(label, 20), ha="right", va="center", fontsize=11, style=style)
+    block = columns * tile + (columns - 1) * gap
+    for j, (name, count) in enumerate(zip(data.names, data.counts, strict=True)):
+        x = j * (block + 3 * gap) + block / 2
+        axis.text(x, -2 * gap, f"{_short(name, 14)}\n{count:,}", ha="center", va="bottom", fontsize=9)
+    for group in dict.fromkeys(data.groups):
+        places = [j for j, g in enumerate(data.groups) if g == group]
+        left, right = places[0] * (block + 3 * gap), places[-1] * (block + 3 * gap) + block
+        axis.text(
+            (left + right) / 2, height + 3 * gap, group, ha="center", va="top", fontsize=11, color=_MUTED
+        )
+        axis.plot([left, right], [height + 2 * gap] * 2, color=_MUTED, lw=1.2, clip_on=False)
+    return figure
+
+
+def _sheet(data: SampleGrid) -> tuple[np.ndarray, int, int]:
+    """(H, W[, 3]) uint8 with white gaps, the tile side and the gap; a wider gap follows the real images and each class."""
+    import numpy as np
+
+    grids = list(data.tiles.values())
+    classes, columns, channels, _, tile = grids[0].shape
+    gap = max(1, tile // 16)
+    block = columns * tile + (columns - 1) * gap
+    width = classes * block + (classes - 1) * 3 * gap
+    height = len(grids) * tile + (len(grids) - 1) * gap + (3 * gap if len(grids) > 1 else 0)
+    sheet = np.full((height, width, channels), 255, np.uint8)
+    for i, grid in enumerate(grids):
+        top = i * (tile + gap) + (3 * gap if i else 0)
+        for j in range(classes):
+            for k in range(min(columns, grid.shape[1])):
+                left = j * (block + 3 * gap) + k * (tile + gap)
+                sheet[top : top + tile, left : left + tile] = grid[j, k].transpose(1, 2, 0)
+    return (sheet[..., 0] if channels == 1 else sheet), tile, gap

@@ -1,0 +1,105 @@
+"""Every number in long form: one line per mean, per seed and per floor, at every milestone, unscaled and unrounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from ltbench.report import words
+from ltbench.report.table import Entry, Section, Table
+
+FIELDS: tuple[str, ...] = (
+    "kind",  # mean (over seeds), seed (one run) or floor (real images)
+    "part", "dataset", "evaluation", "protocol", "sampler", "sampling_steps", "guidance", "extractor",
+    "label", "method", "axes", "seed", "cell", "record", "step",
+    "metric", "name", "group", "better", "scale", "k", "value", "sd", "n", "planned",
+    "floor", "n_gen", "n_ref", "n_floor", "mark", "missing",
+)  # fmt: skip
+
+
+def escape(text: object) -> str:
+    """Text that a spreadsheet will not run: a leading = + - @ or tab gets an apostrophe. For text fields only."""
+    safe = words.clean(text)
+    return f"'{safe}" if safe[:1] in ("=", "+", "-", "@") else safe
+
+
+def render_csv(table: Table) -> str:
+    """RFC 4180 with \\n line ends. Numbers by repr: they read back bit for bit. Multiply by `scale` to get the printed value."""
+    target = io.StringIO()
+    writer = csv.DictWriter(target, FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for section in table.sections:
+        for line in _lines(section):
+            writer.writerow({key: _field(value) for key, value in line.items()})
+    return target.getvalue()
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, int | float) else escape(value)
+
+
+def _lines(section: Section) -> Iterator[dict[str, Any]]:
+    for step in section.steps:
+        for j, column in enumerate(section.columns):
+            base = {**_context(section), "step": step, **_column(section, j, step)}
+            for i, row in enumerate(section.rows):
+                axes = "; ".join(
+                    f"{name}={value}" for name, value in zip(section.axes, row.axes, strict=True)
+                )
+                known = {**base, "label": row.label, "method": row.method, "axes": axes}
+                yield from _entry(known, section.entry(i, j, step))
+            if (j, step) in section.floors:
+                floor = section.floors[j, step]
+                yield {
+                    **base,
+                    "kind": "floor",
+                    "label": words.FLOOR_LABEL,
+                    "value": floor,
+                    "n_gen": column.n_floor,
+                }
+
+
+def _context(section: Section) -> dict[str, Any]:
+    ev = section.evaluation
+    return {
+        "part": section.part,
+        "dataset": section.dataset["name"],
+        "evaluation": ev["id"],
+        "protocol": ev["protocol"],
+        "sampler": ev["sampler"],
+        "sampling_steps": ev["steps"],
+        "guidance": ev["guidance"],
+        "extractor": f"{ev['extractor']['name']}@{ev['extractor']['sha256']}",
+    }
+
+
+def _column(section: Section, place: int, step: int) -> dict[str, Any]:
+    column = section.columns[place]
+    keys = ("metric", "name", "group", "better", "scale", "k", "n_gen", "n_ref", "n_floor")
+    return {**{key: getattr(column, key) for key in keys}, "floor": section.floors.get((place, step))}
+
+
+def _entry(known: dict[str, Any], entry: Entry) -> Iterator[dict[str, Any]]:
+    yield {
+        **known,
+        "kind": "mean",
+        "value": entry.mean,
+        "sd": entry.sd,
+        "n": entry.n,
+        "planned": entry.planned,
+        "mark": entry.mark,
+        "missing": "; ".join(f"seed {gap.seed}: {gap.text}" for gap in entry.missing),
+    }
+    for value in entry.values:
+        yield {
+            **known,
+            "kind": "seed",
+            "seed": value.seed,
+            "cell": value.cell,
+            "record": value.digest,
+            "value": value.value,
+        }

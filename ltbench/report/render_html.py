@@ -1,0 +1,140 @@
+"""The page: one file with tables and figures, no script, nothing to fetch. A jinja2 template that escapes every value."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltbench.report import words
+from ltbench.report.select import Record
+from ltbench.report.table import Column, Entry, Section, Table
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A rendered figure of one section (by its place in the table)."""
+
+    section: int
+    name: str  # file name without suffix
+    caption: str
+    png: bytes
+    wide: bool
+
+
+def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Record]) -> str:
+    """`records` are those in the table, for the list of what it was made from; their envelopes tell where and with what."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=words.clean(table.title),
+        lead=_lead(table),
+        sections=[_section(table, i, section, pictures) for i, section in enumerate(table.sections)],
+        notes=[words.clean(note) for note in table.notes],
+        legend=words.legend(table, "bold on a tint", "underlined"),
+        floor_label=words.FLOOR_LABEL,
+        built=words.plan_line(table),
+        records=_records(table, records),
+    )
+
+
+def _lead(table: Table) -> str:
+    cells = {cell for section in table.sections for row in section.rows for _, cell in row.cells}
+    missing = {gap.cell for section in table.sections for gap in section.missing}
+    state = "all done" if not missing else f"{len(missing)} still missing"
+    return words.clean(f"Benchmark {table.name}: {words.plural(len(cells), 'training run')}, {state}.")
+
+
+def _section(table: Table, place: int, section: Section, pictures: Sequence[Picture]) -> dict[str, Any]:
+    return {
+        "title": words.clean(section.title),
+        "how": words.section_line(section),
+        "blocks": [_block(table, section, name) for name in section.metrics()],
+        "missing": words.missing_lines(section),
+        "missing_heading": words.missing_heading(section),
+        "figures": [
+            {"caption": words.clean(p.caption), "wide": p.wide, "data": base64.b64encode(p.png).decode()}
+            for p in pictures
+            if p.section == place
+        ],
+    }
+
+
+def _block(table: Table, section: Section, name: str) -> dict[str, Any]:
+    places = [place for place, column in enumerate(section.columns) if column.name == name]
+    heading = words.metric_heading(section, name)
+    rows = [
+        {
+            "label": words.clean(row.label),
+            "notes": row.notes,
+            "cells": [_cell(section.entry(i, j), section.columns[j], table.decimals) for j in places],
+        }
+        for i, row in enumerate(section.rows)
+    ]
+    floors = [
+        {"value": words.floor_text(section, j, table.decimals), "tip": _floor_tip(section.columns[j])}
+        for j in places
+    ]
+    return {
+        "name": words.clean(name),
+        "better": heading.removeprefix(words.clean(name)).lstrip(", "),
+        "groups": [section.columns[j].group for j in places],
+        "rows": rows,
+        "floors": floors,
+    }
+
+
+def _cell(entry: Entry, column: Column, decimals: Mapping[str, int]) -> dict[str, Any]:
+    shown = words.printed(entry, column, decimals)
+    return {**vars(shown), "tip": _tip(entry, column, decimals)}
+
+
+def _tip(entry: Entry, column: Column, decimals: Mapping[str, int]) -> str:
+    """What a pointer shows: every seed's value, the sample counts, and why a seed is missing."""
+    parts = [
+        f"seed {v.seed}: {words.number(v.value, column, decimals)} ({v.digest[:8]})" for v in entry.values
+    ]
+    parts += [f"seed {gap.seed}: {gap.text}" for gap in entry.missing]
+    if entry.values:
+        parts.append(f"{column.n_gen} generated against {column.n_ref} real images")
+    return words.clean("; ".join(parts))
+
+
+def _floor_tip(column: Column) -> str:
+    return f"{column.n_floor} held-out real images against {column.n_ref}" if column.n_floor else ""
+
+
+def _records(table: Table, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One line per record in the table, sorted as the table is."""
+    by_digest = {record["digest"]: record for record in records}
+    lines = []
+    for section in table.sections:
+        for i, row in enumerate(section.rows):
+            for step in section.steps:
+                values = {
+                    v.digest: v for j in range(len(section.columns)) for v in section.entry(i, j, step).values
+                }
+                for value in sorted(values.values(), key=lambda v: (v.seed, v.digest)):
+                    line = {"digest": value.digest[:16], "label": words.clean(row.label), "seed": value.seed}
+                    made = _made(by_digest.get(value.digest))
+                    lines.append({**line, "step": step, "cell": value.cell[:12], "made": made})
+    return lines
+
+
+def _made(record: Record | None) -> str:
+    """Device, versions and commit of an envelope, as far as it has them."""
+    envelope = (record or {}).get("envelope") or {}
+    parts = [str(envelope["device"])] if envelope.get("device") else []
+    versions = envelope.get("versions") or {}
+    parts += [f"{name} {versions[name]}" for name in ("torch", "python") if versions.get(name)]
+    if envelope.get("commit"):
+        parts.append(
+            f"commit {str(envelope['commit'])[:10]}{' + local changes' if envelope.get('dirty') else ''}"
+        )
+    if envelope.get("seconds") is not None:
+        parts.append(f"{float(envelope['seconds']):.0f} s")
+    return words.clean(", ".join(parts))

@@ -1,0 +1,119 @@
+"""The table as LaTeX: one `tabular` per section, metrics stacked, so that it fits a text column. Needs booktabs only."""
+
+from __future__ import annotations
+
+from ltbench.report import words
+from ltbench.report.table import Section, Table
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "^": r"\textasciicircum{}",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "%": r"\%",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "[": "{[}",  # after a line's end, [ and * would be arguments of the double backslash
+    "]": "{]}",
+    "*": "{*}",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "\ufffd": "?",
+}
+
+
+def escape(text: object) -> str:
+    """Any text as literal LaTeX: character by character, so that no replacement is escaped again."""
+    return "".join(_ESCAPES.get(character, character) for character in words.clean(text))
+
+
+def render_latex(table: Table) -> str:
+    """A `tabular` per section; title, legend and records stand in comments above, notes in its last rows."""
+    lines = [f"% {escape(table.title)}", r"% needs \usepackage{booktabs}"]
+    lines += [f"% {escape(line)}" for line in words.legend(table, "bold", "underlined")]
+    lines += [f"% {escape(words.plan_line(table))}"]
+    for section in table.sections:
+        lines += ["", f"% {escape(section.title)}", f"% {escape(words.section_line(section))}"]
+        lines += _tabular(table, section)
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(table: Table, section: Section) -> list[str]:
+    groups = list(dict.fromkeys(column.group for column in section.columns))
+    width = 1 + len(groups)
+    heads = ["method", *groups]
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(groups)}}}",
+        r"\toprule",
+        _line([escape(head) for head in heads]),
+    ]
+    for name in section.metrics():
+        lines += [
+            r"\midrule",
+            rf"\multicolumn{{{width}}}{{l}}{{{escape(words.metric_heading(section, name))}}} \\",
+        ]
+        lines += _block(table, section, name)
+    lines.append(r"\bottomrule")
+    for text in _below(table, section):
+        lines.append(rf"\multicolumn{{{width}}}{{p{{0.9\linewidth}}}}{{\footnotesize {text}}} \\")
+    return [*lines, r"\end{tabular}"]
+
+
+def _block(table: Table, section: Section, name: str) -> list[str]:
+    places = [place for place, column in enumerate(section.columns) if column.name == name]
+    lines = []
+    for i, row in enumerate(section.rows):
+        cells = [
+            _entry(words.printed(section.entry(i, j), section.columns[j], table.decimals)) for j in places
+        ]
+        lines.append(_line([escape(row.label) + _notes(row.notes), *cells]))
+    floors = [_math(words.floor_text(section, place, table.decimals)) for place in places]
+    label = rf"\emph{{{words.FLOOR_LABEL}}}"
+    return [*lines, _line([label, *floors])]
+
+
+def _below(table: Table, section: Section) -> list[str]:
+    used = {number for row in section.rows for number in row.notes}
+    used |= {
+        number
+        for i in range(len(section.rows))
+        for j in range(len(section.columns))
+        for number in section.entry(i, j).notes
+    }
+    texts = [rf"\textsuperscript{{{number}}} {escape(table.notes[number - 1])}" for number in sorted(used)]
+    if section.missing:
+        texts.append(escape(f"{words.missing_heading(section)}: {'; '.join(words.missing_lines(section))}"))
+    return texts
+
+
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _math(number: str) -> str:
+    return f"${number}$"
+
+
+def _notes(numbers: tuple[int, ...]) -> str:
+    return rf"\textsuperscript{{{','.join(map(str, numbers))}}}" if numbers else ""
+
+
+def _entry(cell: words.Printed) -> str:
+    if not cell.value:
+        return escape(cell.gap) + _notes(cell.notes)
+    value = {"best": rf"\mathbf{{{cell.value}}}", "second": rf"\underline{{{cell.value}}}"}.get(
+        cell.mark, cell.value
+    )
+    spread = rf" \pm {cell.sd}" if cell.sd else ""
+    count = f" ({escape(cell.count)})" if cell.count else ""
+    return _math(value + spread) + count + _notes(cell.notes)

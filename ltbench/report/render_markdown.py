@@ -1,0 +1,79 @@
+"""The table as Markdown (GitHub's dialect): one table per metric, so that it reads on a phone too."""
+
+from __future__ import annotations
+
+import re
+
+from ltbench.report import words
+from ltbench.report.table import Section, Table
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
+_BLOCK = re.compile(
+    r"^([-+#=]|\d+(?=[.)]))"
+)  # what begins a list, a heading or a rule at the start of a line
+
+
+def escape(text: object) -> str:
+    """Any text as literal Markdown: HTML entities for what starts markup, backslashes for the rest."""
+    safe = words.clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", safe)
+
+
+def escape_block(text: object) -> str:
+    """The same at the start of a line, where a dash, a hash or a number with a dot would begin something."""
+    return _BLOCK.sub(lambda found: f"&#{ord(found[0][0])};{found[0][1:]}", escape(text))
+
+
+def render_markdown(table: Table) -> str:
+    """The shown step of every section, with what is missing, footnotes and legend; ends with a newline."""
+    lines = [f"# {escape(table.title)}", ""]
+    for section in table.sections:
+        lines += [f"## {escape(section.title)}", "", escape_block(words.section_line(section)), ""]
+        for name in section.metrics():
+            lines += _block(table, section, name)
+        if section.missing:
+            lines += [f"**{words.missing_heading(section)}**", ""]
+            lines += [f"- {escape_block(line)}" for line in words.missing_lines(section)] + [""]
+    lines += [f"<sup>{place}</sup> {escape(note)}  " for place, note in enumerate(table.notes, 1)]
+    lines += [""] if table.notes else []
+    lines += [f"{escape(line)}  " for line in words.legend(table, "bold", "underlined")]
+    lines += ["", f"{escape(words.plan_line(table))}"]
+    return "\n".join(lines) + "\n"
+
+
+def _block(table: Table, section: Section, name: str) -> list[str]:
+    places = [place for place, column in enumerate(section.columns) if column.name == name]
+    heads = ["method", *(section.columns[place].group for place in places)]
+    rules = [":---"] + ["---:"] * len(places)
+    lines = [
+        f"**{escape(words.metric_heading(section, name))}**",
+        "",
+        _line([escape(h) for h in heads]),
+        _line(rules),
+    ]
+    for i, row in enumerate(section.rows):
+        cells = [
+            _entry(words.printed(section.entry(i, j), section.columns[j], table.decimals)) for j in places
+        ]
+        lines.append(_line([escape(row.label) + _notes(row.notes), *cells]))
+    floors = [escape(words.floor_text(section, place, table.decimals)) for place in places]
+    lines.append(_line([f"*{words.FLOOR_LABEL}*", *(f"*{floor}*" for floor in floors)]))
+    return [*lines, ""]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _notes(numbers: tuple[int, ...]) -> str:
+    return "".join(f"<sup>{number}</sup>" for number in numbers)
+
+
+def _entry(cell: words.Printed) -> str:
+    if not cell.value:
+        return escape(cell.gap) + _notes(cell.notes)
+    value = escape(cell.value)
+    value = {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(cell.mark, value)
+    spread = f" ± {escape(cell.sd)}" if cell.sd else ""
+    count = f" ({escape(cell.count)})" if cell.count else ""
+    return value + spread + count + _notes(cell.notes)

@@ -1,0 +1,85 @@
+"""The table in a terminal: one block per metric, side by side where the width allows; plain text without a TTY."""
+
+from __future__ import annotations
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ltbench.report import words
+from ltbench.report.table import Section, Table
+
+_ASCII = str.maketrans({"↓": "(v)", "↑": "(^)", "±": "+-", "×": "x", "\ufffd": "?"})
+
+
+def render_terminal(table: Table, console: Console) -> None:
+    """Prints the table. Text only, no markup, so that no label can style or move anything; ASCII where the output is."""
+    plain = not (console.encoding or "").lower().startswith("utf")
+
+    def text(content: str, style: str = "") -> Text:
+        safe = words.clean(content)
+        return Text(
+            safe.translate(_ASCII).encode("ascii", "replace").decode() if plain else safe, style=style
+        )
+
+    console.print(text(table.title, "bold"))
+    for section in table.sections:
+        console.print()
+        console.print(text(section.title, "bold cyan"))
+        console.print(text(words.section_line(section), "dim"))
+        blocks = [_block(table, section, name, text, plain) for name in section.metrics()]
+        console.print(Columns(blocks, padding=(0, 2)))
+        if section.missing:
+            console.print(text(words.missing_heading(section), "yellow"))
+            for line in words.missing_lines(section):
+                console.print(Text("  ").append_text(text(line, "yellow")))
+    console.print()
+    for place, note in enumerate(table.notes, 1):
+        console.print(text(f"[{place}] {note}"))
+    for line in words.legend(table, "* bold", "_ underlined"):
+        console.print(text(line, "dim"))
+    console.print(text(words.plan_line(table), "dim"))
+
+
+def _block(table: Table, section: Section, name: str, text, plain: bool) -> Grid:
+    from rich import box
+
+    grid = Grid(
+        title=text(words.metric_heading(section, name), "bold"),
+        title_justify="left",
+        box=box.ASCII2 if plain else box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    grid.add_column("method", overflow="fold")
+    places = [place for place, column in enumerate(section.columns) if column.name == name]
+    for place in places:
+        grid.add_column(text(section.columns[place].group), justify="right")
+    for i, row in enumerate(section.rows):
+        cells = [
+            _entry(words.printed(section.entry(i, j), section.columns[j], table.decimals), text)
+            for j in places
+        ]
+        label = text(row.label + _notes(row.notes))
+        grid.add_row(label, *cells)
+    floors = [text(words.floor_text(section, place, table.decimals), "dim") for place in places]
+    grid.add_section()
+    grid.add_row(text(words.FLOOR_LABEL, "dim"), *floors)
+    return grid
+
+
+def _notes(numbers: tuple[int, ...]) -> str:
+    return "".join(f" [{number}]" for number in numbers)
+
+
+def _entry(cell: words.Printed, text) -> Text:
+    if not cell.value:
+        return text(cell.gap + _notes(cell.notes), "yellow")
+    sign = {"best": "*", "second": "_"}.get(cell.mark, "")
+    style = {"best": "bold", "second": "underline"}.get(cell.mark, "")
+    shown = text(sign + cell.value, style)
+    if cell.sd:
+        shown.append_text(text(f" ±{cell.sd}", "dim"))
+    if cell.count:
+        shown.append_text(Text(" ")).append_text(text(f"({cell.count})", "yellow"))
+    return shown.append_text(text(_notes(cell.notes)))

@@ -1,0 +1,278 @@
+"""What a spec's choices come to: a method's, a data set's and a recipe's settings, from signature, presets and YAML."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pydantic import ValidationError
+
+from ltbench import plugins
+from ltbench.errors import LtbenchError, Problem, UsageError
+from ltbench.plugins import Plugin
+from ltbench.protocols import PROTOCOLS, extractor
+from ltbench.spec import models
+from ltbench.spec.presets import PIPELINES, PRESETS
+from ltbench.spec.problems import Path, nearest, problem, problems_of, shorten, tuples
+from ltbench.spec.resolved import Data, MethodRow, Recipe
+from ltbench.spec.types import TypeProblem, spell
+from ltbench.spec.yaml_io import Node
+
+NOUNS = {"methods": "method", "datasets": "data set"}
+
+
+def frozen(value: Any) -> Any:
+    """Hashable: lists as tuples."""
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def thawed(value: Any) -> Any:
+    """JSON-able: tuples as lists."""
+    return list(map(thawed, value)) if isinstance(value, list | tuple) else value
+
+
+def changed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults; 1 and true are different."""
+    return {k: v for k, v in values.items() if (type(v), v) != (type(defaults[k]), defaults[k])}
+
+
+# --- plugins --------------------------------------------------------------------------------------------------------
+
+
+def plugin_of(kind: str, name: Node | None) -> Plugin | None:
+    """The usable plugin of that name, or None."""
+    found = plugins.find(kind).get(name.value) if name is not None and isinstance(name.value, str) else None
+    return None if found is None or found.problem else found
+
+
+def plugin_at(kind: str, item: Node) -> tuple[Plugin | None, list[Problem]]:
+    """The plugin that the mapping `item` names, or the problem with its name."""
+    name = item.value.get("name")
+    if name is None or not isinstance(name.value, str):
+        return None, []  # the model has said so
+    known = plugins.find(kind)
+    plugin = known.get(name.value)
+    if plugin is None:
+        usable = [other for other, found in known.items() if found.problem is None]
+        message = f"unknown {NOUNS[kind]} '{name.value}'"
+        near = nearest(name.value, usable)
+        return None, [problem(item, ("name",), message, allowed=", ".join(usable), suggestion=near)]
+    if plugin.problem is not None:
+        message = f"{NOUNS[kind]} '{plugin.name}' cannot be used: {plugin.path}: {plugin.problem}"
+        return None, [problem(item, ("name",), message)]
+    return plugin, []
+
+
+def parameters(plugin: Plugin, item: Node, noun: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The parameters that `item` sets, converted, and what is wrong with them."""
+    known = {parameter.name: parameter for parameter in plugin.parameters}
+    given, problems = {}, []
+    for key, node in item.value.items():
+        if key == "name" or (key == "preset" and plugin.kind == "methods"):
+            continue
+        if key not in known:
+            message = f"{noun} '{plugin.name}' has no parameter '{key}'; it {plugin.takes()}"
+            problems.append(problem(item, (key,), message, key=True, suggestion=nearest(key, known)))
+            continue
+        try:
+            given[key] = known[key].kind.accept(node.plain())
+        except TypeProblem as error:
+            message = f"{noun} '{plugin.name}': {key} {error}"
+            near = nearest(node.plain(), map(str, known[key].kind.values))
+            problems.append(problem(item, (key,), message, value=shorten(node.plain()), suggestion=near))
+    return given, problems
+
+
+def method_row(item: Node, pipeline: str | None) -> tuple[MethodRow | None, list[Problem]]:
+    """A row of the grid: signature < the pipeline's entry in `presets` < the named preset < the YAML."""
+    if not isinstance(item.value, dict):
+        return None, []  # the model has said so
+    plugin, problems = plugin_at("methods", item)
+    if plugin is None:
+        return None, problems
+    given, problems = parameters(plugin, item, "method")
+    preset, more = _preset(plugin, item)
+    if problems or more:
+        return None, problems + more
+    presets = plugin.presets or {}
+    values = {**plugin.defaults, **presets.get(pipeline or "", {}), **presets.get(preset or "", {}), **given}
+    said = ([f"preset={preset}"] if preset else []) + [
+        f"{key}={spell(value)}" for key, value in given.items()
+    ]
+    label = f"{plugin.name} ({', '.join(said)})" if said else plugin.name
+    settings = {"name": plugin.name, **{key: thawed(value) for key, value in values.items()}}
+    differing = {key: thawed(value) for key, value in changed(values, plugin.defaults).items()}
+    return MethodRow(plugin.name, label, settings, {"name": plugin.name, **differing}), []
+
+
+def _preset(plugin: Plugin, item: Node) -> tuple[str | None, list[Problem]]:
+    node = item.value.get("preset")
+    if node is None or node.value is None:
+        return None, []
+    known = plugin.presets or {}
+    if node.value in known:
+        return node.value, []
+    message = f"method '{plugin.name}' has no preset {shorten(node.plain())}"
+    allowed = ", ".join(known) or "none"
+    return None, [problem(item, ("preset",), message, allowed=allowed, suggestion=nearest(node.value, known))]
+
+
+def read_data(plugin: Plugin, given: dict[str, Any]) -> Data:
+    """The data set with its counts. Raises LtbenchError for values it refuses, a class left empty, or a file that fails."""
+    settings = {"name": plugin.name, **{k: thawed(v) for k, v in {**plugin.defaults, **given}.items()}}
+    identity = {
+        "name": plugin.name,
+        **{k: thawed(v) for k, v in changed({**plugin.defaults, **given}, plugin.defaults).items()},
+    }
+    try:
+        built = _build(plugin, {**plugin.defaults, **given})
+        counts = tuple(int(count) for count in built.counts())
+        classes = tuple(built.classes)
+    except LtbenchError:
+        raise
+    except Exception as error:  # a plugin may raise anything; the spec's error names it
+        raise UsageError(f"data set '{plugin.name}' fails: {type(error).__name__}: {error}") from error
+    if 0 in counts:
+        raise UsageError(_empty(plugin, {**plugin.defaults, **given}, classes, counts))
+    return Data(
+        settings,
+        identity,
+        classes,
+        counts,
+        built.resolution,
+        type(built).extractor,
+        built.reference_id,
+        built.missing(),
+    )
+
+
+def _build(plugin: Plugin, values: dict[str, Any]) -> Any:
+    """The plugin's object. Imported here: NumPy is needed from this point on, and not before."""
+    module = importlib.import_module(f"ltbench.datasets.{plugin.name}")
+    return getattr(module, plugin.class_name)(**values)
+
+
+def _empty(plugin: Plugin, values: dict[str, Any], classes: tuple[str, ...], counts: tuple[int, ...]) -> str:
+    """Names the classes without an image and, where the data set has an imbalance, the smallest that fills them."""
+    names = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    message = f"data set '{plugin.name}' has no training image of {shown}"
+    if not isinstance(values.get("imbalance"), float):
+        return message
+    return f"imbalance {spell(values['imbalance'])}: {message}{_remedy(plugin, values)}"
+
+
+def _remedy(plugin: Plugin, values: dict[str, Any]) -> str:
+    def fills(units: int) -> bool:
+        try:
+            return min(_build(plugin, {**values, "imbalance": units / 1e4}).counts()) > 0
+        except LtbenchError:
+            return False
+
+    low, high = 0, 10_000
+    if not fills(high):
+        return ""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fills(middle) else (middle, high)
+    return f"; the smallest imbalance that fills every class is {high / 1e4!r}"
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    """Train model < pipeline < preset < YAML < axes of the grid, and whether the sizes fit each other."""
+    section = part.find(("train",))
+    assert section is not None, "the model has asked for it"
+    given = {**tuples(section.plain()), **overrides}
+    preset = given.pop("preset", None)
+    if preset is not None and (preset not in PRESETS or PRESETS[preset][0] != pipeline):
+        return None, [_preset_problem(part, pipeline, preset, overrides)]
+    fixed = PRESETS[preset][1] if preset else {}
+    values = {**PIPELINES[pipeline], **fixed, **given}
+    try:
+        train = models.Train.model_validate(values)
+    except ValidationError as error:
+        return None, problems_of(error, models.Train, part, ("train",))
+    problems = _sizes(part, train, {key: f"preset {preset}" for key in fixed if key not in given})
+    if train.batch is None:
+        return None, problems
+    settings = {key: thawed(getattr(train, key)) for key in models.SETTINGS}
+    settings["local_batch"] = train.local_batch or train.batch
+    defaults = {key: thawed(models.Train.model_fields[key].default) for key in models.SETTINGS}
+    identity = changed(settings, {**defaults, "batch": None, "local_batch": train.batch})
+    options = {key: getattr(train, key) for key in models.OPTIONS}
+    return Recipe(settings, identity, train.milestones, options), problems
+
+
+def _preset_problem(part: Node, pipeline: str, preset: str, overrides: dict[str, Any]) -> Problem:
+    fitting = [name for name, (home, _) in PRESETS.items() if home == pipeline]
+    path: Path = ("train", "preset")
+    if "preset" in overrides:
+        axis = part.find(("grid", "train.preset"))
+        path = ("grid", "train.preset", axis.plain().index(preset) if axis else 0)
+    message = f"unknown training preset '{preset}'"
+    if preset in PRESETS:
+        message = (
+            f"training preset '{preset}' is a recipe of pipeline {PRESETS[preset][0]}, and this is {pipeline}"
+        )
+    return problem(part, path, message, allowed=", ".join(fitting), suggestion=nearest(preset, fitting))
+
+
+def _sizes(part: Node, train: models.Train, origins: dict[str, str]) -> list[Problem]:
+    """Milestones rise; micro-batch, local batch and batch divide each other."""
+    found = []
+
+    def add(key: str, message: str, **more: str | None) -> None:
+        origin = f" ({key} is from {origins[key]})" if key in origins else ""
+        path = ("train", key) if part.find(("train", key)) else ("train",)
+        found.append(problem(part, path, message + origin, key=len(path) == 1, **more))
+
+    rising = sorted(set(train.milestones))
+    if list(train.milestones) != rising:
+        add(
+            "milestones",
+            "milestones must rise, each named once",
+            value=spell(train.milestones),
+            allowed=spell(rising),
+        )
+    batch, local, micro = train.batch, train.local_batch, train.micro_batch
+    if batch is None:
+        presets = ", ".join(f"{name} ({fixed['batch']})" for name, (_, fixed) in PRESETS.items())
+        add("batch", f"train needs a batch (images per step), or a preset that sets it: {presets}")
+        return found
+    local = local or batch
+    if batch % local:
+        add("local_batch", f"local_batch {local} does not divide batch {batch}")
+    elif micro is not None and (batch % micro or micro % local):
+        fitting = [str(n) for n in range(local, batch + 1, local) if batch % n == 0]
+        message = (
+            f"micro_batch {micro} is not a whole number of local batches ({local}) that divides batch {batch}"
+        )
+        add("micro_batch", message, allowed=", ".join(fitting[:12]))
+    return found
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
+    """The evaluations of one entry, one per guidance value, as the store keeps them."""
+    protocol = PROTOCOLS[entry.protocol]
+    return [
+        {
+            "protocol": entry.protocol,
+            "samples": entry.samples or protocol.samples,
+            "labels": protocol.labels,
+            "sampler": entry.sampler,
+            "steps": entry.steps,
+            "guidance": float(guidance),
+            "block": entry.block or protocol.block,
+            "seed": entry.seed,
+            "quantise": protocol.quantise,
+            "extractor": extractor(entry.extractor or data.extractor),
+            "reference": data.reference,
+        }
+        for guidance in entry.guidance
+    ]

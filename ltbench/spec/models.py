@@ -1,0 +1,128 @@
+"""The shape of a spec. Unknown keys are errors, nothing is converted silently, and a checked value never changes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1, le=999_999_999)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]  # a decay or a dropout rate: 1 would freeze everything
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+# Keys of `train` that decide the weights at a step, in the order in which settings hold them.
+SETTINGS = (
+    "batch",
+    "local_batch",
+    "optimizer",
+    "lr",
+    "betas",
+    "weight_decay",
+    "warmup",
+    "clip_norm",
+    "ema",
+    "precision",
+    "label_drop",
+    "label_drop_mode",
+    "flip",
+    "dropout",
+    "passes",
+)
+# Keys of `train` that say how a run is carried out; they change no weight and no identity.
+OPTIONS = ("micro_batch", "checkpoint_seconds", "log_every", "preview_every")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Open(BaseModel):
+    """Takes further keys: the parameters of a plugin, checked against its signature."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class Train(Strict):
+    """How every method of the benchmark is trained."""
+
+    preset: str | None = Field(None, description="a recipe that fixes the keys below; keys given here win")
+    milestones: tuple[Count, ...] = Field(
+        min_length=1, description="steps whose EMA weights are kept and evaluated"
+    )
+    batch: Count | None = Field(None, description="images per step, over all devices")
+    local_batch: Count | None = Field(
+        None, description="images among which batch-wise losses compare; default: batch"
+    )
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: Positive = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps of linear warm-up")
+    clip_norm: Positive | None = Field(None, description="largest gradient norm; null: no clipping")
+    ema: Fraction = 0.9999
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    label_drop: Share = Field(0.1, description="share of labels replaced by the null label")
+    label_drop_mode: Literal["sample", "batch"] = Field(
+        "sample", description="batch: one draw per local batch"
+    )
+    flip: bool = Field(True, description="mirror half of the images")
+    dropout: Fraction = Field(0.0, description="inside the network")
+    passes: Literal["fused", "serial"] = Field(
+        "fused", description="several passes as one forward, or in turn"
+    )
+    micro_batch: Count | None = Field(None, description="images per forward; changes memory, not results")
+    checkpoint_seconds: Positive = 600.0
+    log_every: Count = Field(20, description="steps per point of the loss curves")
+    preview_every: Count | None = Field(None, description="steps between sample grids; null: at milestones")
+
+
+class Evaluate(Strict):
+    """One protocol and sampler, at each of the guidance values, on every milestone."""
+
+    protocol: str
+    sampler: Literal["euler", "heun", "ddim"]
+    steps: Count
+    guidance: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        min_length=1, description="w in u + w (c - u)"
+    )
+    samples: Count | None = Field(None, description="generated images; default: the protocol's")
+    block: Count | None = Field(None, description="images per sampling block; default: the protocol's")
+    seed: Seed = 0
+    extractor: str | None = Field(None, description="default: the data set's own")
+
+
+class Method(Open):
+    """A method with a preset and parameters of its own."""
+
+    name: str
+    preset: str | None = None
+
+
+class Dataset(Open):
+    """A data set with its parameters."""
+
+    name: str
+
+
+class Grid(Open):
+    """Axes; the benchmark is their product. Further axes: `network`, `train.KEY`, `dataset.KEY`."""
+
+    method: tuple[Method, ...] = Field(min_length=1)
+    resample: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = Field((None,), min_length=1)
+    seed: tuple[Seed, ...] = Field((0,), min_length=1)
+
+
+class Part(Strict):
+    """One part of a benchmark, or a benchmark without parts."""
+
+    name: str
+    title: str | None = None
+    dataset: Dataset
+    pipeline: Literal["sit", "ddpm"]
+    network: str
+    train: Train
+    evaluate: tuple[Evaluate, ...] = ()
+    grid: Grid
+    exclude: tuple[dict[str, Any], ...] = ()

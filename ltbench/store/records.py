@@ -1,0 +1,192 @@
+"""Records: one file per evaluation or training milestone, a digested body and an envelope.
+
+The body is what must come out the same when the work is done again; times, host and versions are in the envelope.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltbench import files
+from ltbench.canonical import digest
+from ltbench.store import sealed
+
+NAME = re.compile(
+    r"(?P<kind>[a-z]+)-(?P<step>[0-9]{9,})(-(?P<evaluation>[0-9a-f]{12}))?-(?P<sha>[0-9a-f]{16})\.json"
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A verified record. `digest` is the sha256 of the canonical body."""
+
+    path: Path
+    body: dict[str, Any]
+    envelope: dict[str, Any]
+    digest: str
+
+    @property
+    def kind(self) -> str:
+        return self.body["kind"]
+
+    @property
+    def cell(self) -> str:
+        return self.body["cell"]
+
+    @property
+    def run(self) -> str:
+        return self.body["run"]
+
+    @property
+    def step(self) -> int:
+        return self.body["step"]
+
+    @property
+    def evaluation(self) -> str | None:
+        """The evaluation's id; None for a training record."""
+        return evaluation_of(self.body)
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that wrote it; 0 where none was told."""
+        found = self.envelope.get("attempt")
+        return found if isinstance(found, int) else 0
+
+    @property
+    def stage(self) -> str:
+        return stage_name(self.kind, self.step, self.evaluation)
+
+    @property
+    def slot(self) -> tuple[str, int, str, str]:
+        """What only one record may answer: (kind, step, evaluation id, digest of the evaluation code)."""
+        code = self.body.get("code")
+        return (
+            self.kind,
+            self.step,
+            self.evaluation or "",
+            str(code.get("evaluation")) if isinstance(code, dict) else "",
+        )
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file of the store that was skipped, and why."""
+
+    path: Path
+    reason: str
+
+
+class Records(list[Record]):
+    """The records that count, in a fixed order, and beside them those that do not.
+
+    `damaged`: could not be trusted. `superseded`: another attempt's record of the same evaluation by the same code came
+    later, or the writer had already lost its claim. `conflicts`: one attempt wrote two bodies; neither counts.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        super().__init__(records)
+        self.damaged: list[Damaged] = []
+        self.superseded: list[Record] = []
+        self.conflicts: list[Record] = []
+
+
+def settle(candidates: Iterable[Record]) -> Records:
+    """Apply the conflict rule: per (kind, step, evaluation, evaluation code) the latest attempt's body counts; equal bodies
+    are one record; two bodies of the latest attempt are a conflict."""
+    slots: dict[tuple[str, int, str, str], dict[str, Record]] = {}
+    for record in sorted(candidates, key=lambda each: (each.digest, each.attempt)):
+        slots.setdefault(record.slot, {})[record.digest] = (
+            record  # of equal bodies the latest attempt's envelope
+        )
+    settled = Records()
+    for slot in sorted(slots):
+        records = list(slots[slot].values())
+        latest = max(record.attempt for record in records)
+        winners = [record for record in records if record.attempt == latest]
+        (settled if len(winners) == 1 else settled.conflicts).extend(winners)
+        settled.superseded.extend(record for record in records if record.attempt < latest)
+    return settled
+
+
+def stage_name(kind: str, step: int, evaluation: str | None) -> str:
+    """The stage that makes such a record: "train", or "evaluate-<step>-<evaluation id>"."""
+    return kind if evaluation is None else f"evaluate-{step:09d}-{evaluation}"
+
+
+def evaluation_of(body: dict[str, Any]) -> str | None:
+    """The evaluation id in a body."""
+    found = body.get("evaluation")
+    return found.get("id") if isinstance(found, dict) else None
+
+
+def record_file(body: dict[str, Any], envelope: dict[str, Any]) -> tuple[str, bytes]:
+    """(name under `records/`, bytes) of a record. Raises ValueError naming a NaN's place."""
+    found = sealed.checked_digest(body)
+    middle = f"-{evaluation}" if (evaluation := evaluation_of(body)) else ""
+    name = f"{body['kind']}-{body['step']:09d}{middle}-{found[:16]}.json"
+    return name, sealed.seal({"body": body, "digest": found, "envelope": envelope})
+
+
+def read_record(path: Path) -> Record:
+    """Raises FileNotFoundError, or files.Unreadable with the reason, for anything but a sound record in its right place."""
+    data = files.read_regular(path)
+    try:
+        value = _open(data)
+        body, envelope, found = value.pop("body"), value.pop("envelope"), value.pop("digest")
+        if value or not isinstance(body, dict) or not isinstance(envelope, dict):
+            raise ValueError(
+                "has other keys than body, digest, envelope" + "".join(f": {key}" for key in value)
+            )
+    except KeyError as error:
+        raise files.Unreadable(path, f"has no {error}: not a record") from error
+    except ValueError as error:
+        raise files.Unreadable(path, str(error)) from error
+    sealed.check_format(path, body)
+    try:
+        check_body(body)
+        check_place(path, body, found)
+    except ValueError as error:
+        raise files.Unreadable(path, str(error)) from error
+    return Record(path, body, envelope, found)
+
+
+def check_body(body: dict[str, Any]) -> None:
+    """Raises ValueError when a body lacks what every reader counts on."""
+    wanted: dict[str, type] = {"kind": str, "cell": str, "run": str, "step": int}
+    if body.get("kind") == "evaluation":
+        wanted |= {"evaluation": dict, "rows": list}
+    for key, kind in wanted.items():
+        if not isinstance(body.get(key), kind):
+            raise ValueError(f"has a body whose {key!r} is {body.get(key)!r}, not a {kind.__name__}")
+    if body["step"] < 0:
+        raise ValueError(f"has the step {body['step']}")
+    if body["kind"] == "evaluation" and not re.fullmatch("[0-9a-f]{12}", str(evaluation_of(body))):
+        raise ValueError(f"has the evaluation id {evaluation_of(body)!r}, not 12 hex digits")
+
+
+def check_place(path: Path, body: dict[str, Any], body_digest: str) -> None:
+    """Raises ValueError when the file's name or directory tells another story than its body."""
+    match = NAME.fullmatch(path.name)
+    told = (body["kind"], body["step"], evaluation_of(body), str(body_digest)[:16])
+    if match is None or (match["kind"], int(match["step"]), match["evaluation"], match["sha"]) != told:
+        raise ValueError("has a name that does not fit its content")
+    run = path.parent.parent
+    if (run.name, run.parent.parent.name) != (body["run"], body["cell"]):
+        raise ValueError(f"belongs to cell {body['cell'][:12]}, run {body['run']}: misplaced")
+
+
+def _open(data: bytes) -> dict[str, Any]:
+    try:
+        return sealed.unseal(data)
+    except ValueError:
+        value = sealed.parse(data)
+        # Written by another program: there is no seal, but the digest vouches for the body, and nothing for the rest.
+        if set(value) != {"body", "digest", "envelope"}:
+            raise
+        if digest(value["body"]) != value["digest"]:
+            raise ValueError("does not match its digest (sha256)") from None
+        return value

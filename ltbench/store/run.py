@@ -1,0 +1,371 @@
+"""One run of a cell: what one version of the training code made of it. The place of its records, claims and failures."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltbench import files
+from ltbench.canonical import digest
+from ltbench.errors import LtbenchError
+from ltbench.store import claims, records, sealed
+from ltbench.store.claims import Claim, Held
+from ltbench.store.records import Damaged, Record, Records
+
+if TYPE_CHECKING:
+    from ltbench.store.core import Store
+
+CAUSES = ("nan", "oom", "plugin", "data", "disk", "killed", "code")
+FACT_LIMIT = 1 << 20  # bytes
+TRACEBACK_LIMIT = 20_000  # characters
+_FACT = re.compile(r"[0-9a-f]{16}\.(png|npz)")
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How a stage fares, as far as files tell: "running", "lost" (its process is gone without a word), "failed", "preempted"
+    or "released". Whether it is done is for the records to say. `sure` is False while only time can tell running from lost."""
+
+    state: str
+    attempt: int
+    sure: bool = True
+    cause: str | None = None
+    message: str | None = None
+    host: str | None = None
+    progress: dict[str, Any] | None = None
+
+
+def run_id(code: dict[str, str], settings: dict[str, Any]) -> str:
+    """12 hex digits that name a run: from the digests of the training components and the resolved settings."""
+    return digest({"code": code, "settings": settings})[:12]
+
+
+class Run:
+    """Run `run` of cell `cell`, in the store's own folder and, for reading, in its read-only layers."""
+
+    def __init__(self, store: Store, cell: str, run: str) -> None:
+        self.store, self.cell, self.run = store, cell, run
+        place = Path("cells", cell[:2], cell, "runs", run)
+        self.dir, self.scratch = store.root / place, store.scratch / place
+        self._layers = [root / place for root in store.layers]
+
+    def __repr__(self) -> str:
+        return f"Run({self.cell[:12]}, {self.run})"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trainer keeps its checkpoints."""
+        return self.scratch / "checkpoints"
+
+    @property
+    def milestones(self) -> Path:
+        """Where EMA weights stay."""
+        return self.scratch / "milestones"
+
+    def create(self, code: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Write run.json: `code` = {component: {"digest": hex, "files": {path: {top-level name: sha8}}}}. A second call
+        with the same run is nothing."""
+        self._writable()
+        content = {
+            "format": sealed.FORMAT,
+            "run": self.run,
+            "cell": self.cell,
+            "code": code,
+            "settings": settings,
+        }
+        sealed.keep_once(self.dir / "run.json", content, link=self.store.link)
+
+    def info(self) -> dict[str, Any]:
+        """run.json. Raises files.Unreadable when it is damaged, LtbenchError when the run was never created."""
+        for layer in self._layers:
+            if (layer / "run.json").exists():
+                return sealed.read_sealed(layer / "run.json")
+        raise LtbenchError(
+            f"run {self.run} of cell {self.cell[:12]} does not exist", "`plan` lists what does."
+        )
+
+    # --- records ---------------------------------------------------------------------------------------------------
+
+    def put_record(
+        self,
+        kind: str,
+        step: int,
+        body: dict[str, Any],
+        envelope: dict[str, Any],
+        evaluation: str | None = None,
+    ) -> Path:
+        """Keep a record durably and return its file; a body that is there already is left alone.
+
+        kind, step, cell, run, format and the evaluation's id are put into the body where it lacks them. Raises ValueError
+        for a body that readers would refuse (a NaN, another cell), StorageProblem when the disk does.
+        """
+        body = {
+            "format": sealed.FORMAT,
+            "kind": kind,
+            "cell": self.cell,
+            "run": self.run,
+            "step": step,
+        } | body
+        if evaluation is not None:
+            body["evaluation"] = {"id": evaluation} | body.get("evaluation", {})
+        told = (kind, step, self.cell, self.run, evaluation or records.evaluation_of(body))
+        found = (*(body[key] for key in ("kind", "step", "cell", "run")), records.evaluation_of(body))
+        if told != found:
+            raise ValueError(f"a record for {told} has a body for {found}")
+        records.check_body(body)
+        name, data = records.record_file(body, envelope)
+        self._writable("records")
+        path = self.dir / "records" / name
+        if not files.write_once(path, data, link=self.store.link) and not self._counts(path):
+            files.replace(path, data)
+        return path
+
+    def records(self, kind: str | None = None) -> Records:
+        """The verified records that count, of all layers, sorted by kind, step and evaluation; see `Records` for the rest."""
+        found: list[Record] = []
+        fenced: list[Record] = []
+        damaged: list[Damaged] = []
+        for layer in self._layers:
+            accepts = _Fence(layer)
+            for name in claims.names(layer / "records"):
+                if kind is not None and (match := records.NAME.fullmatch(name)) and match["kind"] != kind:
+                    continue
+                try:
+                    record = records.read_record(layer / "records" / name)
+                except files.Unreadable as problem:
+                    damaged.append(Damaged(problem.path, problem.reason))
+                except FileNotFoundError:
+                    continue  # replaced under our eyes; not there is a state too
+                else:
+                    (found if accepts(record) else fenced).append(record)
+        settled = records.settle(found)
+        settled.superseded += fenced
+        settled.damaged += damaged
+        return settled
+
+    def _counts(self, path: Path) -> bool:
+        """Whether the record at `path` is sound and its writer held its claim."""
+        try:
+            return _Fence(self.dir)(records.read_record(path))
+        except (FileNotFoundError, files.Unreadable):
+            return False
+
+    # --- facts -----------------------------------------------------------------------------------------------------
+
+    def put_fact(self, data: bytes, suffix: str) -> str:
+        """Keep at most 1 MiB that figures need, and return its name; `suffix` is png or npz."""
+        name = f"{files.sha256_bytes(data)[:16]}.{suffix.removeprefix('.')}"
+        if not _FACT.fullmatch(name):
+            raise ValueError(f"a fact is a png or an npz, not {suffix!r}")
+        if len(data) > FACT_LIMIT:
+            raise ValueError(
+                f"a fact has at most {FACT_LIMIT:,} bytes, not {len(data):,}: keep it in the scratch folder"
+            )
+        self._writable("facts")
+        path = self.dir / "facts" / name
+        if (
+            not files.write_once(path, data, link=self.store.link)
+            and files.sha256_file(path)[0][:16] != name[:16]
+        ):
+            files.replace(path, data)
+        return name
+
+    def fact(self, name: str) -> Path:
+        """The file of a fact. Raises LtbenchError when no layer has it."""
+        if not _FACT.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a fact")
+        for layer in self._layers:
+            if (layer / "facts" / name).is_file():
+                return layer / "facts" / name
+        raise LtbenchError(
+            f"fact {name} of {self!r} is missing", "Run the cell's evaluation again to make it."
+        )
+
+    def read_fact(self, name: str) -> bytes:
+        """A fact's bytes, verified. Raises LtbenchError (files.Unreadable when damaged)."""
+        path = self.fact(name)
+        data = files.read_regular(path, FACT_LIMIT)
+        if files.sha256_bytes(data)[:16] != name[:16]:
+            raise files.Unreadable(path, "does not match its name (sha256)")
+        return data
+
+    # --- claims, failures, state -----------------------------------------------------------------------------------
+
+    def claim(self, stage: str, *, patience: float = 0.0) -> Claim | Held:
+        """Claim a stage; falsy `Held` when somebody lives who has it.
+
+        Asks for up to `patience` seconds. The lease of an owner on another machine runs from this process's first look, so a
+        worker that moves on and comes back waits no longer than one that stays.
+        """
+        claims.check_stage(stage)
+        for name in ("claims", "beats", "records"):
+            self._writable(name)
+        end = time.monotonic() + patience
+        while True:
+            won = claims.contend(
+                self.dir,
+                stage,
+                self.store.watch,
+                self.store.lease,
+                link=self.store.link,
+                inherited=lambda: self._made_by(stage),
+            )
+            if isinstance(won, Claim):
+                self._sweep()
+                return won
+            if time.monotonic() >= end:
+                return won
+            time.sleep(min(1.0, self.store.lease / 5, max(0.0, end - time.monotonic())))
+
+    def fail(self, stage: str, attempt: int, **fields: Any) -> None:
+        """Keep why an attempt ended: step, cause (one of CAUSES), message, traceback, evidence. The first failure of an
+        attempt stays, being the root of those that follow."""
+        if fields.get("cause") not in CAUSES:
+            raise ValueError(f"cause {fields.get('cause')!r} is not one of {', '.join(CAUSES)}")
+        fields["traceback"] = (fields.get("traceback") or "")[-TRACEBACK_LIMIT:]
+        content = {
+            "format": sealed.FORMAT,
+            "stage": claims.check_stage(stage),
+            "attempt": attempt,
+            "time": _now(),
+        }
+        self._writable("failed")
+        path = self.dir / "failed" / f"{stage}.{attempt}.json"
+        sealed.keep_once(path, content | sealed.finite(fields), link=self.store.link)
+
+    def failures(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """The failures of a stage, or of all, oldest attempt first."""
+        return [
+            value
+            for _, value in self._failures()
+            if isinstance(value, dict) and stage in (None, value["stage"])
+        ]
+
+    def state(self, stage: str) -> StageState | None:
+        """How the latest attempt at a stage fares; None when there was none."""
+        now = claims.standing(self.dir, stage, self.store.watch, self.store.lease)
+        last = max(self.failures(stage), key=lambda each: each["attempt"], default=None)
+        attempt = 0 if now is None else now.attempt
+        if last is not None and last["attempt"] >= attempt:
+            host = None if now is None or now.owner is None else now.owner.host
+            return StageState(
+                "failed", last["attempt"], cause=last["cause"], message=last.get("message"), host=host,
+                progress={} if now is None else now.beat,
+            )  # fmt: skip
+        if now is None:
+            return None
+        state = {None: "running", "done": "released"}.get(now.outcome, now.outcome) or "running"
+        if now.outcome is None and now.alive is False:
+            state = "lost"
+        sure = now.outcome is not None or now.alive is not None
+        return StageState(
+            state, attempt, sure, host=None if now.owner is None else now.owner.host, progress=now.beat
+        )
+
+    def stages(self) -> list[str]:
+        """Every stage that was ever claimed here."""
+        return claims.stages(self.dir)
+
+    def accept(self, because: str, code: dict[str, str]) -> None:
+        """Take this run's records as good for other code, with the reason; `code` = the component digests accepted for."""
+        self._writable()
+        content = {"format": sealed.FORMAT, "because": because, "code": code, "time": _now()}
+        files.replace(self.dir / "accepted.json", sealed.seal(content))
+
+    def accepted(self) -> dict[str, Any] | None:
+        """What `accept` kept, None where nothing was. Raises files.Unreadable when it is damaged."""
+        for layer in self._layers:
+            try:
+                return sealed.read_sealed(layer / "accepted.json")
+            except FileNotFoundError:
+                continue
+        return None
+
+    def damaged(self) -> list[Damaged]:
+        """Every file of the run that cannot be trusted, with the reason."""
+        found = self.records().damaged
+        for layer in self._layers:
+            found += damage(layer / "run.json")
+        return found + [Damaged(path, value) for path, value in self._failures() if isinstance(value, str)]
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _failures(self) -> Iterator[tuple[Path, dict[str, Any] | str]]:
+        """(file, content or the reason why it cannot be read) by stage and attempt."""
+        for layer in self._layers:
+            for name in sorted(claims.names(layer / "failed"), key=_stage_and_attempt):
+                path = layer / "failed" / name
+                try:
+                    value = sealed.read_sealed(path)
+                except FileNotFoundError:
+                    continue
+                except files.Unreadable as problem:
+                    yield path, problem.reason
+                else:
+                    yield path, value
+
+    def _made_by(self, stage: str) -> list[str]:
+        """The record files of a stage, by their names."""
+        found = []
+        for name in claims.names(self.dir / "records"):
+            match = records.NAME.fullmatch(name)
+            if match and records.stage_name(match["kind"], int(match["step"]), match["evaluation"]) == stage:
+                found.append(name)
+        return found
+
+    def _sweep(self) -> None:
+        for name in ("claims", "beats", "records", "facts", "failed", "."):
+            files.sweep(self.dir / name)
+        files.sweep(self.dir.parent.parent)
+
+    def _writable(self, name: str = "") -> None:
+        self.store.require_writable()
+        files.make_directory(self.dir / name)
+
+
+class _Fence:
+    """Whether a record was written while its writer still had its claim, as far as the claims of `folder` tell."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._latest: dict[str, int] = {}
+        self._inherited: Callable[..., set[str] | None] = claims.inherited_records
+
+    def __call__(self, record: Record) -> bool:
+        stage = record.stage
+        if stage not in self._latest:
+            self._latest[stage] = claims.latest_attempt(self._folder, stage)
+        latest = self._latest[stage]
+        if not 0 < record.attempt < latest:
+            return True
+        inherited = self._inherited(self._folder, stage, record.attempt, latest)
+        return inherited is None or record.path.name in inherited
+
+
+def damage(path: Path) -> list[Damaged]:
+    """What is wrong with a sealed file; nothing when it is sound or absent."""
+    try:
+        sealed.read_sealed(path)
+    except FileNotFoundError:
+        return []
+    except files.Unreadable as problem:
+        return [Damaged(path, problem.reason)]
+    return []
+
+
+def _stage_and_attempt(name: str) -> tuple[str, int, str]:
+    stage, _, number = name.removesuffix(".json").partition(".")
+    return stage, int(number) if number.isdigit() else 0, name
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+assert os.sep == "/", "the store's layout counts on POSIX paths"

@@ -1,0 +1,482 @@
+"""Claims: one worker per stage, the dead replaced at once, the silent after their lease, the superseded ignored."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltbench import files
+from ltbench.store import Claim, Held, Run, Store, claims, sealed
+from ltbench.store import owner as owners
+from tests import store_faults as faults
+
+CELL, RUN = "ab" * 32, "0123456789ab"
+LEASE = 0.4
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    store = Store.open(tmp_path / "store", tmp_path / "scratch", lease=LEASE)
+    store.put_cell(CELL, {"seed": 0}, {"seed": 0})
+    run = store.run(CELL, RUN)
+    run.create({}, {})
+    return run
+
+
+def again(run: Run, lease: float = LEASE) -> Run:
+    """The same run seen by another process: one that has watched nobody yet."""
+    store = Store.open(run.store.root, run.store.scratch, lease=lease)
+    store.watch = claims.Watch()
+    return store.run(CELL, RUN)
+
+
+def won(claim: Claim | Held) -> Claim:
+    assert isinstance(claim, Claim), str(claim)
+    return claim
+
+
+def held(claim: Claim | Held) -> Held:
+    assert isinstance(claim, Held), f"attempt {claim.attempt} was granted"
+    return claim
+
+
+def on_another_machine() -> None:
+    files.kernel = lambda: "another/1"  # type: ignore[assignment]
+
+
+def in_another_process(action: Callable[[], Any]) -> int:
+    """Start `action` in a child and return once it has written its ready file; the child then waits to be killed."""
+    reader, writer = os.pipe()
+
+    def child() -> None:
+        action()
+        os.write(writer, b"x")
+        time.sleep(60)
+
+    pid = faults.fork(child)
+    assert os.read(reader, 1) == b"x", "the child did not get ready"
+    os.close(reader)
+    os.close(writer)
+    return pid
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    faults.wait(pid)
+
+
+def rewrite_owner(run: Run, stage: str = "train", attempt: int = 1, **fields: Any) -> None:
+    path = run.dir / "claims" / f"{stage}.{attempt}.json"
+    content = sealed.unseal(path.read_bytes())
+    content["owner"] |= fields
+    path.write_bytes(sealed.seal(content))
+
+
+# --- who gets it -------------------------------------------------------------------------------------------------------
+
+
+def test_the_second_is_told_who_works(run: Run) -> None:
+    claim = won(run.claim("train"))
+    second = held(again(run).claim("train"))
+    assert not second
+    assert re.fullmatch(
+        rf"running on \S+ \(attempt 1, pid {os.getpid()}, last beat 0 s ago\)", second.message
+    )
+    assert second.same_kernel
+    assert claim.still_mine()
+    assert isinstance(run.claim("evaluate-000000560-0123456789ab"), Claim)  # another stage is another matter
+    assert run.stages() == ["evaluate-000000560-0123456789ab", "train"]
+
+
+@pytest.mark.faults
+def test_exactly_one_owner_per_stage(run: Run, tmp_path: Path) -> None:
+    stages = [f"stage-{number}" for number in range(50)]
+
+    def contend(number: int) -> None:
+        mine = again(run)
+        (tmp_path / f"ready{number}").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.001)
+        owned = [stage for stage in stages if mine.claim(stage)]
+        (tmp_path / f"owned{number}").write_text("\n".join(owned))
+        while not (tmp_path / "stop").exists():  # stay alive: the dead are replaced
+            time.sleep(0.01)
+
+    pids = [faults.fork(lambda number=number: contend(number)) for number in range(8)]
+    while len(list(tmp_path.glob("ready*"))) < 8:
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    while sum(path.stat().st_size > 0 or path.exists() for path in tmp_path.glob("owned*")) < 8:
+        time.sleep(0.01)
+    (tmp_path / "stop").touch()
+    assert [faults.wait(pid) for pid in pids] == [0] * 8
+    owned = sorted(stage for path in tmp_path.glob("owned*") for stage in path.read_text().split())
+    assert owned == sorted(stages)
+    assert sorted(path.name for path in (run.dir / "claims").iterdir()) == sorted(
+        f"{stage}.1.json" for stage in stages
+    )
+
+
+def test_a_dead_owner_is_replaced_at_once_even_before_it_is_reaped(run: Run) -> None:
+    pid = faults.fork(lambda: run.claim("train"))
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{pid}").exists()  # a zombie
+    assert run.state("train").state == "lost"  # type: ignore[union-attr]
+    assert won(run.claim("train")).attempt == 2
+    faults.wait(pid)
+
+
+def test_a_reused_process_number_is_not_the_owner(run: Run) -> None:
+    pid = in_another_process(lambda: run.claim("train"))
+    try:
+        assert held(run.claim("train")).attempt == 1
+        rewrite_owner(run, start=1)  # the number now belongs to a process that started at another time
+        assert won(run.claim("train")).attempt == 2
+    finally:
+        end(pid)
+
+
+def test_a_container_with_other_process_numbers_is_not_asked_about_ours(run: Run) -> None:
+    won(run.claim("train"))
+    boot = files.kernel().partition("/")[0]
+    rewrite_owner(
+        run, kernel=f"{boot}/1", pid=2**22 + 1
+    )  # same boot, another pid namespace, a pid that we do not see
+    assert not held(run.claim("train")).same_kernel
+
+
+def test_a_requeued_job_replaces_its_former_self_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    won(run.claim("train"))
+    held(run.claim("train"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert won(run.claim("train")).attempt == 2  # although the former self lives on this very machine
+    rewrite_owner(run, attempt=2, kernel="another/1")
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "5")
+    held(run.claim("train"))
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    held(run.claim("train"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert won(run.claim("train")).attempt == 3
+
+
+@pytest.mark.parametrize("outcome", ["done", "failed", "preempted"])
+def test_a_released_stage_is_free(run: Run, outcome: Any) -> None:
+    claim = won(run.claim("train"))
+    claim.beat(step=3)
+    claim.release(outcome)
+    claim.release("done")  # the first counts
+    assert not claim.beat(step=4)
+    state = run.state("train")
+    assert state is not None
+    assert state.state == {"done": "released"}.get(outcome, outcome)
+    assert won(run.claim("train")).attempt == 2
+    with pytest.raises(ValueError, match="not 'over'"):
+        claim.release("over")  # type: ignore[arg-type]
+
+
+def test_leaving_the_block_releases(run: Run) -> None:
+    with won(run.claim("train")):
+        pass
+    for error, outcome in (
+        (RuntimeError, "failed"),
+        (KeyboardInterrupt, "preempted"),
+        (SystemExit, "preempted"),
+    ):
+        with pytest.raises(error), won(run.claim("train")):
+            raise error
+        state = run.state("train")
+        assert state is not None
+        assert state.state == outcome
+
+
+def test_a_forked_child_does_not_end_our_claim(run: Run) -> None:
+    with won(run.claim("train")) as claim:
+
+        def leave() -> None:
+            claim.release("failed")
+            assert not claim.beat(step=9)
+
+        assert faults.wait(faults.fork(leave)) == 0
+        assert isinstance(again(run).claim("train"), Held)
+
+
+def test_stage_names_cannot_leave_the_folder(run: Run) -> None:
+    for bad in ("../x", "a/b", "", "A", "a.1", "x" * 99):
+        with pytest.raises(ValueError, match="lower-case"):
+            run.claim(bad)
+
+
+# --- beats and leases --------------------------------------------------------------------------------------------------
+
+
+def test_beats_are_limited_and_tell_progress(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = won(run.claim("train"))
+    assert not claim.beat(step=1)  # within a second of the claim's own beat
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock + 2)
+    assert claim.beat(step=2, total=10, loss=float("nan"))
+    assert not claim.beat(step=3)
+    state = run.state("train")
+    assert state is not None
+    assert state.progress is not None
+    assert (state.state, state.progress["step"], state.progress["counter"]) == ("running", 2, 2)
+    assert state.progress["loss"] == "nan"
+
+
+def test_a_full_disk_does_not_stop_the_work_through_its_beats(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = won(run.claim("train"))
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock + 2)
+    with faults.counting(faults.error(28), 1, lasting=True, only=faults.writes):
+        assert not claim.beat(step=2)
+        claim.release("preempted")
+    assert claim.still_mine()
+    assert won(run.claim("train")).attempt == 2  # that the release could not be written holds nobody up
+
+
+def test_the_block_beats_by_itself(run: Run) -> None:
+    with won(again(run, lease=0.6).claim("train")):
+        path = run.dir / "beats" / "train.1.json"
+        first = sealed.read_sealed(path)["counter"]
+        deadline = time.monotonic() + 10
+        while sealed.read_sealed(path)["counter"] == first:
+            assert time.monotonic() < deadline, "no beat came"
+            time.sleep(0.05)
+
+
+def test_an_owner_elsewhere_that_beats_keeps_its_claim(run: Run) -> None:
+    claim = won(run.claim("train"))
+    rewrite_owner(run, kernel="another/1", pid=1)
+    contender, counters = again(run), iter(range(2, 1000))
+    end_at = time.monotonic() + 3 * LEASE
+    while time.monotonic() < end_at:
+        content = {"format": 1, "counter": next(counters), "uptime": 0.0}
+        files.replace(run.dir / "beats" / "train.1.json", sealed.seal(content), durable=False)
+        assert held(contender.claim("train")).beat_age is not None
+        time.sleep(LEASE / 8)
+    assert claim.still_mine()
+
+
+def test_a_silent_owner_elsewhere_is_replaced_after_the_lease_and_not_before(run: Run) -> None:
+    won(run.claim("train"))
+    rewrite_owner(run, kernel="another/1")
+    contender = again(run)
+    start = time.monotonic()
+    first = held(contender.claim("train"))
+    assert first.beat_age == 0.0
+    state = contender.state("train")
+    assert state is not None
+    assert (state.state, state.sure) == ("running", False)
+    while not (claim := contender.claim("train")):
+        time.sleep(0.01)
+    assert time.monotonic() - start >= LEASE
+    assert claim.attempt == 2
+    # One look of a fresh process is no proof, however long the silence has been.
+    rewrite_owner(run, attempt=2, kernel="another/1")
+    held(again(run).claim("train"))
+
+
+def test_patience_waits_for_the_lease(run: Run) -> None:
+    won(run.claim("train"))
+    rewrite_owner(run, kernel="another/1")
+    held(again(run).claim("train", patience=LEASE / 4))
+    assert won(again(run).claim("train", patience=LEASE * 20)).attempt == 2
+
+
+def test_a_beat_that_comes_at_the_last_look_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an NFS client with an old directory in its cache would otherwise miss."""
+    won(run.claim("train"))
+    rewrite_owner(run, kernel="another/1")
+    contender = again(run)
+    held(contender.claim("train"))
+    clock, real = time.monotonic(), files.replace
+    monkeypatch.setattr(time, "monotonic", lambda: clock + 2 * LEASE)
+
+    def replace_and_reveal(path: Path, data: bytes, *, durable: bool = True) -> None:
+        real(path, data, durable=durable)
+        if path.name.startswith(".tmp-"):
+            real(run.dir / "beats" / "train.1.json", sealed.seal({"format": 1, "counter": 99, "uptime": 0.0}))
+
+    monkeypatch.setattr(files, "replace", replace_and_reveal)
+    held(contender.claim("train"))
+
+
+def test_an_unreadable_claim_or_beat_is_replaced_after_the_lease(run: Run) -> None:
+    won(run.claim("train"))
+    for folder in ("claims", "beats"):
+        (run.dir / folder / "train.1.json").write_text('{"tor')
+    contender = again(run)
+    assert "unknown host" in held(contender.claim("train")).message
+    assert won(contender.claim("train", patience=LEASE * 20)).attempt == 2
+
+
+def test_no_wall_clock_decides(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> float:
+        raise AssertionError("a claim asked for the wall clock")
+
+    monkeypatch.setattr(time, "time", refuse)
+    won(run.claim("train"))
+    for path in run.dir.glob("*/*"):
+        os.utime(path, (0, 0))
+    rewrite_owner(run, kernel="another/1")
+    contender = again(run)
+    held(contender.claim("train"))
+    assert won(contender.claim("train", patience=LEASE * 20)).attempt == 2
+
+
+# --- the fence ---------------------------------------------------------------------------------------------------------
+
+
+def body(value: float) -> dict[str, Any]:
+    return {"curve": {"loss": [value]}}
+
+
+def test_a_stopped_owner_that_wakes_up_is_ignored(run: Run, tmp_path: Path) -> None:
+    """SIGSTOP on another machine, takeover after the lease, SIGCONT: the sleeper learns it, and what it writes is void."""
+
+    def sleeper() -> None:
+        on_another_machine()
+        mine = again(run)
+        with won(mine.claim("train")) as claim:
+            mine.put_record("train", 10, body(1.0), {"attempt": claim.attempt})
+            (tmp_path / "asleep").touch()
+            while not (tmp_path / "awake").exists():
+                time.sleep(0.01)
+            assert not claim.still_mine()
+            mine.put_record("train", 20, body(666.0), {"attempt": claim.attempt})  # as if it had not asked
+
+    pid = faults.fork(sleeper)
+    while not (tmp_path / "asleep").exists():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGSTOP)
+    claim = won(run.claim("train", patience=LEASE * 20))
+    assert claim.attempt == 2
+    (tmp_path / "awake").touch()
+    os.kill(pid, signal.SIGCONT)
+    assert faults.wait(pid) == 0
+    found = run.records("train")
+    assert [(record.step, record.body["curve"]["loss"]) for record in found] == [(10, [1.0])]
+    assert [record.body["curve"]["loss"] for record in found.superseded] == [[666.0]]
+    run.put_record("train", 20, body(2.0), {"attempt": 2})
+    assert [record.body["curve"]["loss"] for record in run.records("train")] == [[1.0], [2.0]]
+
+
+def test_a_zombie_whose_bytes_are_right_does_no_harm(run: Run) -> None:
+    won(run.claim("train")).release("preempted")
+    won(run.claim("train"))
+    path = run.put_record(
+        "train", 10, body(1.0), {"attempt": 1}
+    )  # late, but the same bytes as the successor's
+    assert run.records("train") == []
+    assert run.put_record("train", 10, body(1.0), {"attempt": 2}) == path
+    assert [(record.attempt, record.step) for record in run.records("train")] == [(2, 10)]
+    run.put_record("train", 10, body(1.0), {"attempt": 1})
+    assert [record.attempt for record in run.records("train")] == [2]
+
+
+def test_what_earlier_attempts_made_in_time_counts(run: Run) -> None:
+    for attempt in (1, 2, 3):
+        claim = won(run.claim("train"))
+        assert claim.attempt == attempt
+        run.put_record("train", 10 * attempt, body(attempt), {"attempt": attempt})
+        claim.release("preempted")
+    assert [record.step for record in run.records("train")] == [10, 20, 30]
+    assert run.records("train").superseded == []
+
+
+# --- failures and states -----------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_kept_with_its_evidence(run: Run) -> None:
+    claim = won(run.claim("train"))
+    run.fail(
+        "train", claim.attempt, cause="nan", step=7, message="loss is nan", evidence={"loss": float("nan")}
+    )
+    run.fail("train", claim.attempt, cause="code", step=7, message="the handler broke as well")
+    claim.release("failed")
+    (failure,) = run.failures("train")
+    assert (failure["cause"], failure["step"], failure["evidence"]) == ("nan", 7, {"loss": "nan"})
+    state = run.state("train")
+    assert state is not None
+    assert (state.state, state.cause, state.message, state.attempt) == ("failed", "nan", "loss is nan", 1)
+    second = won(run.claim("train"))
+    state = run.state("train")
+    assert state is not None
+    assert (state.state, state.attempt) == ("running", 2)
+    second.release("done")
+    with pytest.raises(ValueError, match="nan, oom, plugin"):
+        run.fail("train", 2, cause="bad luck")
+
+
+def test_states(run: Run) -> None:
+    assert run.state("train") is None
+    pid = in_another_process(lambda: run.claim("train"))
+    state = run.state("train")
+    assert state is not None
+    assert (state.state, state.sure) == ("running", True)
+    end(pid)
+    state = run.state("train")
+    assert state is not None
+    assert (state.state, state.attempt) == ("lost", 1)
+
+
+# --- kills and disk errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.faults
+def test_a_claim_killed_anywhere_is_all_or_nothing(run: Run) -> None:
+    number, status = 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        number += 1
+        stage = f"stage-{number}"
+        status = faults.kill_at(lambda stage=stage: run.claim(stage), number)
+        claim = won(run.claim(stage))
+        assert claim.attempt in (1, 2)
+        assert claim.still_mine()
+    assert status == 0
+    assert number > 10
+    assert not faults.leftovers(run.dir)  # the claims have swept
+
+
+@pytest.mark.faults
+def test_a_claim_meets_disk_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_PAUSES", (0.0, 0.0, 0.0))
+    total = faults.calls_of(lambda: run.claim("dry"))
+    for code in faults.DISK_ERRORS:
+        for number in range(1, total + 1):
+            stage = f"stage-{code}-{number}"
+            with faults.counting(faults.error(code), number, only=faults.writes):
+                claim = None
+                with contextlib.suppress(files.StorageProblem):
+                    claim = run.claim(stage)
+            if claim is not None:
+                assert won(claim).still_mine()
+                continue
+            assert code not in (errno.EIO, errno.ESTALE), "one passing error is to be ridden out"
+            assert won(run.claim(stage)).attempt in (1, 2)  # a claim made and never granted holds nobody up
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the process table is Linux's")
+def test_the_process_table_is_read_right() -> None:
+    mine = owners.process_start(os.getpid())
+    with open("/proc/uptime") as uptime:
+        since_boot = float(uptime.read().split()[0])
+    assert mine is not None
+    started = mine / os.sysconf("SC_CLK_TCK")
+    assert 0 < started <= since_boot
+    assert owners.process_start(2**22 + 5) is None
