@@ -213,13 +213,13 @@ def train(stage: Stage, data: Dataset, milestones: list[int]) -> dict[str, Any]:
 
 
 def _resume(stage: Stage, trainer: Trainer, milestones: list[int]) -> None:
-    """Load the newest checkpoint that does not lie beyond a milestone that is still missing."""
+    """Load the newest checkpoint from before every milestone that is still missing."""
     kept = {record.body["step"] for record in stage.run.records("train")}
     kept = {step for step in kept if (stage.run.milestones / f"step-{step:09d}").is_dir()}
     missing = [step for step in milestones if step not in kept]
-    found = newest_checkpoint(
-        stage.run.checkpoints, cell=stage.run.cell, run=stage.run.run, at_most=min(missing, default=None)
-    )
+    # A checkpoint is written after its milestone's weights and record: one at the milestone itself would not make them again.
+    at_most = min(missing) - 1 if missing else None
+    found = newest_checkpoint(stage.run.checkpoints, cell=stage.run.cell, run=stage.run.run, at_most=at_most)
     if found is None:
         return
     for damaged in found.quarantined:

@@ -19,10 +19,13 @@ _streams: ContextVar[_Streams] = ContextVar("dropout_streams", default=((), None
 
 
 @contextmanager
-def dropout_streams(generators: Sequence[torch.Generator], rows: Sequence[int] | None = None) -> Iterator[None]:
+def dropout_streams(
+    generators: Sequence[torch.Generator], rows: Sequence[int] | None = None
+) -> Iterator[None]:
     """Within this block, dropout masks come from `generators`: one per slice of the batch rows, in row order.
 
-    `rows` are the sizes of the slices, 0 allowed; without it they are equal. A generator is consumed layer by layer, so it must be fresh for every forward whose masks are to be reproduced.
+    `rows` are the sizes of the slices, 0 allowed; without it they are equal. A generator is consumed layer by layer, so it
+    must be fresh for every forward whose masks are to be reproduced.
     """
     token = _streams.set((tuple(generators), None if rows is None else tuple(rows)))
     try:
@@ -46,7 +49,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, ...) float -> same shape and dtype."""
-        if not self.training or self.p == 0:
+        if not self.training or self.p == 0 or x.shape[0] == 0:
             return x
         keep = (
             torch.cat([self._uniform(generator, shape, x) for generator, shape in self._slices(x)]) >= self.p

@@ -163,5 +163,7 @@ class SiT(Network):
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """(B, N, P P C), pixels before channels, -> (B, C, H, W)."""
-        grid = patches.view(-1, self.side, self.side, self.patch, self.patch, self.channels)
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.channels, self.resolution, self.resolution)
+        grid = patches.view(len(patches), self.side, self.side, self.patch, self.patch, self.channels)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(
+            len(patches), self.channels, self.resolution, self.resolution
+        )

@@ -19,9 +19,8 @@ from ltbench.networks.dropout import Dropout
 from ltbench.networks.names import UNetSize
 
 CLOCK_STEPS = 1000
-CHANNELS_PER_GROUP = (
-    4  # 32 groups at the published 128 channels; the small networks keep the group's size, not the count
-)
+# 32 groups at the published 128 channels; the small networks keep the group's size, not the count
+CHANNELS_PER_GROUP = 4
 SMALL_GAIN = 1e-5
 
 

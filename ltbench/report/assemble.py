@@ -27,6 +27,8 @@ def build_table(inputs: Inputs, definition: Definition) -> Table:
         _Assembly(plan, definition, selected, inputs.states, notes).section()
         for plan in sections_of(inputs.planned)
     )
+    for problem in sorted(set(inputs.problems)):
+        notes.number(f"Left out: {problem}.")
     used = sorted(
         {value.digest for section in sections for entry in section.entries.values() for value in entry.values}
     )

@@ -128,7 +128,7 @@ def _title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:
         words.append(f"{dataset['resolution']} px")
     if dataset.get("imbalance") is not None:
         words.append(f"imbalance {dataset['imbalance']:g}")
-    return f"{part}: {', '.join(words)}; {sampling}"
+    return f"{cell.get('part_title') or part}: {', '.join(words)}; {sampling}"
 
 
 def setup_of(cells: Sequence[Planned], step: int) -> str:

@@ -21,6 +21,8 @@ _MARKERS = "osD^vPX<>p"
 _DASHES = ("-", "--", "-.", ":")
 _INK, _MUTED, _FLOOR = "#222222", "#6b6b6b", "#444444"
 _DPI = 150
+_HATCHES = {"-": "", "--": "///", "-.": "xxx", ":": "..."}
+FEW_CLASSES = 20  # up to here every class has its name and its error bar
 _SHADES = {"head": "#eef3f8", "body": "#f8f8f8", "tail": "#fbf1ec"}
 
 
@@ -164,7 +166,12 @@ def draw_bars(data: Bars, style: Mapping[str, Look]) -> Figure:
             if group in data.values[label]
         ]
         x = [g - 0.4 + width * (i + 0.5) for g, _, _ in known]
-        bars = axis.bar(x, [mean for _, mean, _ in known], width * 0.92, color=style[label].colour, zorder=2)
+        look = style[label]
+        heights = [mean for _, mean, _ in known]
+        hatch = _HATCHES[look.dash]
+        bars = axis.bar(
+            x, heights, width * 0.92, color=look.colour, hatch=hatch, edgecolor="white", lw=0.4, zorder=2
+        )
         spread = [(place, mean, sd) for place, (_, mean, sd) in zip(x, known, strict=True) if sd]
         if spread:
             xs, ys, sds = zip(*spread, strict=True)
@@ -191,29 +198,16 @@ def draw_classes(data: ClassPlot, style: Mapping[str, Look]) -> Figure:
     """Training images per class on a log axis, most frequent on the left, against quality; shades are head, body, tail."""
     figure = _new(12.0, 4.6)
     axis = figure.subplots()
-    few = len(data.names) <= 20
+    few = len(data.names) <= FEW_CLASSES
     handles: dict[str, Any] = {}
     for i, line in enumerate(data.lines):
         look = style[line.label]
-        aside = (
-            1.025 ** (i - (len(data.lines) - 1) / 2) if few else 1.0
-        )  # so that error bars do not hide one another
-        x = [value / aside for value in line.x]
-        (drawn,) = axis.plot(
-            x,
-            line.mean,
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dash if few else "none",
-            markersize=6 if few else 3,
-            lw=1.6,
-            alpha=1 if few else 0.6,
+        aside = 1.025 ** (
+            (len(data.lines) - 1) / 2 - i
+        )  # on the log axis, so that error bars do not hide one another
+        handles[line.label] = (
+            _few_classes(axis, line, look, aside) if few else _many_classes(axis, line, look)
         )
-        if few and any(line.sd):
-            axis.errorbar(
-                line.x, line.mean, yerr=line.sd, fmt="none", ecolor=look.colour, alpha=0.6, capsize=2
-            )
-        handles[line.label] = drawn
     known = [
         (count, floor) for count, floor in zip(data.counts, data.floor, strict=True) if floor is not None
     ]
@@ -227,6 +221,26 @@ def draw_classes(data: ClassPlot, style: Mapping[str, Look]) -> Figure:
     axis.set_ylabel(data.y_label)
     _legend(figure, list(handles.values()), list(handles))
     return figure
+
+
+def _few_classes(axis: Axes, line: Line, look: Look, aside: float) -> Any:
+    x = [value * aside for value in line.x]
+    (drawn,) = axis.plot(
+        x, line.mean, color=look.colour, marker=look.marker, linestyle=look.dash, markersize=6, lw=1.6
+    )
+    if any(line.sd):
+        axis.errorbar(x, line.mean, yerr=line.sd, fmt="none", ecolor=look.colour, alpha=0.6, capsize=2)
+    return drawn
+
+
+def _many_classes(axis: Axes, line: Line, look: Look) -> Any:
+    """A faint dot per class and the moving average over a fifteenth of the classes, in order of frequency."""
+    axis.scatter(line.x, line.mean, color=[look.colour], s=5, alpha=0.3, lw=0)
+    half = max(1, len(line.x) // 30)
+    spans = [range(max(0, i - half), min(len(line.x), i + half + 1)) for i in range(len(line.x))]
+    smooth = [sum(line.mean[j] for j in span) / len(span) for span in spans]
+    (drawn,) = axis.plot(line.x, smooth, color=look.colour, linestyle=look.dash, lw=1.8)
+    return drawn
 
 
 def _shade_groups(axis: Axes, data: ClassPlot) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from ltbench.report.table import Entry
 
+_ROUNDING = 1e-9  # a standard error below this share of the mean is 0 up to rounding
+
 
 def marks(entries: Sequence[Entry], better: str) -> dict[int, str]:
     """{row: "best" | "second"} for one column; `better` is "lower" or "higher".
 
     A row is marked only if it beats every row below it by more than 2 standard errors of the paired difference (same seed in
-    both rows), over at least 2 common seeds. A row that cannot be compared so with some row below it is not marked, and where
+    both rows), over at least 2 common seeds. A standard error of exactly 0 says that the metric moves in steps, not that the
+    difference is certain, and marks nothing. A row that cannot be compared so with some row below it is not marked, and where
     there is no best there is no second. The last of two rows is never called second best.
     """
     if better not in ("lower", "higher"):
@@ -35,7 +38,7 @@ def _beats(a: Entry, b: Entry, sign: float) -> bool:
     if len(gaps) < 2:
         return False
     mean, error = mean_and_error(gaps)
-    return mean > 0 and mean > 2 * error
+    return error > _ROUNDING * mean and mean > 2 * error
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -110,10 +110,10 @@ def _class_quality(
     if data is None:
         return None
     name = data.y_label.splitlines()[0]
-    trend = "" if len(data.names) <= FEW_CLASSES else "Lines: moving average over neighbouring classes. "
+    trend = "" if len(data.names) <= FEW_CLASSES else " Lines: moving averages over neighbouring classes."
     caption = (
-        f"{trend}Class frequency against {name} of the class at step {section.shown:,}. "
-        f"{_spread(section, 'Error bar')} Dotted: real images. A class has few images, so read the trend."
+        f"Class frequency against {name} of the class at step {section.shown:,}. "
+        f"{_spread(section, 'Error bar')} Dotted: real images. A class has few images, so read the trend.{trend}"
     )
     return draw_classes(data, style), caption, True
 

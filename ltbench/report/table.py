@@ -121,9 +121,10 @@ class Inputs:
     """What a report is made from, as plain JSON values.
 
     planned: {"cell", "label", "part", "settings", "milestones": [int], "evaluations": [evaluation with "id"],
-              "unsupported": text or None}, in spec order.
+              "unsupported": text or None, "part_title": text or None (may be absent)}, in spec order.
     records: record files {"body", "digest", "envelope"}, in any order.
     states: cell id -> {"text": "running 63 %", "detail": ...} for cells that are not simply waiting.
+    problems: what could not be used, one line each (a damaged record and why): printed below the table.
     """
 
     name: str
@@ -131,3 +132,4 @@ class Inputs:
     planned: Sequence[Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]]
     states: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    problems: Sequence[str] = ()

@@ -98,7 +98,7 @@ def legend(table: Table, best: str, second: str) -> list[str]:
         f"{FLOOR_LABEL}: the same estimator on held-out real images, as many as were generated; what a perfect generator "
         "would score at this n.",
         f"Marks: {best} is best, {second} second best, only where the mean difference over common seeds to every row below "
-        "exceeds 2 standard errors of that paired difference; nothing is marked with one seed.",
+        "exceeds 2 standard errors of that paired difference; one seed, or differences equal to the last digit, mark nothing.",
     ]
     if seeds == 2:
         lines.append(

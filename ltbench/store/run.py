@@ -21,7 +21,7 @@ from ltbench.store.records import Damaged, Record, Records
 if TYPE_CHECKING:
     from ltbench.store.core import Store
 
-CAUSES = ("nan", "oom", "plugin", "data", "disk", "killed", "code")
+CAUSES = ("nan", "unsupported", "oom", "plugin", "data", "disk", "killed", "code")
 FACT_LIMIT = 1 << 20  # bytes
 TRACEBACK_LIMIT = 20_000  # characters
 _FACT = re.compile(r"[0-9a-f]{16}\.(png|npz)")
