@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,32 +101,31 @@ def run_job(
     store: str,
     scratch: str,
     cell: str,
+    run: str,
     stage: str,
     options: Mapping[str, Any] | None = None,
     on_event: Event = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Run `stage` ("train:280,560" or "evaluate:560:EVALUATION") of a cell whose settings the store holds.
+    """Run `stage` ("train:280,560" or "evaluate:560:EVALUATION") of a run that `plan.register` has put into the store.
 
     Returns {"outcome": "done" | "failed" | "held" | "preempted", ...}; "failed" carries cause and message, "held" says who
-    works on it. Raises only for a call that makes no sense (an unknown cell, a malformed stage).
+    works on it. Raises only for a call that makes no sense (an unknown run, a malformed stage).
     """
     kind, _, rest = stage.partition(":")
     opts = Options(**(options or {}))
     if opts.threads is not None:
         torch.set_num_threads(opts.threads)
-    house = Store.open(Path(store), Path(scratch), lease=opts.lease)
-    settings = house.cell(cell)["settings"]
-    code = provenance.train_code(settings)
-    run = house.run(cell, provenance.run_id(code, settings))
-    run.create(code, settings)
+    place = _open(store, scratch, opts.lease).run(cell, run)
+    settings = place.info()["settings"]
     name = "train" if kind == "train" else f"evaluate-{int(rest.split(':')[0]):09d}-{rest.split(':')[1]}"
-    claim = run.claim(name)
+    claim = place.claim(name)
     if isinstance(claim, Held):
         on_event({"type": "held", "cell": cell, "stage": stage, "message": str(claim)})
         return {"outcome": "held", "message": str(claim)}
+    on_event({"type": "claimed", "cell": cell, "stage": stage, "attempt": claim.attempt})
     device = torch.device(opts.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    context = Stage(run, claim, settings, opts, device, on_event, stop, time.time())
+    context = Stage(place, claim, settings, opts, device, on_event, stop, time.time())
     with claim:
         try:
             outcome = _dispatch(context, kind, rest)
@@ -137,7 +137,14 @@ def run_job(
         return outcome
 
 
+@lru_cache(maxsize=4)
+def _open(store: str, scratch: str, lease: float) -> Store:
+    """Kept open: how long an owner on another machine has been silent is known only to who has watched it."""
+    return Store.open(Path(store), Path(scratch), lease=lease)
+
+
 def _dispatch(stage: Stage, kind: str, rest: str) -> dict[str, Any]:
+    _require_same_code(stage)
     data = build_dataset(stage.settings["dataset"])
     if problem := data.missing():
         raise EnvironmentProblem(problem)
@@ -146,6 +153,18 @@ def _dispatch(stage: Stage, kind: str, rest: str) -> dict[str, Any]:
         return train(stage, data, sorted(int(step) for step in rest.split(",")))
     step, evaluation = rest.split(":")
     return evaluate_milestone(stage, data, int(step), evaluation)
+
+
+def _require_same_code(stage: Stage) -> None:
+    """Refuse to mix: code edited between the plan and the start of the job would write into the other code's run."""
+    now = provenance.train_code(stage.settings)
+    changed = provenance.changes(stage.run.info()["code"], now)
+    accepted = (stage.run.accepted() or {}).get("code") or {}
+    if changed and any(accepted.get(part) != now[part]["digest"] for part in now):
+        raise LtbenchError(
+            f"the code changed since this job was planned: {'; '.join(changed[:3])}",
+            "Run the same command again.",
+        )
 
 
 def _failed(stage: Stage, name: str, error: BaseException) -> dict[str, Any]:
@@ -366,6 +385,9 @@ class _Speed:
 
 def evaluate_milestone(stage: Stage, data: Dataset, step: int, evaluation_id: str) -> dict[str, Any]:
     """Evaluate the EMA weights of one milestone under one protocol, sampler and guidance value."""
+    code = provenance.evaluation_code()["evaluation"]
+    if _is_there(stage.run, step, evaluation_id, code["digest"]):
+        return {"outcome": "done", "step": step}
     evaluation = stage.run.store.get_evaluation(evaluation_id)
     weights, info = load_milestone(stage.run.milestones, step)
     total = int(evaluation["samples"])
@@ -397,13 +419,20 @@ def evaluate_milestone(stage: Stage, data: Dataset, step: int, evaluation_id: st
             "reference": put_tiles(stage.run, found.reference),
         },
     }
-    code = provenance.evaluation_code()["evaluation"]
     body["code"] = {**body["code"], "evaluation": code["digest"]}
     if not stage.claim.still_mine():
         return {"outcome": "held", "message": "superseded by a later attempt; stopped without writing"}
     envelope = stage.envelope(evaluation_code=code)
     stage.run.put_record("evaluation", step, body, envelope, evaluation=evaluation_id)
     return {"outcome": "done", "step": step}
+
+
+def _is_there(run: Run, step: int, evaluation: str, code: str) -> bool:
+    """Whether another process has left this very record meanwhile."""
+    return any(
+        record.step == step and record.evaluation == evaluation and record.body["code"]["evaluation"] == code
+        for record in run.records("evaluation")
+    )
 
 
 def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:

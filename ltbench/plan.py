@@ -368,10 +368,12 @@ def _evaluation_change(old: dict[str, Any] | None) -> str:
 
 
 def register(cells: Sequence[Cell], store: Store) -> None:
-    """Write what jobs read: cell.json of every cell and the description of every evaluation."""
+    """Write what jobs read: cell.json and the present code's run.json of every cell, the description of every evaluation."""
     evaluations: dict[str, dict[str, Any]] = {}
     for cell in cells:
         store.put_cell(cell.id, cell.identity, cell.settings)
+        code = provenance.train_code(cell.settings)
+        store.run(cell.id, provenance.run_id(code, cell.settings)).create(code, cell.settings)
         evaluations |= cell.evaluations
     for evaluation in evaluations.values():
         store.put_evaluation(evaluation)

@@ -308,6 +308,8 @@ def spell_tree(node: Any) -> str:
     """A syntax tree as text that no Python version spells differently: class names and non-empty fields, no docstrings."""
     if isinstance(node, ast.Constant):
         return repr(node.value)
+    if isinstance(node, ast.JoinedStr):
+        node = ast.JoinedStr(_joined(node.values))
     if isinstance(node, ast.AST):
         fields = [
             f"{name}={spell_tree(value)}"
@@ -318,6 +320,18 @@ def spell_tree(node: Any) -> str:
     if isinstance(node, list):
         return "[" + ",".join(spell_tree(item) for item in node if not _is_text(item)) + "]"
     return repr(node)
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """Pieces of an f-string with neighbouring texts as one and empty ones gone: Python 3.12 cuts them in its own way."""
+    found: list[ast.expr] = []
+    for value in values:
+        last = found[-1] if found else None
+        if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
+            found[-1] = ast.Constant(str(last.value) + str(value.value))
+        elif not (isinstance(value, ast.Constant) and value.value == ""):
+            found.append(value)
+    return found
 
 
 def _is_text(node: Any) -> bool:

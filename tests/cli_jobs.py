@@ -1,6 +1,7 @@
 """A stand-in for `ltbench.job` that claims and writes real records into a real store, without training anything.
 
-FAKE says what happens instead, by label: `ccua:1=nan,cbdm:0=crash`; `pause=0.1` makes every step take that long.
+FAKE says what happens instead, by label: `ccua:1=nan,cbdm:0=crash`; `gate` waits
+for a file of that name beside the store; `pause=0.1` makes every step take that long.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ def orders():
     return dict(part.split("=") for part in os.environ.get("FAKE", "").split(",") if part)
 
 
-def run_job(store, scratch, cell, stage, options, on_event, stop):
-    house = Store.open(Path(store), Path(scratch))
-    settings = house.cell(cell)["settings"]
-    code = provenance.train_code(settings)
-    run = house.run(cell, provenance.run_id(code, settings))
-    run.create(code, settings)
+def run_job(store, scratch, cell, run, stage, options, on_event, stop):
+    run = Store.open(Path(store), Path(scratch)).run(cell, run)
+    settings, code = run.info()["settings"], run.info()["code"]
     claim = run.claim(stage_name(stage))
     if isinstance(claim, Held):
         return {"outcome": "held", "message": claim.message}
+    if any(record.stage == stage_name(stage) for record in run.records("evaluation")):
+        claim.release("done")
+        return {"outcome": "done"}
     on_event({"type": "claimed", "run": run.run, "attempt": claim.attempt})
     with claim:
         return work(run, settings, code, stage, on_event, stop, claim)
@@ -45,6 +46,8 @@ def work(run, settings, code, stage, on_event, stop, claim):
     )
     if told == "crash":
         os._exit(9)
+    while told == "gate" and not (run.store.root.parent / "gate").exists():
+        time.sleep(0.02)
     if told == "nan":
         fields = {"step": 7, "cause": "nan", "message": "loss term 'denoise' is nan at step 7"}
         run.fail(stage_name(stage), claim.attempt, traceback="", evidence={"lr": 0.002}, **fields)
@@ -78,6 +81,7 @@ def put(run, settings, code, stage, step, attempt):
     }
     envelope = {"attempt": attempt, "finished": time.time(), "seconds": 1.0}
     if stage.startswith("train"):
+        (run.milestones / f"step-{step:09d}").mkdir(parents=True, exist_ok=True)
         curve = {
             "step": [step],
             "terms": {"denoise": [0.5]},

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 
-def run_job(store, scratch, cell, stage, options, on_event, stop):
+def run_job(store, scratch, cell, run, stage, options, on_event, stop):
     """Do what the cell's name says: `ok`, `crash`, `exit`, `sysexit`, `raise`, `nan`, `hang`, `held`, `flood`, ..."""
     on_event({"type": "claimed", "cell": cell, "stage": stage, "run": "r" * 12, "attempt": 1})
     mark(scratch, cell, stage, "start")
@@ -101,8 +101,20 @@ def do_flood(*_):
 
 
 def do_fork(scratch, cell, stage, options, on_event, stop):
-    os.fork()
+    child = os.fork()
+    if child:
+        (scratch / "child.pid").write_text(str(child))
     return {"outcome": "done"}
+
+
+def do_look(scratch, *_):
+    """Is the child that `fork` left behind over? (Nobody waits for it, so it stays in the table as a zombie.)"""
+    stat = Path("/proc", (scratch / "child.pid").read_text(), "stat")
+    for _ in range(200):
+        if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return {"outcome": "done", "message": "over"}
+        time.sleep(0.01)
+    return {"outcome": "done", "message": "it runs on"}
 
 
 def do_children(scratch, cell, stage, options, on_event, stop):

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,27 @@ def fork(action: Callable[[], Any]) -> int:
 def wait(pid: int) -> int:
     """The exit status of a child, negative for the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Wait for `condition`; an AssertionError when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {seconds} s in vain"
+        time.sleep(0.005)
+
+
+@contextmanager
+def children(actions: Iterable[Callable[[], Any]]) -> Iterator[list[int]]:
+    """Run each action in a child; none outlives the block."""
+    pids = [fork(action) for action in actions]
+    try:
+        yield pids
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def calls_of(action: Callable[[], Any], **options: Any) -> int:

@@ -105,21 +105,17 @@ def test_exactly_one_owner_per_stage(run: Run, tmp_path: Path) -> None:
     def contend(number: int) -> None:
         mine = again(run)
         (tmp_path / f"ready{number}").touch()
-        while not (tmp_path / "go").exists():
-            time.sleep(0.001)
+        faults.until((tmp_path / "go").exists)
         owned = [stage for stage in stages if mine.claim(stage)]
-        (tmp_path / f"owned{number}").write_text("\n".join(owned))
-        while not (tmp_path / "stop").exists():  # stay alive: the dead are replaced
-            time.sleep(0.01)
+        files.write_once(tmp_path / f"owned{number}", "\n".join(owned).encode())
+        faults.until((tmp_path / "stop").exists)  # stay alive: the dead are replaced
 
-    pids = [faults.fork(lambda number=number: contend(number)) for number in range(8)]
-    while len(list(tmp_path.glob("ready*"))) < 8:
-        time.sleep(0.01)
-    (tmp_path / "go").touch()
-    while sum(path.stat().st_size > 0 or path.exists() for path in tmp_path.glob("owned*")) < 8:
-        time.sleep(0.01)
-    (tmp_path / "stop").touch()
-    assert [faults.wait(pid) for pid in pids] == [0] * 8
+    with faults.children(lambda number=number: contend(number) for number in range(8)) as pids:
+        faults.until(lambda: len(list(tmp_path.glob("ready*"))) == 8)
+        (tmp_path / "go").touch()
+        faults.until(lambda: len(list(tmp_path.glob("owned*"))) == 8)
+        (tmp_path / "stop").touch()
+        assert [faults.wait(pid) for pid in pids] == [0] * 8
     owned = sorted(stage for path in tmp_path.glob("owned*") for stage in path.read_text().split())
     assert owned == sorted(stages)
     assert sorted(path.name for path in (run.dir / "claims").iterdir()) == sorted(
@@ -253,10 +249,7 @@ def test_the_block_beats_by_itself(run: Run) -> None:
     with won(again(run, lease=0.6).claim("train")):
         path = run.dir / "beats" / "train.1.json"
         first = sealed.read_sealed(path)["counter"]
-        deadline = time.monotonic() + 10
-        while sealed.read_sealed(path)["counter"] == first:
-            assert time.monotonic() < deadline, "no beat came"
-            time.sleep(0.05)
+        faults.until(lambda: sealed.read_sealed(path)["counter"] > first)
 
 
 def test_an_owner_elsewhere_that_beats_keeps_its_claim(run: Run) -> None:
@@ -355,20 +348,18 @@ def test_a_stopped_owner_that_wakes_up_is_ignored(run: Run, tmp_path: Path) -> N
         with won(mine.claim("train")) as claim:
             mine.put_record("train", 10, body(1.0), {"attempt": claim.attempt})
             (tmp_path / "asleep").touch()
-            while not (tmp_path / "awake").exists():
-                time.sleep(0.01)
+            faults.until((tmp_path / "awake").exists)
             assert not claim.still_mine()
             mine.put_record("train", 20, body(666.0), {"attempt": claim.attempt})  # as if it had not asked
 
-    pid = faults.fork(sleeper)
-    while not (tmp_path / "asleep").exists():
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGSTOP)
-    claim = won(run.claim("train", patience=LEASE * 20))
-    assert claim.attempt == 2
-    (tmp_path / "awake").touch()
-    os.kill(pid, signal.SIGCONT)
-    assert faults.wait(pid) == 0
+    with faults.children([sleeper]) as (pid,):
+        faults.until((tmp_path / "asleep").exists)
+        os.kill(pid, signal.SIGSTOP)
+        claim = won(run.claim("train", patience=LEASE * 20))
+        assert claim.attempt == 2
+        (tmp_path / "awake").touch()
+        os.kill(pid, signal.SIGCONT)
+        assert faults.wait(pid) == 0
     found = run.records("train")
     assert [(record.step, record.body["curve"]["loss"]) for record in found] == [(10, [1.0])]
     assert [record.body["curve"]["loss"] for record in found.superseded] == [[666.0]]
@@ -419,7 +410,7 @@ def test_a_failure_is_kept_with_its_evidence(run: Run) -> None:
     assert state is not None
     assert (state.state, state.attempt) == ("running", 2)
     second.release("done")
-    with pytest.raises(ValueError, match="nan, oom, plugin"):
+    with pytest.raises(ValueError, match="is not one of nan, "):
         run.fail("train", 2, cause="bad luck")
 
 

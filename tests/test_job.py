@@ -73,6 +73,11 @@ class Wrongly(Method):
 }
 
 
+def run_of(cell: Cell) -> str:
+    """The run that the present code makes of a cell."""
+    return provenance.run_id(provenance.train_code(cell.settings), cell.settings)
+
+
 class House:
     """A store of its own and a benchmark file that can be rewritten."""
 
@@ -91,7 +96,7 @@ class House:
     def run(self, cell: Cell, stage: str, **options: Any) -> dict[str, Any]:
         self.events: list[dict[str, Any]] = []
         places = (str(self.store.root), str(self.store.scratch))
-        return run_job(*places, cell.id, stage, {**OPTIONS, **options}, self.events.append)
+        return run_job(*places, cell.id, run_of(cell), stage, {**OPTIONS, **options}, self.events.append)
 
     def all(self, cell: Cell) -> list[str]:
         """Run whatever the plan names; the stages that were needed."""
@@ -259,8 +264,7 @@ def test_weights_that_are_gone_are_named_and_made_again(house: House) -> None:
 
 def test_a_stage_that_somebody_runs_is_left_to_them(house: House) -> None:
     cell = house.cell()
-    code = provenance.train_code(cell.settings)
-    run = house.store.run(cell.id, provenance.run_id(code, cell.settings))
+    run = house.store.run(cell.id, run_of(cell))
     with run.claim("train"):
         child = os.fork()
         if child == 0:
@@ -276,7 +280,7 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_call_goes_on(house: House, tmp_
     cell = house.cell()
     steps = iter([False] * 5 + [True])
     places = (str(house.store.root), str(house.store.scratch))
-    stopped = run_job(*places, cell.id, "train:4,8", OPTIONS, stop=lambda: next(steps))
+    stopped = run_job(*places, cell.id, run_of(cell), "train:4,8", OPTIONS, stop=lambda: next(steps))
     assert stopped == {"outcome": "preempted", "step": 5}
     assert house.run(cell, "train:4,8")["outcome"] == "done"
     other = House(tmp_path / "other")
@@ -288,3 +292,32 @@ def test_a_stop_leaves_a_checkpoint_and_the_next_call_goes_on(house: House, tmp_
 def test_settings_and_evaluation_travel_as_json(house: House) -> None:
     cell = house.cell()
     assert json.loads(json.dumps(cell.settings)) == house.store.cell(cell.id)["settings"]
+
+
+def test_code_edited_after_the_plan_is_refused(house: House, dropped: Path) -> None:
+    cell = house.cell(method="poison")
+    planned = run_of(cell)
+    file = dropped / "poison.py"
+    file.write_text(file.read_text().replace("self.left -= 1", "self.left -= 2"))
+    provenance.forget()
+    places = (str(house.store.root), str(house.store.scratch))
+    failed = run_job(*places, cell.id, planned, "train:4,8", OPTIONS)
+    assert failed["outcome"] == "failed"
+    assert "poison.py: method `Poison.loss` changed" in failed["message"]
+    assert not house.store.run(cell.id, planned).records()
+
+
+def test_a_changed_default_trains_with_the_new_value(house: House, dropped: Path) -> None:
+    """The id stays, the run does not: the job takes its settings from the run, never from the first plan."""
+    file = dropped / "poison.py"
+    old = house.cell(method="poison", milestones="[2]")
+    house.run(old, "train:2")
+    file.write_text(file.read_text().replace("good: int = 4", "good: int = 50"))
+    provenance.forget()
+    new = house.cell(method="poison", milestones="[2]")
+    assert new.id == old.id
+    (planned,) = plan(house.benchmark, house.store).cells
+    assert planned.state == "stale"
+    assert house.all(new) == ["train", "evaluate"]
+    runs = {run.info()["settings"]["method"]["good"] for run in house.store.runs(new.id)}
+    assert runs == {4, 50}

@@ -54,13 +54,14 @@ class House:
         register(expand(self.benchmark), store)
         for work in plan(self.benchmark, store).work():
             for stage in work.stages:
-                done = run_job(str(self.store), str(self.scratch), work.cell.id, stage, OPTIONS)
+                done = run_job(str(self.store), str(self.scratch), work.cell.id, work.run, stage, OPTIONS)
                 assert done["outcome"] == "done", done
 
     def settle(self) -> None:
         """Training state at the last milestone: a kill between its record and its checkpoint leaves the one before."""
         (cell,) = expand(self.benchmark)
-        done = run_job(str(self.store), str(self.scratch), cell.id, "train:4,8", OPTIONS)
+        (run,) = Store.open(self.store, self.scratch, write=False).runs(cell.id)
+        done = run_job(str(self.store), str(self.scratch), cell.id, run.run, "train:4,8", OPTIONS)
         assert done["outcome"] == "done", done
 
     def facts(self) -> dict[str, object]:
@@ -134,5 +135,7 @@ def test_killed_anywhere_and_run_again_equals_uninterrupted(case: str, tmp_path:
         assert attempt(house.settle, house.log)
         found = house.facts()
         for name, value in expected.items():
-            assert found[name] == value, f"{name} differ after {more[0]} kills by time, {more[1]} inside a write"
+            assert found[name] == value, (
+                f"{name} differ after {more[0]} kills by time, {more[1]} inside a write"
+            )
     print(f"{case}: {timed} kills by time, {inside} inside a write, {houses} runs, none differed")

@@ -79,7 +79,10 @@ BROKEN = {
     "a taken word": (GOOD.replace("weight: float", "preset: float"), "`preset`: the word has a meaning"),
     "** arguments": (GOOD.replace("on: bool = False", "**more"), "takes * or ** arguments"),
     "an unknown preset key": (GOOD.replace('"weight": 2', '"weihgt": 2'), "sets `weihgt`"),
-    "a wrong preset value": (GOOD.replace('"weight": 2', '"weight": "x"'), "`weight` expects a number, got x"),
+    "a wrong preset value": (
+        GOOD.replace('"weight": 2', '"weight": "x"'),
+        "`weight` expects a number, got x",
+    ),
     "a computed preset": (GOOD.replace('{"paper"', 'dict() or {"paper"'), "write a literal"),
 }
 

@@ -28,7 +28,11 @@ SETTINGS = {
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the checkout's code that provenance takes for its own."""
     for folder in ("ltbench", "methods", "datasets"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors"))
+        shutil.copytree(
+            ROOT / folder,
+            tmp_path / folder,
+            ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors"),
+        )
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "ltbench")
     monkeypatch.setattr(plugins, "PACKAGE", tmp_path / "ltbench")
@@ -92,7 +96,9 @@ def test_a_change_touches_its_component_and_is_named(checkout: Path, file: str) 
     before = code()
     path = checkout / file
     if old == "import":
-        text = path.read_text().replace("from __future__ import annotations\n", f"from __future__ import annotations\n{new[:-6]}", 1)
+        text = path.read_text().replace(
+            "from __future__ import annotations\n", f"from __future__ import annotations\n{new[:-6]}", 1
+        )
         assert text != path.read_text()
         path.write_text(text)
     else:
@@ -115,7 +121,9 @@ def test_a_removed_name_and_a_new_file_are_told(checkout: Path) -> None:
     before = code()
     (checkout / "ltbench" / "newly.py").write_text("def f():\n    return 1\n")
     path = checkout / "ltbench" / "trainer.py"
-    path.write_text(path.read_text().replace("from ltbench import seeds", "from ltbench import newly, seeds", 1))
+    path.write_text(
+        path.read_text().replace("from ltbench import seeds", "from ltbench import newly, seeds", 1)
+    )
     said = provenance.changes(before, code())
     assert "ltbench/newly.py: is new" in said
     assert "ltbench/trainer.py: imports changed" in said
@@ -137,7 +145,9 @@ def test_imports_for_types_alone_do_not_count(checkout: Path) -> None:
     guarded = "if TYPE_CHECKING:\n    from ltbench.sampling import sample\n"
     path.write_text(text.replace(head, head + extra, 1) + guarded)
     after = code()
-    assert provenance.changes(before, after) == ["ltbench/trainer.py: imports changed"]  # TYPE_CHECKING itself
+    assert provenance.changes(before, after) == [
+        "ltbench/trainer.py: imports changed"
+    ]  # TYPE_CHECKING itself
     assert "ltbench/sampling.py" not in after["trainer"]["files"]
 
 
@@ -155,7 +165,9 @@ def test_a_run_is_its_code_and_its_settings() -> None:
     train = provenance.train_code(SETTINGS)
     run = provenance.run_id(train, SETTINGS)
     assert len(run) == 12
-    assert run == provenance.run_id({**train, "evaluation": {"digest": "x"}}, dict(reversed(SETTINGS.items())))
+    assert run == provenance.run_id(
+        {**train, "evaluation": {"digest": "x"}}, dict(reversed(SETTINGS.items()))
+    )
     assert run != provenance.run_id({**train, "method": {"digest": "x"}}, SETTINGS)
     assert run != provenance.run_id(train, {**SETTINGS, "seed": 1})
     from ltbench.store import run_id
@@ -171,7 +183,11 @@ def test_digests_do_not_depend_on_the_process() -> None:
     outputs = set()
     for seed in ("0", "1"):
         env = {**os.environ, "PYTHONHASHSEED": seed}
-        outputs.add(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=env, cwd=ROOT).stdout)
+        outputs.add(
+            subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, check=True, env=env, cwd=ROOT
+            ).stdout
+        )
     assert len(outputs) == 1
 
 
@@ -205,7 +221,9 @@ else: del y
 
 def test_one_spelling_of_a_tree_for_every_python() -> None:
     spelled = provenance.spell_tree(ast.parse(SNIPPET))
-    assert spelled == provenance.spell_tree(ast.parse(SNIPPET.replace("Doc.", "Other.").replace("\n\n", "\n")))
+    assert spelled == provenance.spell_tree(
+        ast.parse(SNIPPET.replace("Doc.", "Other.").replace("\n\n", "\n"))
+    )
     import hashlib
 
     # Pinned: a Python that spells this otherwise would call every stored result stale.

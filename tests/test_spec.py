@@ -160,7 +160,13 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
 def test_independent_mistakes_come_all_at_once_and_in_order(tmp_path: Path) -> None:
     text = GOOD
     wanted = []
-    for old, new in (("batch: 24", "bacth: 24"), ("A title", "3"), ("tau: 0.5", "tau: x"), ("[sit,", "[sti,"), ("small-", "smal-")):
+    for old, new in (
+        ("batch: 24", "bacth: 24"),
+        ("A title", "3"),
+        ("tau: 0.5", "tau: x"),
+        ("[sit,", "[sti,"),
+        ("small-", "smal-"),
+    ):
         text = text.replace(old, new, 1)
     for word in ("title expects", "'bacth'", "smal-data", "'sti'", "tau expects"):
         wanted.append(next(i for i, line in enumerate(map(str, problems(tmp_path, text))) if word in line))
@@ -220,7 +226,9 @@ def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_data_set_that_only_counts_gets_the_same_advice(tmp_path: Path, extra: Path) -> None:
     (extra / "thin.py").write_text(EMPTY)
-    text = GOOD.replace("digits, imbalance: 0.1", "thin, imbalance: 0.01").replace("\n  - {protocol", "\n  # {protocol")
+    text = GOOD.replace("digits, imbalance: 0.1", "thin, imbalance: 0.01").replace(
+        "\n  - {protocol", "\n  # {protocol"
+    )
     text = text.replace("evaluate:", "exclude: []  #")
     (problem,) = problems(tmp_path, text.replace("batch: 24", "batch: 12"))
     assert "no training image of cow" in problem.message
@@ -244,10 +252,16 @@ def test_a_broken_method_is_said_where_it_is_asked_for_and_nowhere_else(tmp_path
 # --- identity -------------------------------------------------------------------------------------------------------
 
 SAME_CELL = {
-    "a default written out": ("local_batch: 12", "local_batch: 12\n  lr: 1e-4\n  flip: true\n  betas: [0.9, 0.999]"),
+    "a default written out": (
+        "local_batch: 12",
+        "local_batch: 12\n  lr: 1e-4\n  flip: true\n  betas: [0.9, 0.999]",
+    ),
     "a whole number for a float": ("local_batch: 12", "local_batch: 12\n  weight_decay: 0"),
     "micro-batch": ("local_batch: 12", "local_batch: 12\n  micro_batch: 12"),
-    "checkpoints and logs": ("local_batch: 12", "local_batch: 12\n  checkpoint_seconds: 1\n  log_every: 5\n  preview_every: 5"),
+    "checkpoints and logs": (
+        "local_batch: 12",
+        "local_batch: 12\n  checkpoint_seconds: 1\n  log_every: 5\n  preview_every: 5",
+    ),
     "more steps": ("[10, 20]", "[10, 20, 40]"),
     "other evaluations": ("[1.5, 3.0]", "[2.0]"),
     "no evaluation": ("- {protocol", "# - {protocol"),
@@ -287,8 +301,14 @@ def test_every_training_setting_makes_another_cell(tmp_path: Path, key: str) -> 
 
 @pytest.mark.parametrize(
     "change",
-    ["dataset.imbalance=0.2", "network=SiT-T/2", "grid.seed=[7, 8]", "grid.resample=0.5"]
-    + ["grid.method=[dispersive, ccua]", "grid.method=[{name: cbdm, prior: uniform}]"],
+    [
+        "dataset.imbalance=0.2",
+        "network=SiT-T/2",
+        "grid.seed=[7, 8]",
+        "grid.resample=0.5",
+        "grid.method=[dispersive, ccua]",
+        "grid.method=[{name: cbdm, prior: uniform}]",
+    ],
 )
 def test_everything_else_of_a_cell_does_too(tmp_path: Path, change: str) -> None:
     changed = cells(tmp_path, GOOD, changes=[change])
@@ -334,13 +354,23 @@ def test_a_training_preset_lies_between_pipeline_and_yaml(tmp_path: Path) -> Non
 def test_the_ddpm_pipeline_has_its_own_defaults(tmp_path: Path) -> None:
     text = GOOD.replace("pipeline: sit", "pipeline: ddpm").replace("euler", "ddim").replace("[sit,", "[ddpm,")
     train = cells(tmp_path, text.replace("SiT-N/2", "UNet-16"))[0].settings["train"]
-    wanted = {"optimizer": "adam", "lr": 2e-4, "warmup": 5000, "clip_norm": 1.0, "ema": 0.9999, "dropout": 0.1}
+    wanted = {
+        "optimizer": "adam",
+        "lr": 2e-4,
+        "warmup": 5000,
+        "clip_norm": 1.0,
+        "ema": 0.9999,
+        "dropout": 0.1,
+    }
     assert {key: train[key] for key in wanted} == wanted
     assert train["label_drop_mode"] == "batch"
 
 
 def test_presets_hold_what_the_official_recipes_fix() -> None:
-    table = {name: (home, values["optimizer"], values["lr"], values["batch"]) for name, (home, values) in PRESETS.items()}
+    table = {
+        name: (home, values["optimizer"], values["lr"], values["batch"])
+        for name, (home, values) in PRESETS.items()
+    }
     assert table == {
         "sit": ("sit", "adamw", 1e-4, 256),
         "repa": ("sit", "adamw", 1e-4, 256),
@@ -391,7 +421,9 @@ def test_shipped_benchmarks_load_and_open_with_command_cost_and_expectation() ->
 
 
 def test_the_quickstart_holds_what_it_promises() -> None:
-    found = {(cell.part, cell.label, cell.seed) for cell in expand(load(ROOT / "benchmarks" / "quickstart.yaml"))}
+    found = {
+        (cell.part, cell.label, cell.seed) for cell in expand(load(ROOT / "benchmarks" / "quickstart.yaml"))
+    }
     flow = {("flow", method, seed) for method in ("sit", "cbdm", "dispersive", "ccua") for seed in (0, 1)}
     assert found == flow | {("ddpm", "ddpm", 0), ("ddpm", "ccua", 0)}
 

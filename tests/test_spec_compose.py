@@ -101,7 +101,9 @@ def test_extends_in_a_circle_is_refused(folder: Path, target: str) -> None:
 
 
 def test_extends_of_nothing_is_refused(folder: Path) -> None:
-    assert "mine.yaml:2:10: `extends`: there is no file" in refused(write(folder, "name: mine\nextends: none.yaml\n"))
+    assert "mine.yaml:2:10: `extends`: there is no file" in refused(
+        write(folder, "name: mine\nextends: none.yaml\n")
+    )
 
 
 def test_parts_are_laid_over_the_top(folder: Path) -> None:
@@ -147,6 +149,14 @@ def test_set_reaches_every_part_even_where_it_says_otherwise(folder: Path) -> No
 def test_set_can_name_one_part(folder: Path) -> None:
     found = cells(folder / "two.yaml", changes=["parts.noise.network=UNet-32"])
     assert {cell.settings["network"] for cell in found} == {"SiT-N/4", "UNet-32"}
+
+
+def test_set_reaches_a_part_with_another_data_set_and_renames_no_part(folder: Path) -> None:
+    text = PARTS.replace("dataset: {imbalance: 0.5}", "dataset: {name: fashion_mnist, resolution: 16}")
+    (folder / "two.yaml").write_text(text)
+    spec = load(folder / "two.yaml", changes=["dataset.imbalance=0.0098", "train.batch=12", "name=other"])
+    assert {cell.settings["dataset"]["imbalance"] for cell in expand(spec)} == {0.0098}
+    assert (spec.name, [part.name for part in spec.parts]) == ("other", ["small", "noise"])
 
 
 def test_with_adds_a_method_to_every_part_once(folder: Path) -> None:
@@ -209,9 +219,13 @@ def test_a_bad_with_says_so(folder: Path) -> None:
 def test_exclude_drops_what_matches_all_of_its_keys(folder: Path) -> None:
     text = "name: mine\nextends: base.yaml\ngrid: {resample: [none, 0.5]}\n"
     text += "exclude: [{method: cbdm, resample: 0.5}, {seed: 1, resample: none}]\n"
-    found = {(c.settings["method"]["name"], c.settings["resample"], c.seed) for c in cells(write(folder, text))}
+    found = {
+        (c.settings["method"]["name"], c.settings["resample"], c.seed) for c in cells(write(folder, text))
+    }
     full = {(m, r, s) for m in ("sit", "cbdm") for r in (None, 0.5) for s in (0, 1)}
-    assert found == {(m, r, s) for m, r, s in full if not (m == "cbdm" and r == 0.5) and not (s == 1 and r is None)}
+    assert found == {
+        (m, r, s) for m, r, s in full if not (m == "cbdm" and r == 0.5) and not (s == 1 and r is None)
+    }
 
 
 def test_further_axes_multiply_and_show_in_the_label(folder: Path) -> None:
@@ -225,7 +239,9 @@ def test_further_axes_multiply_and_show_in_the_label(folder: Path) -> None:
 
 
 def test_resampling_shows_in_the_label(folder: Path) -> None:
-    path = write(folder, "name: mine\nextends: base.yaml\ngrid: {method: [{name: cbdm, tau: 2}], resample: 0.1}\n")
+    path = write(
+        folder, "name: mine\nextends: base.yaml\ngrid: {method: [{name: cbdm, tau: 2}], resample: 0.1}\n"
+    )
     assert cells(path)[0].label == "cbdm (tau=2.0, resample=0.1)"
 
 

@@ -15,13 +15,57 @@ from ltbench.spec.yaml_io import MAX_BYTES, Node, dump_yaml, parse_yaml, read_ya
 
 ROOT = Path(__file__).resolve().parents[1]
 
-TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="\ufeff\u2028\u2029\x85"), max_size=20)
+TEXT = st.text(
+    st.characters(
+        blacklist_categories=("Cs", "Cc"), blacklist_characters="\ufeff\u2028\u2029\x85\ufffe\uffff"
+    ),
+    max_size=20,
+)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**20), 10**20)
 SCALAR = st.none() | st.booleans() | NUMBER | TEXT
-DATA = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12)
+DATA = st.recursive(
+    SCALAR,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
 TRICKY = st.sampled_from(
-    ["no", "yes", "on", "y", "1e-4", "010", "0x1f", "0o7", "1_000", "24:00:00", "1:30", "~", "null", "", "-", "a: b", "# x"]
-    + ["2024-01-01", ".nan", ".inf", "=", "<<", "*a", "&a", "!!str", "'", '"', " a ", "a\nb", "%x", "@x", "`", "true", "1.", "+1"]
+    [
+        "no",
+        "yes",
+        "on",
+        "y",
+        "1e-4",
+        "010",
+        "0x1f",
+        "0o7",
+        "1_000",
+        "24:00:00",
+        "1:30",
+        "~",
+        "null",
+        "",
+        "-",
+        "a: b",
+        "# x",
+        "2024-01-01",
+        ".nan",
+        ".inf",
+        "=",
+        "<<",
+        "*a",
+        "&a",
+        "!!str",
+        "'",
+        '"',
+        " a ",
+        "a\nb",
+        "%x",
+        "@x",
+        "`",
+        "true",
+        "1.",
+        "+1",
+    ]
 )
 
 
@@ -77,6 +121,7 @@ def test_scalars_mean_what_yaml_1_2_says(text: str, value: object) -> None:
         ("\ufeffa: 1", (1, 1), "byte order"),
         ("a: x\0y", (1, 5), "NUL"),
         ("a: \x1b[31m", (1, 4), "control"),
+        ("b: 1\na: x\ufffey", (2, 5), "control character 0xfffe"),
         ("a: .nan", (1, 4), "NaN"),
         ("a: [1, -.inf]", (1, 8), "NaN"),
         ("a: 1e999", (1, 4), "too large"),

@@ -17,23 +17,26 @@ def gather(found: Plan, store: Store) -> Inputs:
     from ltbench.report.table import Inputs
 
     rows = {row.cell: row for row in of_plan(found)}
+    titles = {part.name: part.title for part in found.spec.parts if part.title != found.spec.title}
     unsupported = {cell: row.reason for cell, row in rows.items() if row.cause == "unsupported"}
     return Inputs(
         name=found.spec.name,
         title=found.spec.title,
-        planned=[_planned(item.cell, unsupported) for item in found.cells],
+        planned=[_planned(item.cell, titles.get(item.cell.part), unsupported) for item in found.cells],
         records=[record for cell in rows for record in _records(store, cell)],
+        problems=[line for cell in rows for line in _problems(store, cell)],
         states={
             cell: _state(row) for cell, row in rows.items() if row.state in ("running", "failed", "partial")
         },
     )
 
 
-def _planned(cell: Cell, unsupported: dict[str, str]) -> dict[str, Any]:
+def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict[str, Any]:
     return {
         "cell": cell.id,
         "label": cell.label,
         "part": cell.part,
+        "part_title": title,
         "settings": cell.settings,
         "milestones": list(cell.milestones),
         "evaluations": [{"id": key, **value} for key, value in cell.evaluations.items()],
@@ -48,6 +51,14 @@ def _records(store: Store, cell: str) -> list[dict[str, Any]]:
         for run in store.runs(cell)
         for record in run.records()
     ]
+
+
+def _problems(store: Store, cell: str) -> list[str]:
+    """Records that cannot be trusted, by the names that are the same on every machine."""
+    found = [run.records() for run in store.runs(cell)]
+    damaged = [f"{cell[:8]}, {item.path.name}: {item.reason}" for records in found for item in records.damaged]
+    two = "one attempt wrote two different bodies for it; neither counts"
+    return damaged + [f"{cell[:8]}, {record.path.name}: {two}" for records in found for record in records.conflicts]
 
 
 def _state(row: Row) -> dict[str, str]:

@@ -168,7 +168,7 @@ def accept(
 
     \b
     Example:
-      python harness.py accept 76fc6efc05e6 --because "only an error message changed"
+      python harness.py accept 76fc6efc05e6 --because "only a message changed"
     """
     from ltbench.cli import cell as cells
     from ltbench.cli import stores

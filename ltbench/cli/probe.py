@@ -1,8 +1,8 @@
-"""Does a plugin file import? Asked of a child process, so that a file that hangs, exits or crashes costs one line of a list.
+"""Does a plugin file import? Asked of other processes, so that a file that hangs, exits or crashes costs one line of a list.
 
-    python -m ltbench.cli.probe methods ccua cbdm ...
+    python -m ltbench.cli.probe SECONDS methods ccua cbdm ...
 
-The child says, on a pipe of its own, which file it is about to import and how that went.
+imports the contract once (and torch with it), forks for every file, and prints one JSON line per file.
 """
 
 from __future__ import annotations
@@ -11,83 +11,95 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import IO
 
 from ltbench.launch.process import exit_reason
 
-TIMEOUT = 60.0  # seconds for all files together; torch alone takes two or three
+TIMEOUT = 30.0  # seconds for one file
+START = 120.0  # seconds for importing torch on a cold network disk
 
 
 def probe(kind: str, names: Sequence[str], timeout: float = TIMEOUT) -> dict[str, str | None]:
-    """Per name: None when `ltbench.<kind>.<name>` imports, else one line that says why not.
-
-    A file that ends the child is the last one it was about to import; another child goes on after it.
-    """
-    found: dict[str, str | None] = {}
-    left, end = list(names), time.monotonic() + timeout
-    while left:
-        said, reason = _one_child(kind, left, max(1.0, end - time.monotonic()))
-        found.update(said)
-        left = [name for name in left if name not in found]
-        if left and reason is not None:
-            found[left.pop(0)] = reason
-        elif left:
-            found.update(dict.fromkeys(left, "the child process that imports files did not get to it"))
-            break
-    return found
-
-
-def _one_child(kind: str, names: list[str], seconds: float) -> tuple[dict[str, str | None], str | None]:
-    """What one child found out, and why it ended before the last name (None if it did not)."""
+    """Per name: None when `ltbench.<kind>.<name>` imports, else one line that says why not. timeout: seconds per file."""
     with tempfile.TemporaryFile("w+") as answers:
         child = subprocess.Popen(
-            [sys.executable, "-m", "ltbench.cli.probe", str(answers.fileno()), kind, *names],
+            [sys.executable, "-m", "ltbench.cli.probe", str(timeout), kind, *names],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=answers,
             stderr=subprocess.DEVNULL,
-            pass_fds=[answers.fileno()],
             start_new_session=True,
         )
         try:
-            code: int | None = child.wait(seconds)
+            child.wait(START + timeout * len(names))
+            why = exit_reason(child.returncode)
         except subprocess.TimeoutExpired:
-            code = None
+            why = "did not end"
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, 9)  # what the import may have started too
+                os.killpg(child.pid, signal.SIGKILL)  # what an import may have started too
             child.wait()
         answers.seek(0)
-        lines = [json.loads(line) for line in answers.read().splitlines()]
-    said = {line["name"]: line["problem"] for line in lines}
-    if len(said) == len(names):
-        return said, None
-    if code is None:
-        return said, f"its import did not end within {seconds:.0f} s"
-    return said, f"its import ended the process: it {exit_reason(code)}"
+        said = {line["name"]: line["problem"] for line in map(json.loads, answers.read().splitlines())}
+    return {name: said.get(name, f"not tried: the process that imports files {why}") for name in names}
 
 
 def main(argv: Sequence[str]) -> None:
-    """The child: FD KIND NAME... writes one JSON line per name to the file descriptor."""
-    fd, kind, *names = argv
-    me = os.getpid()
-    with os.fdopen(int(fd), "w") as answers:
-        for name in names:
-            problem = _import(f"ltbench.{kind}.{name}")
-            if os.getpid() != me:
-                os._exit(0)  # a fork that the imported file made and that came back here
-            answers.write(json.dumps({"name": name, "problem": problem}) + "\n")
-            answers.flush()
+    """SECONDS KIND NAME...: one JSON line {"name", "problem"} per name, on a copy of stdout that no plugin sees."""
+    seconds, kind, *names = argv
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    with contextlib.suppress(Exception):  # each file's own import will say it
+        importlib.import_module(f"ltbench.{kind}")
+    for name in names:
+        problem = _in_fork(f"ltbench.{kind}.{name}", float(seconds))
+        answers.write(json.dumps({"name": name, "problem": problem}) + "\n")
+        answers.flush()
 
 
-def _import(module: str) -> str | None:
+def _in_fork(module: str, seconds: float) -> str | None:
+    """Import a module in a child; why that failed, None when it did not."""
+    with tempfile.TemporaryFile("w+") as told:
+        pid = os.fork()
+        if pid == 0:
+            _tell(module, told)
+        code = _wait(pid, seconds)
+        told.seek(0)
+        text = told.read()
+    if code is None:
+        return f"its import did not end within {seconds:g} s"
+    if not text:
+        return f"its import ended the process: it {exit_reason(code)}"
+    return json.loads(text)
+
+
+def _tell(module: str, told: IO[str]) -> None:
+    """The child: write None or the error as JSON, and end without any handler that the module may have left."""
+    problem = None
     try:
         importlib.import_module(module)
     except BaseException as error:  # SystemExit of a script that was dropped in
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+    told.write(json.dumps(problem))
+    told.flush()
+    os._exit(0)
+
+
+def _wait(pid: int, seconds: float) -> int | None:
+    """The child's exit code as `subprocess` counts it; None when it had to be killed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     return None
 
 

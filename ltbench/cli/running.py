@@ -75,8 +75,8 @@ def run(
     \b
     Example:
       python harness.py run quickstart --report
-      python harness.py run table1 --filter method=ccua --filter seed=0 --workers 2
-      python harness.py run quickstart --set train.milestones=[100] --with mine
+      python harness.py run table1 --filter method=ccua --filter seed=0
+      python harness.py run quickstart --set train.batch=32 --with mine
     """
     from ltbench import plan as plans
     from ltbench.cli import stores, targets
@@ -183,7 +183,7 @@ class _Recorder:
         from ltbench.launch.work import stage_name
         from ltbench.store.claims import latest_attempt
 
-        run = self._store.run(job.cell, job.claim.get("run") or job.work.run or "")
+        run = self._store.run(job.cell, job.work.run)
         stage = stage_name(job.stage)
         attempt = job.claim.get("attempt") or latest_attempt(run.dir, stage) or 1
         fields = {key: failure.get(key) for key in ("cause", "message", "traceback", "evidence")}

@@ -185,7 +185,7 @@ class LocalRun:
 
     def _message(self, job: Job) -> dict[str, Any]:
         where = {"store": str(self.settings.store), "scratch": str(self.settings.scratch)}
-        return {**where, "cell": job.cell, "stage": job.stage, "options": job.work.options}
+        return {**where, "cell": job.cell, "run": job.work.run, "stage": job.stage, "options": job.work.options}
 
     def _wait(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -223,8 +223,8 @@ class LocalRun:
     def _event(self, worker: WorkerProcess, job: Job, event: dict[str, Any]) -> None:
         if event.get("type") == "milestone":
             self.queue.milestone(job.cell, event["step"])
-        if "run" in event or "attempt" in event:
-            job.claim = {key: event[key] for key in ("run", "attempt") if key in event}
+        if "attempt" in event:
+            job.claim = {"attempt": event["attempt"]}
         if event.get("type") == "progress":
             job.claim["step"] = event.get("step")
         self.watcher.event(worker.index, job, event)

@@ -28,7 +28,7 @@ class CellWork:
     label: str
     seed: int
     stages: tuple[str, ...]
-    run: str | None = None
+    run: str
     options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -155,6 +155,7 @@ def _run(
             job["store"],
             job["scratch"],
             job["cell"],
+            job["run"],
             job["stage"],
             job["options"],
             on_event=channel.send,

@@ -108,7 +108,9 @@ def _translate(detail: Mapping[str, Any], model: type[BaseModel], node: Node, ab
         )
     if kind in _BOUNDS:
         bound, word = _BOUNDS[kind]
-        return problem(node, path, f"{_name(path)} must be {word} {spell(context[bound])}", value=shorten(given))
+        return problem(
+            node, path, f"{_name(path)} must be {word} {spell(context[bound])}", value=shorten(given)
+        )
     if kind == "too_short":
         return problem(node, path, f"{_name(path)} is empty; it needs at least one value")
     if kind == "too_long":

@@ -30,7 +30,9 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _QUOTES = ("'", '"', "|", ">")  # a plain scalar has style None or "", depending on the parser
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile(
+    "[^\t\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # not printable, says YAML
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 # libyaml's parser where it is compiled in; both give the same events and marks.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -90,9 +92,8 @@ def read_yaml(path: Path, shown: str | None = None) -> Node:
     """The tree of a file. Raises SpecError, also for a file that cannot be read."""
     shown = shown or str(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise _error(f"the file is larger than {MAX_BYTES} bytes", shown)
-        return parse_yaml(path.read_bytes(), shown)
+        with path.open("rb") as file:
+            return parse_yaml(file.read(MAX_BYTES + 1), shown)  # a byte too many is refused there
     except OSError as error:
         raise _error(f"cannot be read: {error.strerror}", shown) from None
 

@@ -1,0 +1,56 @@
+"""How fast ltbench itself is, as JSON on stdout: `make bench`, a few minutes on two cores.
+
+Start-up is in CPU seconds of fresh processes; training is a ratio of both sides in one process, so that a busy machine
+changes neither much. Tests assert none of these numbers: they are for reading and for comparing two checkouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from typing import Any
+
+import startup  # beside this file
+from startup import ROOT
+
+
+def main() -> int:
+    """Measure what `--only` names, print JSON; 1 when a start-up goal is missed and `--strict` was given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("startup", "training"), help="one half")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for training and sampling")
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
+    args = parser.parse_args()
+    begun = time.perf_counter()
+    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
+    if args.only != "training":
+        print("start-up ...", file=sys.stderr)
+        found["startup"] = startup.measure()
+    if args.only != "startup":
+        print("training and sampling ...", file=sys.stderr)
+        found |= _training(args.device)
+    found["seconds"] = round(time.perf_counter() - begun, 1)
+    print(json.dumps(found, indent=1))
+    return int(args.strict and bool(missed(found.get("startup", {}))))
+
+
+def missed(times: dict[str, dict[str, float]]) -> list[str]:
+    """Commands that took longer than their goal."""
+    return [name for name, entry in times.items() if entry["cpu_s"] > entry.get("goal", float("inf"))]
+
+
+def _training(device: str) -> dict[str, Any]:
+    import torch
+    import training  # beside this file; imports torch
+
+    where = torch.device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu, 1 thread"
+    spec = str(ROOT / "benchmarks" / "quickstart.yaml")
+    return {"torch": torch.__version__, "device": name, "training": training.measure(spec, where)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""CPU seconds of commands that a person waits for: each in fresh processes, the least of several runs."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+HARNESS = str(ROOT / "harness.py")
+CELLS = 10_000
+GOALS = {"help": 0.3, "plan_10000_cells": 1.5}  # CPU seconds
+
+GRID = """
+name: wide
+dataset: {{name: digits}}
+pipeline: sit
+network: SiT-N/2
+train: {{batch: 32, milestones: [10, 20]}}
+evaluate: [{{protocol: small-data, sampler: euler, steps: 5, guidance: 1.5}}]
+grid:
+  method: [sit, cbdm, dispersive, ccua]
+  seed: [{seeds}]
+"""
+
+
+def cpu_seconds(words: Sequence[str], env: Mapping[str, str], tries: int) -> float:
+    """User and system seconds of a command and its children, least of `tries`. Raises CalledProcessError if it fails."""
+    found = []
+    for _ in range(tries):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(words, env=dict(env), check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(found)
+
+
+def measure(tries: int = 5) -> dict[str, Any]:
+    """CPU seconds by command; `goal` where the project has one."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder, "wide.yaml")
+        spec.write_text(GRID.format(seeds=", ".join(map(str, range(CELLS // 4)))))
+        env = {**os.environ, "LTBENCH_STORE": f"{folder}/store", "LTBENCH_SCRATCH": f"{folder}/scratch"}
+        commands = {
+            "python": ["-c", "pass"],
+            "help": [HARNESS, "--help"],
+            "status": [HARNESS, "status"],
+            "plan_quickstart": [HARNESS, "plan", str(ROOT / "benchmarks" / "quickstart.yaml")],
+            "import_report": ["-c", "import ltbench.report.build"],
+            f"plan_{CELLS}_cells": [HARNESS, "plan", str(spec)],
+        }
+        times = {
+            name: cpu_seconds([sys.executable, *words], env, tries if name != f"plan_{CELLS}_cells" else 2)
+            for name, words in commands.items()
+        }
+    return {
+        name: {"cpu_s": round(seconds, 3)} | ({"goal": GOALS[name]} if name in GOALS else {})
+        for name, seconds in times.items()
+    }
