@@ -69,6 +69,7 @@ def load_model(cell: str, step: int | None = None, *, device: str = "cpu") -> nn
             f"kept are {', '.join(map(str, steps)) or 'none'}; LTBENCH_SCRATCH says where to look",
         )
     run = _preferred(usable, settings)
+    settings = store.run(found, run).info()["settings"]
     weights, _ = load_milestone(store.run(found, run).milestones, step or usable[run][-1])
     return build_sampler(settings, build_dataset(settings["dataset"]), weights, torch.device(device))
 

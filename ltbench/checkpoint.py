@@ -106,42 +106,41 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
 def newest_checkpoint(folder: Path, *, cell: str, run: str, at_most: int | None = None) -> Loaded | None:
     """The newest checkpoint that can be trusted, of step `at_most` or less; None where none was ever finished.
 
-    Damaged ones are renamed to `damaged-...` and named in `.quarantined`. Raises CheckpointDamaged when there are only such,
-    now or from before, and CheckpointRefused for a checkpoint of another cell or run or of a newer format.
+    Damaged ones are renamed to `damaged-...` and named in `.quarantined`. Raises CheckpointDamaged when up to that step there
+    are only such, now or from before, and CheckpointRefused for a checkpoint of another cell or run or of a newer format.
     """
     quarantined: list[Quarantined] = []
-    for path in _newest_first(folder):
-        if at_most is not None and _step(path) > at_most:
-            continue
+    for path in _newest_first(folder, at_most):
         try:
             manifest = _read_manifest(path)
             _refuse_foreign(path, manifest, cell=cell, run=run)
             tensors, state = _load(path, manifest)
         except sealed.NewerFormat as problem:
-            raise CheckpointRefused(f"checkpoint {path}: {problem.reason}") from problem
+            raise CheckpointRefused(f"checkpoint {path} {problem.reason}") from problem
         except (files.Unreadable, FileNotFoundError) as problem:
             quarantined.append(_quarantine(path, _what(problem)))
         else:
             return Loaded(path, manifest["step"], manifest["attempt"], tensors, state, tuple(quarantined))
     known = {each.path for each in quarantined}
-    quarantined += [
-        Quarantined(each, "found damaged before") for each in _quarantined(folder) if each not in known
-    ]
+    before = [path for path in _up_to(at_most, _quarantined(folder)) if path not in known]
+    quarantined += [Quarantined(path, "found damaged before") for path in before]
     if quarantined:
         hint = f"Restore one from a backup, or remove {folder} to train this run again from step 0."
         raise CheckpointDamaged(f"every checkpoint in {folder} is damaged:", quarantined, hint)
     return None
 
 
-def prune_checkpoints(folder: Path, keep: int = 2) -> list[Path]:
+def prune_checkpoints(folder: Path, keep: int = 2, *, at_most: int | None = None) -> list[Path]:
     """Remove all but the newest `keep` sound checkpoints, and damaged ones older than these; return what was removed.
 
+    With `at_most` those of later steps neither count nor go: a run that makes a lost milestone again starts from before them,
+    and must not lose what it has just saved to them.
     Sound means a sealed manifest and files of the sizes it tells. Raises ValueError for keep < 2: the newest may turn out to
     be damaged.
     """
     if keep < 2:
         raise ValueError(f"keep is {keep}: at least 2, for the newest checkpoint may turn out to be damaged")
-    sound = [path for path in _newest_first(folder) if _looks_sound(path)]
+    sound = [path for path in _newest_first(folder, at_most) if _looks_sound(path)]
     if len(sound) <= keep:
         return []
     oldest_kept = _step(sound[keep - 1])
@@ -180,7 +179,7 @@ def load_milestone(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str
                 path / "ema.safetensors", "does not hold the weights that the manifest names"
             )
     except sealed.NewerFormat as problem:
-        raise CheckpointRefused(f"milestone {path}: {problem.reason}") from problem
+        raise CheckpointRefused(f"milestone {path} {problem.reason}") from problem
     except (files.Unreadable, FileNotFoundError) as problem:
         hint = f"Restore it from a backup, or remove {folder.parent} to train this run again from step 0."
         raise CheckpointDamaged(
@@ -330,14 +329,13 @@ def _refuse_foreign(path: Path, manifest: dict[str, Any], *, cell: str, run: str
             )
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    found = [(match, path) for path in _children(folder) if (match := _NAME.fullmatch(path.name))]
-    return [
-        path
-        for _, path in sorted(
-            found, key=lambda pair: (int(pair[0]["step"]), int(pair[0]["attempt"])), reverse=True
-        )
-    ]
+def _newest_first(folder: Path, at_most: int | None = None) -> list[Path]:
+    found = [path for path in _children(folder) if _NAME.fullmatch(path.name)]
+    return sorted(_up_to(at_most, found), key=lambda path: (_step(path), _attempt(path)), reverse=True)
+
+
+def _up_to(at_most: int | None, paths: list[Path]) -> list[Path]:
+    return [path for path in paths if at_most is None or _step(path) <= at_most]
 
 
 def _quarantined(folder: Path) -> list[Path]:
@@ -352,6 +350,10 @@ def _step(path: Path) -> int:
     match = _NAME.fullmatch(path.name) or _QUARANTINED.fullmatch(path.name)
     assert match is not None, f"{path} is not a checkpoint's name"
     return int(match["step"])
+
+
+def _attempt(path: Path) -> int:
+    return int(path.name.rpartition(".a")[2])
 
 
 def _looks_sound(path: Path) -> bool:

@@ -311,6 +311,30 @@ def test_pruning_keeps_two_sound_ones(tmp_path: Path) -> None:
         prune_checkpoints(tmp_path, keep=1)
 
 
+def test_a_run_that_goes_back_keeps_what_it_saves(tmp_path: Path) -> None:
+    for step in (10, 540, 560):
+        save(tmp_path, step)
+    (tmp_path / "step-000000540.a1" / "state.json").unlink()
+    found = newest_checkpoint(tmp_path, cell=CELL, run=RUN, at_most=279)
+    assert found is not None
+    assert (found.step, found.quarantined) == (10, ())  # what is later is not looked at
+    for step in (100, 200, 270):
+        save(tmp_path, step, attempt=2)
+        prune_checkpoints(tmp_path, at_most=step)
+    assert [path.name[5:14].lstrip("0") for path in sorted(tmp_path.iterdir())] == [
+        "200",
+        "270",
+        "540",
+        "560",
+    ]
+    assert loaded(tmp_path).step == 560
+    (tmp_path / "step-000000560.a1" / "state.json").unlink()
+    assert loaded(tmp_path).step == 270  # 540 and 560 are set aside
+    assert (
+        newest_checkpoint(tmp_path, cell=CELL, run=RUN, at_most=150) is None
+    )  # and do not speak for earlier steps
+
+
 def test_milestones_stay_and_are_verified(tmp_path: Path) -> None:
     ema = groups(3)["ema"]
     sha = save_milestone(tmp_path, 560, ema, {"settings": {"seed": 0}})

@@ -40,6 +40,7 @@ LAYERS = {
     "ltbench.curve": 3,
     "ltbench.draws": 3,
     "ltbench.order": 3,
+    "ltbench.stages": 4,
     "ltbench.job": 4,
     "ltbench.launch": 5,
     "ltbench.status": 5,

@@ -243,6 +243,8 @@ def test_layers_are_read_as_one_and_never_written(store: Store, run: Run, tmp_pa
     frozen = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     own = Store.open(tmp_path / "own", tmp_path / "s", readonly=[store.root])
     twin = own.run(CELL, RUN)
+    assert list(own.cells()) == [CELL]
+    assert [record.step for record in own.records("train")] == [1]
     assert own.cell(CELL)["settings"] == twin.info()["settings"] == SETTINGS
     twin.put_record("train", 1, {"curve": {}}, {"attempt": 1})  # the same work again: one record
     twin.put_record("train", 2, {"curve": {}}, {"attempt": 1})

@@ -1,0 +1,1 @@
+"""The stages of a cell: train, then evaluate each milestone. `ltbench.job` claims one and runs it."""

@@ -1,0 +1,112 @@
+"""What a stage has around it, and what training and evaluation leave in common."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ltbench import provenance
+from ltbench.datasets import Dataset
+from ltbench.errors import LtbenchError
+from ltbench.evaluate import Tiles
+from ltbench.store import Claim, Run
+from ltbench.tiles import grid_png
+
+Event = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may differ between two executions of a stage without changing what it means.
+
+    micro_batch: images per forward (None: the whole batch). checkpoint_seconds: least time between checkpoints.
+    log_every, preview_every: steps (None: a preview at each milestone). threads: torch's (None: as they are).
+    device: "cpu", "cuda", "cuda:1" ... (None: a GPU where there is one). lease: seconds after which a silent owner on
+    another machine is taken for dead.
+    """
+
+    micro_batch: int | None = None
+    checkpoint_seconds: float = 600.0
+    log_every: int = 20
+    preview_every: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    lease: float = 60.0
+
+
+@dataclass
+class Stage:
+    """A claimed stage and all that its code needs around it."""
+
+    run: Run
+    claim: Claim
+    settings: dict[str, Any]
+    options: Options
+    device: torch.device
+    emit: Event
+    stop: Callable[[], bool]
+    started: float
+
+    def notice(self, message: str) -> None:
+        """A line for the person at the terminal."""
+        self.emit({"type": "notice", "cell": self.run.cell, "message": message})
+
+    def envelope(self, **more: Any) -> dict[str, Any]:
+        """Circumstances of a record: they may differ between two runs whose bodies are equal."""
+        seconds = time.time() - self.started
+        return {
+            "started": self.started,
+            "finished": time.time(),
+            "seconds": seconds,
+            "gpu_hours": seconds / 3600 if self.device.type == "cuda" else 0.0,
+            "attempt": self.claim.attempt,
+            "host": platform.node(),
+            "device": _device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "memory_bytes": _peak_memory(self.device),
+            **provenance.environment(),
+            **more,
+        }
+
+
+class Unsupported(LtbenchError):
+    """The method says why it cannot run on this task; the table prints the reason as n/a."""
+
+
+def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:
+    """Keep a picture with the record; its JSON names the file, the tile's side in pixels, and what each tile is."""
+    name = run.put_fact(grid_png(shown.images), "png")
+    return {"file": name, "tile": int(shown.images.shape[-1]), "rows": shown.rows, "columns": shown.columns}
+
+
+def context(stage: Stage, data: Dataset, step: int) -> dict[str, Any]:
+    """What every record body begins with."""
+    code = stage.run.info()["code"]
+    return {
+        "format": 1,
+        "cell": stage.run.cell,
+        "run": stage.run.run,
+        "settings": stage.settings,
+        "code": {component: entry["digest"] for component, entry in code.items()},
+        "step": step,
+        "images_seen": step * int(stage.settings["train"]["batch"]),
+        "data_sha256": data.sha256(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)"
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

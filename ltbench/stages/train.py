@@ -1,0 +1,184 @@
+"""Train one cell up to its last milestone: steps, and what is kept when.
+
+The order of commits keeps every interruption harmless: milestone weights, then the training record, then the checkpoint, then
+the deletion of an older one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from ltbench.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint, save_milestone
+from ltbench.datasets import Dataset
+from ltbench.diffusion import process_for
+from ltbench.evaluate import Tiles, build_sampler, initial_noise, shown_classes, to_uint8
+from ltbench.methods import load_method
+from ltbench.sampling import sample
+from ltbench.stages.common import Stage, Unsupported, context, put_tiles
+from ltbench.trainer import NonFinite, Trainer, build_parts
+
+PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
+PREVIEW_COLUMNS, PREVIEW_GUIDANCE = 4, 2.0
+
+
+def train(stage: Stage, data: Dataset, milestones: list[int]) -> dict[str, Any]:
+    """Train up to the last milestone; every milestone leaves EMA weights, a preview and a record."""
+    method = load_method(stage.settings["method"]["name"])
+    parts = build_parts(stage.settings, data, method, stage.device)
+    if reason := type(parts.objective.method).supports(parts.task):
+        raise Unsupported(reason)
+    trainer = Trainer(parts, stage.options.micro_batch or parts.recipe.batch, stage.options.log_every)
+    _resume(stage, trainer, milestones)
+    return _Loop(stage, data, trainer, milestones).run()
+
+
+def _resume(stage: Stage, trainer: Trainer, milestones: list[int]) -> None:
+    """Load the newest checkpoint from before every milestone that is still missing."""
+    kept = {record.body["step"] for record in stage.run.records("train")}
+    kept = {step for step in kept if (stage.run.milestones / f"step-{step:09d}").is_dir()}
+    missing = [step for step in milestones if step not in kept]
+    # A checkpoint is written after its milestone's weights and record: one at the milestone itself would not make them again.
+    at_most = min(missing) - 1 if missing else None
+    found = newest_checkpoint(stage.run.checkpoints, cell=stage.run.cell, run=stage.run.run, at_most=at_most)
+    if found is None:
+        return
+    for damaged in found.quarantined:
+        stage.notice(f"checkpoint step {damaged.path.name} is damaged ({damaged.reason}) and was set aside")
+    trainer.load(found.tensors, found.state)
+    stage.notice(f"resuming from step {trainer.step}")
+
+
+class _Loop:
+    """Steps, and what is kept when. A commit is fenced: a superseded attempt stops without writing."""
+
+    def __init__(self, stage: Stage, data: Dataset, trainer: Trainer, milestones: list[int]) -> None:
+        self.stage, self.data, self.trainer = stage, data, trainer
+        self.milestones = set(milestones)
+        self.last = max(milestones)
+        self.saved_at = time.monotonic()
+        self.saved_step = trainer.step
+        self.point: dict[str, Any] = {}
+        self.speed = _Speed(trainer.step, trainer.parts.recipe.batch)
+
+    def run(self) -> dict[str, Any]:
+        while self.trainer.step < self.last:
+            if self.stage.stop():
+                self._checkpoint()
+                return {"outcome": "preempted", "step": self.trainer.step}
+            try:
+                self.point = self.trainer.advance() or self.point
+            except NonFinite:
+                self._checkpoint()  # the weights before the bad step: replaying it needs nothing else
+                raise
+            self._report()
+            if not self._keep():
+                return {
+                    "outcome": "held",
+                    "message": "superseded by a later attempt; stopped without writing",
+                }
+        return {"outcome": "done", "step": self.trainer.step}
+
+    def _keep(self) -> bool:
+        """Whatever this step leaves behind; False when another attempt has taken over."""
+        step = self.trainer.step
+        every = self.stage.options.preview_every
+        due = time.monotonic() - self.saved_at >= self.stage.options.checkpoint_seconds
+        if not (step in self.milestones or due or (every and step % every == 0)):
+            return True
+        if not self.stage.claim.still_mine():
+            return False
+        if step in self.milestones:
+            self._milestone(step)
+        elif every and step % every == 0:
+            self._preview(step)
+        if step in self.milestones or due:
+            self._checkpoint()
+        return True
+
+    def _milestone(self, step: int) -> None:
+        stage, parts = self.stage, self.trainer.parts
+        sha = save_milestone(
+            stage.run.milestones,
+            step,
+            self.trainer.ema.shadow,
+            {"cell": stage.run.cell, "run": stage.run.run, "settings": stage.settings},
+        )
+        body = {
+            **context(stage, self.data, step),
+            "kind": "train",
+            "milestone": sha,
+            "train_counts": parts.train_counts,
+            "log_every": self.trainer.log_every,
+            "curve": self.trainer.curve.columns(),
+            "facts": {"preview": self._preview(step)},
+        }
+        stage.run.put_record("train", step, body, stage.envelope(images_per_s=self.speed.history))
+        stage.emit({"type": "milestone", "cell": stage.run.cell, "step": step})
+
+    def _preview(self, step: int) -> dict[str, Any]:
+        """Head and tail classes from the EMA weights, always from the same noise."""
+        settings, device = self.stage.settings, self.stage.device
+        network = build_sampler(settings, self.data, self.trainer.ema.shadow, device)
+        ranked = self.trainer.parts.groups
+        rows = (ranked["head"][:3] + ranked["tail"][-3:]) or shown_classes(len(self.data.classes))
+        noise = initial_noise(
+            0, range(PREVIEW_COLUMNS), (self.data.channels, self.data.resolution, self.data.resolution)
+        )
+        sampler, steps = PREVIEW[settings["pipeline"]]
+        images = sample(
+            network,
+            process_for(settings["pipeline"]),
+            sampler=sampler,
+            steps=steps,
+            guidance=PREVIEW_GUIDANCE,
+            noise=noise.repeat(len(rows), 1, 1, 1).to(device),
+            labels=torch.tensor(rows, device=device).repeat_interleave(PREVIEW_COLUMNS),
+            null=len(self.data.classes),
+        )
+        grid = to_uint8(images).reshape(len(rows), PREVIEW_COLUMNS, *images.shape[1:])
+        return {"step": step, **put_tiles(self.stage.run, Tiles(grid, rows, list(range(PREVIEW_COLUMNS))))}
+
+    def _checkpoint(self) -> None:
+        if self.saved_step == self.trainer.step and self.saved_step:
+            return
+        tensors, state = self.trainer.state()
+        run, attempt = self.stage.run, self.stage.claim.attempt
+        save_checkpoint(
+            run.checkpoints, self.trainer.step, tensors, state, cell=run.cell, run=run.run, attempt=attempt
+        )
+        prune_checkpoints(run.checkpoints, keep=2)
+        self.saved_at, self.saved_step = time.monotonic(), self.trainer.step
+
+    def _report(self) -> None:
+        if not self.speed.tick(self.trainer.step):
+            return
+        progress = {
+            "step": self.trainer.step,
+            "total": self.last,
+            "loss": self.point.get("loss"),
+            "images_per_s": self.speed.rate,
+        }
+        self.stage.claim.beat(**progress)
+        self.stage.emit({"type": "progress", "cell": self.stage.run.cell, "stage": "train", **progress})
+
+
+class _Speed:
+    """Images per second over the last half second or more."""
+
+    def __init__(self, step: int, batch: int) -> None:
+        self.batch, self.rate, self.history = batch, None, []
+        self._step, self._time = step, time.monotonic()
+
+    def tick(self, step: int) -> bool:
+        now = time.monotonic()
+        if now - self._time < 0.5:
+            return False
+        self.rate = (step - self._step) * self.batch / (now - self._time)
+        self.history.append([step, round(self.rate, 1)])
+        if len(self.history) > 512:
+            self.history = self.history[::2]
+        self._step, self._time = step, now
+        return True
