@@ -56,7 +56,10 @@ def launch(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
 
     def go(*cells, workers=1, stages=("train:3",), entry="launch_jobs:run_job", options=None, **settings):
-        work = [CellWork(cell, cell, seed=0, stages=tuple(stages), run="r" * 12, options=options or {}) for cell in cells]
+        work = [
+            CellWork(cell, cell, seed=0, stages=tuple(stages), run="r" * 12, options=options or {})
+            for cell in cells
+        ]
         seats = Seats((None,) * workers, 1)
         where = Settings(tmp_path, tmp_path, tmp_path / "logs", seats, entry=entry, **settings)
         notes, recorded = Notes(), []
@@ -100,7 +103,10 @@ def test_queue_takes_seed_zero_first_and_early_milestones_first():
 
 def test_an_evaluation_waits_for_its_own_training_only():
     queue = Queue(
-        [CellWork("a", "a", 0, ("train:2", "evaluate:2:e"), "r" * 12), CellWork("b", "b", 1, ("evaluate:9:e",), "r" * 12)]
+        [
+            CellWork("a", "a", 0, ("train:2", "evaluate:2:e"), "r" * 12),
+            CellWork("b", "b", 1, ("evaluate:9:e",), "r" * 12),
+        ]
     )
     assert queue.next().stage == "train:2"
     assert queue.next().stage == "evaluate:9:e", "b is trained already, so its evaluation can start"

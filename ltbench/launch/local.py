@@ -185,7 +185,13 @@ class LocalRun:
 
     def _message(self, job: Job) -> dict[str, Any]:
         where = {"store": str(self.settings.store), "scratch": str(self.settings.scratch)}
-        return {**where, "cell": job.cell, "run": job.work.run, "stage": job.stage, "options": job.work.options}
+        return {
+            **where,
+            "cell": job.cell,
+            "run": job.work.run,
+            "stage": job.stage,
+            "options": job.work.options,
+        }
 
     def _wait(self) -> None:
         with selectors.DefaultSelector() as selector:
