@@ -116,7 +116,7 @@ def publish_directory(temporary: Path, final: Path) -> None:
 
 def make_directory(path: Path) -> None:
     """`mkdir -p` whose new names are durable. Raises StorageProblem."""
-    if path.is_dir():
+    if _insist(path, 0, path.is_dir):  # raises where a folder above may not be searched
         return
     if path.parent != path:
         make_directory(path.parent)

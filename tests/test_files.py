@@ -236,16 +236,20 @@ def test_a_file_size_limit_is_told(tmp_path: Path) -> None:
 def test_no_permission_is_told(tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)  # not even searchable for others
 
     def as_nobody() -> None:
         if os.getuid() == 0:
-            for folder in (tmp_path, *tmp_path.parents[:2]):
+            for folder in (tmp_path, *tmp_path.parents[:3]):  # pytest-xdist has one folder more
                 os.chmod(folder, 0o755)
             os.setgid(65534)
             os.setuid(65534)
         with pytest.raises(EnvironmentProblem, match="Permission denied") as caught:
             files.probe(locked / "store")
         assert "LTBENCH_STORE" in str(caught.value.hint)
+        with pytest.raises(EnvironmentProblem, match="Permission denied"):
+            files.probe(hidden / "store")
 
     assert faults.wait(faults.fork(as_nobody)) == 0
 

@@ -152,7 +152,7 @@ def test_a_worker_that_ends_badly_is_one_failed_stage(launch, cell, cause, messa
     assert message in bad.message
     assert run.ends["ok", "train:3"].outcome == "done", "the other cell goes on"
     ((job, failure),) = run.recorded
-    assert (job.cell, job.claim["run"], job.claim["attempt"]) == (cell, "r" * 12, 1)
+    assert (job.cell, job.work.run, job.claim["attempt"]) == (cell, "r" * 12, 1)
     if cell == "exit":
         assert "last words" in failure["evidence"]["output"]
 

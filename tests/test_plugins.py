@@ -183,14 +183,14 @@ def test_an_entry_point_is_found_without_importing_its_package(tmp_path: Path) -
     package = tmp_path / "site"
     (package / "theirs").mkdir(parents=True)
     (package / "theirs" / "__init__.py").write_text("raise RuntimeError('imported')")
-    (package / "theirs" / "coral.py").write_text(GOOD)
+    (package / "theirs" / "outsider.py").write_text(GOOD)
     info = package / "theirs-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ltbench.methods]\ncoral = theirs.coral:Mine\n")
-    code = f"import sys; sys.path.insert(0, {str(package)!r})\nfrom ltbench import plugins\nprint(plugins.get('methods', 'coral').path)"
+    (info / "entry_points.txt").write_text("[ltbench.methods]\noutsider = theirs.outsider:Mine\n")
+    code = f"import sys; sys.path.insert(0, {str(package)!r})\nfrom ltbench import plugins\nprint(plugins.get('methods', 'outsider').path)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(package / "theirs" / "coral.py")
+    assert done.stdout.strip() == str(package / "theirs" / "outsider.py")
 
 
 # --- types ----------------------------------------------------------------------------------------------------------
