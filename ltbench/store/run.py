@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -335,7 +334,6 @@ class _Fence:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._latest: dict[str, int] = {}
-        self._inherited: Callable[..., set[str] | None] = claims.inherited_records
 
     def __call__(self, record: Record) -> bool:
         stage = record.stage
@@ -344,7 +342,7 @@ class _Fence:
         latest = self._latest[stage]
         if not 0 < record.attempt < latest:
             return True
-        inherited = self._inherited(self._folder, stage, record.attempt, latest)
+        inherited = claims.inherited_records(self._folder, stage, record.attempt, latest)
         return inherited is None or record.path.name in inherited
 
 
@@ -366,6 +364,3 @@ def _stage_and_attempt(name: str) -> tuple[str, int, str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-assert os.sep == "/", "the store's layout counts on POSIX paths"
