@@ -56,9 +56,13 @@ def _records(store: Store, cell: str) -> list[dict[str, Any]]:
 def _problems(store: Store, cell: str) -> list[str]:
     """Records that cannot be trusted, by the names that are the same on every machine."""
     found = [run.records() for run in store.runs(cell)]
-    damaged = [f"{cell[:8]}, {item.path.name}: {item.reason}" for records in found for item in records.damaged]
+    damaged = [
+        f"{cell[:8]}, {item.path.name}: {item.reason}" for records in found for item in records.damaged
+    ]
     two = "one attempt wrote two different bodies for it; neither counts"
-    return damaged + [f"{cell[:8]}, {record.path.name}: {two}" for records in found for record in records.conflicts]
+    return damaged + [
+        f"{cell[:8]}, {record.path.name}: {two}" for records in found for record in records.conflicts
+    ]
 
 
 def _state(row: Row) -> dict[str, str]:
