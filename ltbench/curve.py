@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltbench.methods import WATCHED
+
 GROUPS = ("head", "body", "tail")
+LEVELS = 5  # bins of noise level for what a method watches: level0 is [0, 0.2), level4 is [0.8, 1]
 
 
 POINTS = 500  # windows of the first length; after them the length doubles whenever the run's length does
@@ -27,16 +30,19 @@ class Curve:
         self.points: list[dict[str, Any]] = []
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, terms: Mapping[str, Tensor], y: Tensor, share: float) -> None:
-        """Terms of one micro-batch; `share` is its part of the global batch."""
+    def add(self, terms: Mapping[str, Tensor], y: Tensor, share: float, level: Tensor | None = None) -> None:
+        """Terms of one micro-batch, and what was watched, which `level` (B,) splits further; `share`: its part of the batch."""
         groups = self._group_of_class[y]
         for name, term in terms.items():
             term = term.detach().double()
             self._bump(name, torch.stack([term.mean() * share, torch.as_tensor(share, device=term.device)]))
             if term.dim() == 1:
                 for number, group in enumerate(GROUPS):
-                    mask = (groups == number).double()
-                    self._bump(f"{name}/{group}", torch.stack([(term * mask).sum(), mask.sum()]))
+                    self._bump_rows(f"{name}/{group}", term, groups == number)
+            if name.startswith(WATCHED) and level is not None:
+                bins = (level * LEVELS).long().clamp(0, LEVELS - 1)
+                for number in range(LEVELS):
+                    self._bump_rows(f"{name}/level{number}", term, bins == number)
 
     def close_step(self, step: int, norm: Tensor, rate: float) -> dict[str, Any] | None:
         """Add the step's gradient norm; at the end of a window its point {step, lr, grad_norm, terms, loss}, else None."""
@@ -73,6 +79,10 @@ class Curve:
             name: torch.tensor(pair, dtype=torch.float64, device=device)
             for name, pair in state["open"].items()
         }
+
+    def _bump_rows(self, name: str, term: Tensor, rows: Tensor) -> None:
+        mask = rows.double()
+        self._bump(name, torch.stack([(term * mask).sum(), mask.sum()]))
 
     def _bump(self, name: str, pair: Tensor) -> None:
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,27 +13,43 @@ from torch import Tensor
 
 from ltbench import seeds
 from ltbench.diffusion import Process
-from ltbench.methods import Draw, Rng
+from ltbench.methods import Draw, Reference, Rng
 from ltbench.order import Order
 
 
 @dataclass(frozen=True)
 class Resident:
-    """A training set that sits on the device. images: (n, C, H, W) uint8. labels: (n,) int64. Batches are gathered."""
+    """A training set that sits on the device. images: (n, C, H, W) uint8. labels: (n,) int64. Batches are gathered.
+
+    pixels: (n, C, R, R) uint8 of the same pictures where `images` is not what an encoder should see, else None.
+    """
 
     images: Tensor
     labels: Tensor
+    pixels: Tensor | None = None
 
     def gather(self, index: Tensor, flipped: Tensor) -> Tensor:
         """(B,) positions and (B,) bool -> (B, C, H, W) float32 in [-1, 1], mirrored where `flipped`."""
         x = self.images[index].float() / 127.5 - 1.0
         return torch.where(flipped[:, None, None, None], x.flip(3), x)
 
+    def seen(self, index: Tensor, flipped: Tensor) -> Tensor:
+        """(B,) positions and (B,) bool -> (B, C, R, R) uint8, mirrored where `flipped`: what a frozen encoder looks at."""
+        x = (self.images if self.pixels is None else self.pixels)[index]
+        return torch.where(flipped[:, None, None, None], x.flip(3), x)
+
+    @cached_property
+    def by_class(self) -> list[np.ndarray]:
+        """Positions of the images of each class that has any."""
+        labels = self.labels.cpu().numpy()
+        return [np.flatnonzero(labels == c) for c in np.unique(labels)]
+
 
 @dataclass(frozen=True)
 class Drawer:
     """Makes the `Draw` of any (step, shards). Each number is keyed by (seed, stream, step, shard), shard being the index of
-    the local batch in the global batch, so micro-batches and ranks change nothing."""
+    the local batch in the global batch, so micro-batches and ranks change nothing. `pixels` and `reference`: what the method
+    asks for beside the batch."""
 
     data: Resident
     order: Order
@@ -43,6 +60,8 @@ class Drawer:
     label_drop: float
     label_drop_mode: Literal["sample", "batch"]
     flip: bool
+    pixels: bool = False
+    reference: bool = False
 
     def draw(self, step: int, shards: Sequence[int]) -> Draw:
         """The noised local batches `shards` of a step (steps count from 1), one after another."""
@@ -52,7 +71,8 @@ class Drawer:
         index = torch.from_numpy(self.order.indices(step)[rows]).to(device)
         flipped = self._per_row(step, shards, "flip", lambda r: r.random(g) < 0.5) if self.flip else None
         flipped = torch.zeros(len(rows), dtype=torch.bool) if flipped is None else flipped
-        x0 = self.data.gather(index, flipped.to(device))
+        flipped = flipped.to(device)
+        x0 = self.data.gather(index, flipped)
         eps = self._per_row(
             step, shards, "noise", lambda r: r.standard_normal((g, *x0.shape[1:]), np.float32)
         )
@@ -71,10 +91,28 @@ class Drawer:
             dropped=dropped,
             y_in=torch.where(dropped, self.null, y),
             index=index,
-            flipped=flipped.to(device),
+            flipped=flipped,
             rng=Rng(self.seed, step, shards, g, device),
             local_batch=g,
             dropout_seeds=tuple(seeds.torch_seed(self.seed, "dropout", step, shard) for shard in shards),
+            pixels=self.data.seen(index, flipped) if self.pixels else None,
+            reference=self._reference(step, shards) if self.reference else None,
+        )
+
+    def _reference(self, step: int, shards: Sequence[int]) -> Reference:
+        """As many images as the batch has, every class equally often up to rounding, from a stream of its own."""
+        device = self.data.images.device
+        picked, mirrored = [], []
+        for shard in shards:
+            stream = seeds.stream(self.seed, "data", "reference", step, shard)
+            classes = np.argsort(stream.random(len(self.data.by_class)), kind="stable")
+            members = [self.data.by_class[c] for c in np.resize(classes, self.local_batch)]
+            u, v = stream.random((2, self.local_batch))
+            picked += [rows[int(x * len(rows))] for rows, x in zip(members, u, strict=True)]
+            mirrored += [self.flip and x < 0.5 for x in v]
+        index = torch.tensor(np.array(picked), device=device)
+        return Reference(
+            self.data.gather(index, torch.tensor(mirrored, device=device)), self.data.labels[index]
         )
 
     def _drops(self, stream: np.random.Generator) -> np.ndarray:

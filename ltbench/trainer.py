@@ -20,8 +20,9 @@ from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
 from ltbench.draws import Drawer, Resident
 from ltbench.ema import Ema
+from ltbench.encoders import Tokens, load_encoder
 from ltbench.groups import groups
-from ltbench.methods import Draw, Method, Objective, Task
+from ltbench.methods import Draw, Method, Objective, Task, Unsupported
 from ltbench.networks import build_network, resolve_tap
 from ltbench.order import Order
 
@@ -76,7 +77,10 @@ class NonFinite(Exception):
 def build_parts(
     settings: Mapping[str, Any], data: Dataset, method: type[Method], device: torch.device
 ) -> Parts:
-    """Network, method, data order and process of a cell. Weights are keyed by (seed, "init"): equal for all methods."""
+    """Network, method, data order and process of a cell. Weights are keyed by (seed, "init"): equal for all methods.
+
+    Raises Unsupported with the method's own reason.
+    """
     recipe = Recipe(**{**settings["train"], "betas": tuple(settings["train"]["betas"])})
     images = data.train()
     classes, seed = len(data.classes), int(settings["seed"])
@@ -92,6 +96,14 @@ def build_parts(
             dropout=recipe.dropout,
         ),
     ).to(device)
+    resident = Resident(
+        torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device)
+    )
+
+    def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
+        kept = {"images": resident.seen, "size": len(images.labels)} if cache else {}
+        return Tokens(load_encoder(name, device), grid, **kept)
+
     task = Task(
         process=process,
         pipeline=settings["pipeline"],
@@ -103,12 +115,12 @@ def build_parts(
         passes=recipe.passes,
         dropout=recipe.dropout,
         bfloat16=recipe.precision == "bf16",
+        encoder=encoder,
     )
     options = {name: value for name, value in settings["method"].items() if name != "name"}
+    if reason := method.supports(task):
+        raise Unsupported(reason)
     strategy = seeded(seeds.torch_seed(seed, "method-init"), lambda: method(task, **options)).to(device)
-    resident = Resident(
-        torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device)
-    )
     drawer = Drawer(
         data=resident,
         order=order,
@@ -119,6 +131,8 @@ def build_parts(
         label_drop=recipe.label_drop,
         label_drop_mode=recipe.label_drop_mode,
         flip=recipe.flip,
+        pixels=strategy.needs_pixels,
+        reference=strategy.needs_reference,
     )
     counts = [int(n) for n in order.counts]
     return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts)
@@ -169,7 +183,7 @@ class Trainer:
             if not self._finite(norm, logged):
                 raise NonFinite(step, self._evidence(norm, logged))
         for terms, draw in logged:
-            self.curve.add(terms, draw.y, len(draw.y) / recipe.batch)
+            self.curve.add(terms, draw.y, len(draw.y) / recipe.batch, draw.level)
         rate = recipe.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -190,7 +204,8 @@ class Trainer:
             terms = self.parts.objective(draw)
             loss = torch.stack([term.mean() for term in terms.values()]).sum()
             (loss * (len(draw.y) / recipe.batch)).backward()
-            logged.append(({name: term.detach() for name, term in terms.items()}, draw))
+            seen = {**terms, **self.parts.objective.watched}
+            logged.append(({name: term.detach() for name, term in seen.items()}, draw))
         limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
         norm = nn.utils.clip_grad_norm_(self.named.values(), limit)
         return norm, logged

@@ -27,6 +27,7 @@ class CBDM(Method):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {"tau": 1.0, "gamma": 0.25, "prior": "empirical"},
         "finetune": {"tau": 1.0, "gamma": 0.25, "prior": "uniform"},
+        "off": {"tau": 0.0},
     }
 
     def __init__(
@@ -39,8 +40,8 @@ class CBDM(Method):
     ) -> None:
         super().__init__(task)
         self.tau, self.gamma = tau, gamma
-        counts = task.class_counts.double() if prior == "empirical" else torch.ones(task.null).double()
-        self.prior = (counts / counts.sum()).float()
+        counts = task.class_counts if prior == "empirical" else torch.ones_like(task.class_counts)
+        self.prior = (counts.double() / counts.sum()).float()
 
     def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
         if self.tau == 0:

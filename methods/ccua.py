@@ -27,7 +27,9 @@ class CCUA(Method):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ddpm": {"alpha": 1.0, "gamma": 1.0, "tap": "mid", "spread_weight": "noise", "align_weight": "noise"},
+        "seed": {"alpha": 0.05, "gamma": 0.05, "tap": "N/4", "spread_weight": "data", "align_weight": "data"},
         "paper": {"spread_weight": "noise", "align_weight": "noise_eps"},
+        "off": {"alpha": 0.0, "gamma": 0.0},
     }
 
     def __init__(

@@ -27,6 +27,7 @@ class Dispersive(Method):
         "seed": {"weight": 0.25, "temperature": 1.0, "tap": "N"},
         "jax": {"weight": 0.5, "temperature": 0.5, "tap": "N/4"},
         "paper": {"weight": 0.5, "temperature": 0.5, "tap": "N/4"},
+        "off": {"weight": 0.0},
     }
 
     def __init__(self, task: Task, *, weight: float = 0.25, temperature: float = 1.0, tap: str = "N") -> None:

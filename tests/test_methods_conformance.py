@@ -10,25 +10,29 @@ import torch
 
 from ltbench import plugins
 from ltbench.methods import Method, Objective, load_method
+from ltbench.trainer import seeded
 from tests.toy import PIPELINES, draw, network, parts, task
 
 NAMES = [name for name, plugin in plugins.find("methods").items() if plugin.problem is None]
 
 
 def options(name: str, pipeline: str) -> dict[str, Any]:
-    """The method's defaults on a pipeline: its signature, then the preset named like the pipeline."""
-    return (plugins.get("methods", name).presets or {}).get(pipeline, {})
+    """The method's defaults on a pipeline (signature, then the preset named like it), small and offline (preset `check`)."""
+    presets = plugins.get("methods", name).presets or {}
+    return {**presets.get(pipeline, {}), **presets.get("check", {})}
 
 
 def build(name: str, pipeline: str, **task_changes: Any) -> Method:
-    return load_method(name)(task(pipeline, **task_changes), **options(name, pipeline))
+    """The method with its defaults on a tiny task; weights of its own are seeded, as the trainer seeds them."""
+    the_task = task(pipeline, **task_changes)
+    return seeded(1, lambda: load_method(name)(the_task, **options(name, pipeline)))
 
 
-def off(method: Method) -> dict[str, Any]:
-    """The weights of a method, all 0: every float parameter whose 0 means that its term is absent."""
-    names = {"weight", "alpha", "gamma", "tau"}
-    plugin = plugins.get("methods", type(method).__module__.rpartition(".")[2])
-    return {parameter.name: 0.0 for parameter in plugin.parameters if parameter.name in names}
+def off(name: str) -> dict[str, Any]:
+    """What switches a method off: its preset `off`, else every weight at 0."""
+    plugin = plugins.get("methods", name)
+    weights = {p.name: 0.0 for p in plugin.parameters if p.name in ("weight", "alpha", "gamma", "tau")}
+    return (plugin.presets or {}).get("off", weights)
 
 
 SUPPORTED = [
@@ -55,9 +59,7 @@ def test_gradients_reach_every_parameter(name: str, pipeline: str) -> None:
 
 @every
 def test_switched_off_equals_the_baseline_bit_for_bit(name: str, pipeline: str) -> None:
-    method = build(name, pipeline)
-    zero = off(method)
-    quiet = load_method(name)(task(pipeline), **{**options(name, pipeline), **zero})
+    quiet = load_method(name)(task(pipeline), **{**options(name, pipeline), **off(name)})
     baseline = load_method(pipeline)(task(pipeline))
     net = network(pipeline)
     here = Objective(net, quiet)(draw(pipeline))

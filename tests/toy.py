@@ -10,6 +10,7 @@ import torch
 from ltbench.datasets import Dataset, Images
 from ltbench.diffusion import process_for
 from ltbench.draws import Drawer, Resident
+from ltbench.encoders import Tokens, load_encoder
 from ltbench.methods import Draw, Method, Task, load_method
 from ltbench.networks import Network, build_network, resolve_tap
 from ltbench.order import Order
@@ -108,6 +109,11 @@ def network(pipeline: str, dropout: float = 0.0) -> Network:
     return seeded(1, build)
 
 
+def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
+    """A frozen encoder by name, without a cache: a draw of this module has its own order."""
+    return Tokens(load_encoder(name, torch.device("cpu")), grid)
+
+
 def task(pipeline: str, **changes: Any) -> Task:
     """The task of a tiny cell."""
     net = network(pipeline)
@@ -120,6 +126,7 @@ def task(pipeline: str, **changes: Any) -> Task:
         "class_prior": counts / counts.sum(),
         "tap": lambda name: resolve_tap(name, net),
         "tap_widths": net.tap_widths,
+        "encoder": encoder,
     }
     return Task(**{**fields, **changes})
 
@@ -133,7 +140,7 @@ def draw(
     label_drop: float = 0.3,
     seed: int = 0,
 ) -> Draw:
-    """A draw of the toy data."""
+    """A draw of the toy data, with all that a method may ask for."""
     data = Toy().train()
     drawer = Drawer(
         data=Resident(torch.from_numpy(data.images), torch.from_numpy(data.labels)),
@@ -145,6 +152,8 @@ def draw(
         label_drop=label_drop,
         label_drop_mode="sample",
         flip=True,
+        pixels=True,
+        reference=True,
     )
     return drawer.draw(step, range(shards))
 

@@ -12,21 +12,40 @@ from __future__ import annotations
 import importlib
 
 from ltbench import plugins
-from ltbench.methods.contract import Draw, Method, NetOut, Network, Objective, Pass, Rng, Task
+from ltbench.methods.contract import (
+    WATCHED,
+    ContractBroken,
+    Draw,
+    FrozenEncoder,
+    Method,
+    NetOut,
+    Network,
+    Objective,
+    Pass,
+    Reference,
+    Rng,
+    Task,
+    Unsupported,
+)
 from ltbench.methods.maths import dispersion, info_nce, mean_square
 
 # A plugin is the ordinary module ltbench.methods.NAME: it pickles, and works under fork, spawn and forkserver.
 __path__.extend(str(folder) for folder in plugins.folders("methods"))
 
 __all__ = [
+    "WATCHED",
+    "ContractBroken",
     "Draw",
+    "FrozenEncoder",
     "Method",
     "NetOut",
     "Network",
     "Objective",
     "Pass",
+    "Reference",
     "Rng",
     "Task",
+    "Unsupported",
     "dispersion",
     "info_nce",
     "load_method",

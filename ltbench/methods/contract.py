@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, final
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, final
 
 import numpy as np
 import torch
@@ -14,10 +14,20 @@ from torch import Tensor, nn
 
 from ltbench import seeds
 from ltbench.diffusion import Process
+from ltbench.errors import LtbenchError, UsageError
 from ltbench.networks import Network
 from ltbench.networks.dropout import dropout_streams
 
 Pass = Tensor | tuple[Tensor, Tensor]  # labels (B,), or labels (B,) with the rows (n,) that are wanted
+WATCHED = "watch/"  # what a method watches is logged under this prefix, beside its terms and outside the loss
+
+
+class Unsupported(LtbenchError):
+    """A method says why it cannot run on a task (`Method.supports`); the table prints the reason as n/a."""
+
+
+class ContractBroken(ValueError):
+    """A method returned what the contract does not allow; the message names it."""
 
 
 class NetOut(NamedTuple):
@@ -45,11 +55,28 @@ class Rng:
         return torch.from_numpy(np.concatenate(parts)).to(self._device)
 
     def categorical(self, probabilities: Tensor) -> Tensor:
-        """(B,) int64 class ids drawn independently from `probabilities` (K,), which sum to 1."""
-        edges = probabilities.double().cumsum(0).to(torch.float32)
-        # The last edge may round below 1, and a class of probability 0 must not catch the remainder.
-        last = int(probabilities.nonzero().max())
-        return torch.searchsorted(edges, self.uniform(), right=True).clamp_max(last)
+        """(B,) int64 numbers drawn independently from `probabilities`: (K,) for all, or a row each, (B, K); rows sum to 1."""
+        u = self.uniform()
+        rows = probabilities.double().expand(len(u), -1)
+        # A product with a triangle of ones: a GPU's running sum has no deterministic kernel.
+        triangle = torch.ones(rows.shape[1], rows.shape[1], dtype=rows.dtype, device=rows.device).triu()
+        edges = (rows @ triangle).to(torch.float32)
+        # The last edge may round below 1, and a number of probability 0 must not catch the remainder.
+        last = rows.shape[1] - 1 - (rows > 0).flip(1).to(torch.uint8).argmax(1)
+        return torch.searchsorted(edges, u[:, None], right=True).squeeze(1).minimum(last)
+
+    def permutation(self) -> Tensor:
+        """(B,) int64 rows, shuffled uniformly inside each local batch: row i is paired with row permutation()[i]."""
+        g = self._local_batch
+        parts = [k * g + np.argsort(s.random(g), kind="stable") for k, s in enumerate(self._streams)]
+        return torch.from_numpy(np.concatenate(parts)).to(self._device)
+
+
+class Reference(NamedTuple):
+    """A second batch, balanced over the classes that have images: x0 (B, C, H, W) like the draw's, y (B,) int64."""
+
+    x0: Tensor
+    y: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,6 +89,8 @@ class Draw:
     index: (B,) int64 position in the training set. flipped: (B,) bool, mirrored left to right.
     rng: the method's randomness. local_batch: images among which batch-wise terms compare.
     dropout_seeds: one per local batch, for masks inside the network.
+    pixels: (B, C, R, R) uint8, the images themselves, mirrored like x0; None unless the method has `needs_pixels`.
+    reference: a class-balanced batch, local batch by local batch; None unless the method has `needs_reference`.
     """
 
     x0: Tensor
@@ -78,10 +107,24 @@ class Draw:
     rng: Rng
     local_batch: int
     dropout_seeds: tuple[int, ...]
+    pixels: Tensor | None = None
+    reference: Reference | None = None
 
     def by_local_batch(self, x: Tensor) -> Tensor:
         """(B, ...) -> (G, g, ...): rows of one local batch together."""
         return x.unflatten(0, (-1, self.local_batch))
+
+
+class FrozenEncoder(Protocol):
+    """What `Task.encoder` gives: a frozen network's tokens (B, N, width) float32 of a draw's pixels, without gradient."""
+
+    @property
+    def width(self) -> int: ...
+    def __call__(self, draw: Draw) -> Tensor: ...
+
+
+def _no_encoder(name: str, grid: tuple[int, int], cache: bool = False) -> FrozenEncoder:
+    raise UsageError(f"no encoder '{name}' here: this task was made without encoders")
 
 
 @dataclass(frozen=True)
@@ -93,7 +136,8 @@ class Task:
     tap: the published tap behind a name such as `N/4`; raises UsageError naming what exists where there is none.
     tap_widths: {tap: (N, D)} for every tap the network publishes. passes: how `Method.run` asks for several passes.
     dropout: the network's own. bfloat16: whether passes run under autocast; predictions and features come back as float32
-    in any case.
+    in any case. encoder: `encoder(name, (h, w), cache=False)` is a frozen encoder by name, its tokens resized to a grid of h by
+    w; EnvironmentProblem says in one line why it cannot be had.
     """
 
     process: Process
@@ -106,6 +150,7 @@ class Task:
     passes: Literal["fused", "serial"] = "fused"
     dropout: float = 0.0
     bfloat16: bool = False
+    encoder: Callable[..., FrozenEncoder] = _no_encoder
 
 
 class Method(nn.Module, ABC):
@@ -115,14 +160,17 @@ class Method(nn.Module, ABC):
     """
 
     taps: tuple[str, ...] = ()  # blocks whose features `loss` wants, (B, N, D) each; may be set in __init__
+    needs_pixels: bool = False  # `draw.pixels`; may be set in __init__
+    needs_reference: bool = False  # `draw.reference`; may be set in __init__
     presets: ClassVar[
         dict[str, dict[str, Any]]
-    ] = {}  # literal; an entry named like a pipeline is its default
+    ] = {}  # literal; an entry named like a pipeline is its default, `off` switches off, `check` fits a test
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
         self._passes_made = 0
+        self._watched: dict[str, Tensor] = {}
 
     @classmethod
     def supports(cls, task: Task) -> str | None:
@@ -149,6 +197,14 @@ class Method(nn.Module, ABC):
         if self.task.passes == "fused":
             return self._forward(net, draw, asked, first)
         return [out for k, one in enumerate(asked) for out in self._forward(net, draw, [one], first + k)]
+
+    @final
+    def watch(self, name: str, value: Tensor) -> None:
+        """Log `value` (B,), e.g. whether an image was moved, for head, body, tail and five bins of noise level.
+
+        It has no gradient and is no part of the loss.
+        """
+        self._watched[name] = value.detach().float()
 
     def _forward(
         self, net: Network, draw: Draw, asked: list[tuple[Tensor, Tensor | None]], first: int
@@ -191,21 +247,30 @@ class Objective(nn.Module):
         self.network, self.method = network, method
 
     def forward(self, draw: Draw) -> dict[str, Tensor]:
-        """The method's terms. Raises ValueError, naming the term, where one breaks the contract."""
+        """The method's terms. Raises ContractBroken, naming the term, where one is not allowed."""
         self.method._passes_made = 0
+        self.method._watched = {}
         terms = self.method.loss(self.network, draw)
         if not isinstance(terms, dict) or not terms:
-            raise ValueError(
+            raise ContractBroken(
                 f"loss() must return a dict of named terms, not {type(terms).__name__}: {terms!r:.80}"
             )
         batch = draw.y.shape[0]
         for name, term in terms.items():
             if not isinstance(term, Tensor) or tuple(term.shape) not in ((), (batch,)):
                 shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
-                raise ValueError(
+                raise ContractBroken(
                     f"term {name!r} of loss() must be a scalar or ({batch},) tensor, not {shape}"
                 )
+        for name, value in self.method._watched.items():
+            if tuple(value.shape) != (batch,):
+                raise ContractBroken(f"watch({name!r}) takes a ({batch},) tensor, not {tuple(value.shape)}")
         return terms
+
+    @property
+    def watched(self) -> dict[str, Tensor]:
+        """What the method watched in the last forward: {"watch/NAME": (B,) float32}."""
+        return {WATCHED + name: value for name, value in self.method._watched.items()}
 
 
 def _with_rows(asked: Pass) -> tuple[Tensor, Tensor | None]:
