@@ -17,7 +17,8 @@ from ltbench.diffusion import process_for
 from ltbench.metrics.extractor import Extractor, load_extractor
 from ltbench.metrics.features import evaluate_features
 from ltbench.networks import Network, build_network
-from ltbench.sampling import nfe, sample
+from ltbench.protocols import NOISY, OPTIONS
+from ltbench.sampling import Fresh, count_rows, sample
 
 TILE_COLUMNS = 8  # images per class kept with a record
 TILE_CLASSES = 12  # classes shown; with more, the first and the last half
@@ -25,11 +26,22 @@ TILE_CLASSES = 12  # classes shown; with more, the first and the last half
 
 @dataclass(frozen=True)
 class Tiles:
-    """Images for figures. images: (R, C, ch, H, W) uint8. rows: class ids. columns: index of each image within its class."""
+    """Images for figures. images: (R, C, ch, H, W) uint8. rows: class ids. columns: index of each image within its class.
+
+    Without classes every row is None, and the images stand in reading order.
+    """
 
     images: np.ndarray
-    rows: list[int]
+    rows: list[int] | list[None]
     columns: list[int]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """images: (n, C, H, W) uint8. nfe: network rows that each block spent per image, as counted while it was sampled."""
+
+    images: np.ndarray
+    nfe: list[int]
 
 
 @dataclass(frozen=True)
@@ -64,37 +76,56 @@ def generate(
     shape: tuple[int, int, int],
     device: torch.device,
     progress: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
-    """(n, C, H, W) uint8 images, image k from label k and noise keyed by (sampling seed, k).
+) -> Generated:
+    """n images, image k from label k and noise keyed by (sampling seed, k), the noise of a sampler's steps included.
 
     Sampling runs in blocks of `evaluation["block"]` rows, the last one padded, so an image depends on neither the number
-    of images nor the number of devices. Values are rounded to the nearest of 256 levels.
+    of images nor the number of devices (under dopri5, whose rows share their steps, it depends on its block). Values are rounded to
+    the nearest of 256 levels.
     """
-    block, count, null = int(evaluation["block"]), len(labels), network.classes
-    process, parts = process_for(pipeline), []
+    block, count, seed = int(evaluation["block"]), len(labels), int(evaluation["seed"])
+    process, parts, spent = process_for(pipeline), [], []
     for first in range(0, count, block):
         numbers = np.arange(first, first + block)
-        noise = initial_noise(int(evaluation["seed"]), numbers, shape).to(device)
         padded = torch.from_numpy(labels[np.minimum(numbers, count - 1)]).to(device)
-        images = sample(
-            network,
-            process,
-            sampler=evaluation["sampler"],
-            steps=int(evaluation["steps"]),
-            guidance=float(evaluation["guidance"]),
-            noise=noise,
-            labels=padded,
-            null=null,
-        )
+        with count_rows(network) as counted:
+            images = sample(
+                network,
+                process,
+                sampler=evaluation["sampler"],
+                steps=evaluation["steps"],
+                guidance=float(evaluation["guidance"]),
+                noise=initial_noise(seed, numbers, shape).to(device),
+                labels=padded,
+                null=network.classes,
+                fresh=step_noise(seed, numbers, shape, device) if evaluation["sampler"] in NOISY else None,
+                schedule=evaluation.get("schedule"),
+                guidance_channels=evaluation.get("guidance_channels"),
+                options={key: evaluation[key] for key in OPTIONS.get(evaluation["sampler"], {})},
+            )
         parts.append(to_uint8(images)[: count - first])
+        spent.append(counted.rows // block)
         progress(min(first + block, count))
-    return np.concatenate(parts)
+    return Generated(np.concatenate(parts), spent)
 
 
 def initial_noise(seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int]) -> Tensor:
     """(n, C, H, W) float32: the starting noise of images `numbers`, each from its own stream."""
     rows = [seeds.stream(seed, "sampling-noise", int(k)).standard_normal(shape, np.float32) for k in numbers]
     return torch.from_numpy(np.stack(rows))
+
+
+def step_noise(
+    seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int], device: torch.device
+) -> Fresh:
+    """Draws (n, C, H, W) float32 at every call: the noise of the next step of images `numbers`, each from its own stream."""
+    streams = [seeds.stream(seed, "sampling-steps", int(k)) for k in numbers]
+
+    def fresh() -> Tensor:
+        rows = [stream.standard_normal(shape, np.float32) for stream in streams]
+        return torch.from_numpy(np.stack(rows)).to(device)
+
+    return fresh
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -124,28 +155,55 @@ def evaluate(
             f"{evaluation['extractor']['sha256'][:12]}: plan again"
         )
     network = build_sampler(settings, data, weights, device)
-    labels = balanced_labels(int(evaluation["samples"]), len(data.classes))
+    count, classes = int(evaluation["samples"]), len(data.classes)
+    conditional = evaluation["labels"] is not None
+    labels = balanced_labels(count, classes) if conditional else np.full(count, network.classes)
     shape = (data.channels, data.resolution, data.resolution)
-    images = generate(network, settings["pipeline"], evaluation, labels, shape, device, progress)
-    real, spare = _real_features(canonical_json(settings["dataset"]), data, extractor)
-    measured = evaluate_features(
-        gen=_features(extractor, images),
-        gen_labels=labels,
-        ref=real[0],
-        ref_labels=real[1],
-        holdout=spare[0],
-        holdout_labels=spare[1],
-        groups=dict(groups),
-        extractor_name=f"{extractor.name}@{extractor.sha256}",
+    made = generate(network, settings["pipeline"], evaluation, labels, shape, device, progress)
+    measured = _measure(
+        _features(extractor, made.images),
+        labels if conditional else None,
+        _real_features(canonical_json(settings["dataset"]), data, extractor),
+        groups,
+        f"{extractor.name}@{extractor.sha256}",
     )
-    body = {
-        "nfe": nfe(evaluation["sampler"], int(evaluation["steps"]), float(evaluation["guidance"])),
-        **measured,
-    }
-    shown = shown_classes(len(data.classes))
-    return Evaluated(
-        body, tiles(images, labels, shown), tiles(data.reference().images, data.reference().labels, shown)
-    )
+    shown, real = shown_classes(classes), data.reference()
+    samples = tiles(made.images, labels, shown) if conditional else unlabelled_tiles(made.images)
+    return Evaluated({**_cost(made.nfe), **measured}, samples, tiles(real.images, real.labels, shown))
+
+
+def _measure(
+    gen: np.ndarray,
+    labels: np.ndarray | None,
+    real: Any,
+    groups: Mapping[str, list[int]],
+    extractor_name: str,
+) -> dict[str, Any]:
+    """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class."""
+    (ref, ref_labels), (holdout, holdout_labels) = real
+    if labels is not None:
+        return evaluate_features(
+            gen, labels, ref, ref_labels, holdout, holdout_labels, dict(groups), extractor_name
+        )
+    holdout = holdout[interleaved(holdout_labels)]  # its first n images, the floor, have all classes alike
+    one = [np.zeros(len(part), dtype=np.int64) for part in (gen, ref, holdout)]
+    found = evaluate_features(gen, one[0], ref, one[1], holdout, one[2], {"all": [0]}, extractor_name)
+    nothing = {key: type(value)() for key, value in found["per_class"].items()}
+    return {"rows": found["rows"], "per_class": nothing}
+
+
+def interleaved(labels: np.ndarray) -> np.ndarray:
+    """(n,) positions in an order whose every beginning holds all classes alike: the first image of each, the second of each ..."""
+    order = np.argsort(labels, kind="stable")
+    first = np.searchsorted(labels[order], labels[order])
+    return order[np.lexsort((labels[order], np.arange(len(labels)) - first))]
+
+
+def _cost(spent: Sequence[int]) -> dict[str, Any]:
+    """`nfe`: network rows per image, the mean where blocks differ (dopri5), which then has its range beside it."""
+    if len(set(spent)) == 1:
+        return {"nfe": spent[0]}
+    return {"nfe": sum(spent) / len(spent), "nfe_range": [min(spent), max(spent)]}
 
 
 def _features(extractor: Extractor, images: np.ndarray) -> np.ndarray:
@@ -179,3 +237,11 @@ def tiles(images: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> Til
     columns = min(TILE_COLUMNS, *(int((labels == c).sum()) for c in classes))
     rows = [images[np.flatnonzero(labels == c)[:columns]] for c in classes]
     return Tiles(np.stack(rows), list(classes), list(range(columns)))
+
+
+def unlabelled_tiles(images: np.ndarray) -> Tiles:
+    """The first images in reading order, `TILE_COLUMNS` a row and `TILE_CLASSES` rows at most."""
+    columns = min(TILE_COLUMNS, len(images))
+    rows = min(TILE_CLASSES, len(images) // columns)
+    shown = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+    return Tiles(shown, [None] * rows, list(range(columns)))

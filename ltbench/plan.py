@@ -11,6 +11,7 @@ from typing import Any
 
 from ltbench import provenance
 from ltbench.files import Unreadable
+from ltbench.protocols import sampling_text
 from ltbench.spec.cells import Cell, cell_id, expand
 from ltbench.spec.resolved import Spec
 from ltbench.spec.types import spell
@@ -335,7 +336,7 @@ class _Seen:
         if step not in self.trained:
             return "after training"
         what = self.cell.evaluations[key]
-        return f"no {what['protocol']} {what['sampler']} {what['steps']} w={spell(what['guidance'])} of step {step}"
+        return f"no {what['protocol']}, {sampling_text(what)}, of step {step}"
 
     def _stage_reason(self, stage: str, kind: str, step: int, key: str | None = None) -> str:
         """What its last attempt or a damaged record says about a missing stage; "" if nothing does."""

@@ -53,7 +53,7 @@ ENVIRONMENT += (
     "SLURM_ARRAY_TASK_ID",
     "SLURM_JOB_PARTITION",
 )
-PACKAGES = ("ltbench", "torch", "numpy", "safetensors")
+PACKAGES = ("ltbench", "torch", "numpy", "safetensors", "torchdiffeq")
 
 Code = dict[str, dict[str, Any]]  # component -> {"digest": 64 hex, "files": {path: {name: 8 hex}}}
 

@@ -24,6 +24,7 @@ STREAMS = frozenset(
         "method",  # whatever a method draws
         "dropout",  # masks inside a network
         "sampling-noise",  # starting noise of a generated image
+        "sampling-steps",  # noise of a sampler's steps, in their order, per generated image
     }
 )
 

@@ -84,7 +84,7 @@ EDITS = {
     "datasets/digits.py": ("import", "import math as changed\nimport", {"data"}, "datasets/digits.py: imports changed"),
     "datasets/fashion_mnist.py": ("import", "import math as changed\nimport", set(), ""),
     "ltbench/metrics/frechet.py": ("import", "import math as changed\nimport", {"evaluation"}, "imports changed"),
-    "ltbench/sampling.py": ("import", "import math as changed\nimport", {"evaluation"}, "imports changed"),
+    "ltbench/sampling/flow.py": ("import", "import math as changed\nimport", {"evaluation"}, "imports changed"),
     "ltbench/canonical.py": ("import", "import os\nimport", set(), ""),
     "ltbench/spec/types.py": ("import", "import os\nimport", set(), ""),
 }  # fmt: skip
@@ -148,7 +148,7 @@ def test_imports_for_types_alone_do_not_count(checkout: Path) -> None:
     assert provenance.changes(before, after) == [
         "ltbench/trainer.py: imports changed"
     ]  # TYPE_CHECKING itself
-    assert "ltbench/sampling.py" not in after["trainer"]["files"]
+    assert "ltbench/sampling/__init__.py" not in after["trainer"]["files"]
 
 
 def test_a_plugin_keeps_its_digest_wherever_it_lies(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

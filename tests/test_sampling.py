@@ -9,68 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ltbench.diffusion import DiscreteDDPM, LinearFlow, Process, process_for
+from ltbench.diffusion import DiscreteDDPM, LinearFlow, process_for
 from ltbench.errors import UsageError
 from ltbench.networks import build_network
 from ltbench.sampling import ddim_grid, nfe, sample
+from tests.sampling_oracles import MU, NULL, STD, Oracle, draw, exact_noise, exact_velocity, noise_of
 
 torch.set_num_threads(1)
-MU, STD = 0.7, 0.4
-NULL = 2
-
-
-class Oracle(nn.Module):
-    """A network that is a formula of (x, t, y); it notes how it was called."""
-
-    def __init__(self, formula: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.formula = formula
-        self.part = nn.Linear(1, 1)
-        self.rows = 0
-        self.calls: list[tuple[Tensor, Tensor, bool, bool]] = []
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        self.rows += len(x)
-        self.calls.append((t, y, self.training, torch.is_grad_enabled()))
-        return self.formula(x, t, y), []
-
-
-def exact_velocity(x: Tensor, s: Tensor, y: Tensor) -> Tensor:
-    """E[x0 - eps | xs] for x0 ~ N(MU, STD^2)."""
-    s = s.view(-1, 1, 1, 1)
-    variance = (s * STD) ** 2 + (1 - s) ** 2
-    return MU + (s * STD**2 - (1 - s)) / variance * (x - s * MU)
-
-
-def exact_noise(mean: float, std: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """E[eps | xt] on the DDPM path for x0 ~ N(mean, std^2)."""
-    alpha_bar = DiscreteDDPM().alpha_bar
-
-    def formula(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        a = alpha_bar[t].view(-1, 1, 1, 1)
-        return (1 - a).sqrt() * (x - a.sqrt() * mean) / (a * std**2 + 1 - a)
-
-    return formula
-
-
-def noise_of(rows: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn((rows, 1, 4, 4), generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def draw(
-    network: nn.Module, process: Process, sampler: str, steps: int, noise: Tensor, guidance: float = 1.0
-) -> Tensor:
-    labels = torch.arange(len(noise)) % NULL
-    return sample(
-        network,
-        process,
-        sampler=sampler,
-        steps=steps,
-        guidance=guidance,
-        noise=noise,
-        labels=labels,
-        null=NULL,
-    )
 
 
 def order_of(error: Callable[[int], float]) -> float:
@@ -185,8 +130,9 @@ def test_nfe_counts_the_rows_the_network_sees(sampler: str, pipeline: str, guida
 def test_nfe_by_hand() -> None:
     assert [nfe(name, 20, 1.0) for name in ("euler", "heun", "ddim")] == [20, 40, 19]
     assert [nfe(name, 20, 1.5) for name in ("euler", "heun", "ddim")] == [40, 80, 38]
-    with pytest.raises(UsageError, match="unknown sampler"):
-        nfe("dopri5", 20, 1.0)
+    for name in ("dopri5", "dopri"):
+        with pytest.raises(UsageError, match="not known beforehand"):
+            nfe(name, 20, 1.0)
 
 
 def trained_looking(name: str) -> nn.Module:
@@ -259,14 +205,27 @@ def test_modes_come_back_after_a_failure() -> None:
 @pytest.mark.parametrize(
     ("sampler", "pipeline", "steps", "message"),
     [
-        ("dopri", "sit", 10, r"unknown sampler 'dopri'(.|\n)*euler, heun, ddim"),
+        ("dopri", "sit", 10, r"unknown sampler 'dopri'(.|\n)*euler, heun, dopri5"),
         ("ddim", "sit", 10, r"does not belong to pipeline 'sit'(.|\n)*euler, heun"),
         ("euler", "ddpm", 10, r"does not belong to pipeline 'ddpm'(.|\n)*ddim"),
-        ("euler", "sit", 0, r"got steps: 0"),
-        ("ddim", "ddpm", 30, r"got steps: 30(.|\n)*25, 40"),
-        ("ddim", "ddpm", 1, r"got steps: 1,"),
+        ("euler", "sit", 0, r"steps is 0"),
+        ("euler", "sit", None, r"needs the key 'steps'"),
+        ("dopri5", "sit", 50, r"leave steps out"),
+        ("sde-euler", "sit", 1, r"needs 2"),
+        ("ddim", "ddpm", 30, r"divides 1000(.|\n)*25, 40"),
+        ("ddim", "ddpm", 1, r"divides 1000"),
+        ("ddim-corrected", "ddpm", 1001, r"can take no more"),
+        ("ddpm", "ddpm", 100, r"steps is 1000"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused(sampler: str, pipeline: str, steps: int, message: str) -> None:
+def test_what_cannot_be_sampled_is_refused(
+    sampler: str, pipeline: str, steps: int | None, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
+        draw(Oracle(exact_velocity), process_for(pipeline), sampler, steps, noise_of(), fresh=noise_of)
+
+
+@pytest.mark.parametrize(("sampler", "pipeline", "steps"), [("sde-euler", "sit", 5), ("ddpm", "ddpm", 1000)])
+def test_a_noisy_sampler_needs_its_noise(sampler: str, pipeline: str, steps: int) -> None:
+    with pytest.raises(UsageError, match="draws noise at every step"):
         draw(Oracle(exact_velocity), process_for(pipeline), sampler, steps, noise_of())

@@ -109,7 +109,10 @@ class _Assembly:
         kinds = self.definition.table.metrics
         if kinds is None:
             kinds = list(dict.fromkeys(seen))
-        return tuple(self._column(kind, group) for kind in kinds for group in self.definition.table.groups)
+        groups = self.definition.table.groups
+        if self.plan.evaluation["labels"] is None:  # images without a class belong to no group
+            groups = tuple(group for group in groups if group == "all")
+        return tuple(self._column(kind, group) for kind in kinds for group in groups)
 
     def _column(self, kind: str, group: str) -> Column:
         found = [

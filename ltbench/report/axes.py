@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltbench.canonical import canonical_json
+from ltbench.protocols import sampling_text
 
 Planned = Mapping[str, Any]
 
@@ -122,13 +123,12 @@ def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
 
 def _title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:
     dataset = cell["settings"]["dataset"]
-    sampling = f"{evaluation['sampler']} {evaluation['steps']} steps, guidance {evaluation['guidance']:g}"
     words = [str(dataset["name"])]
     if dataset.get("resolution"):
         words.append(f"{dataset['resolution']} px")
     if dataset.get("imbalance") is not None:
         words.append(f"imbalance {dataset['imbalance']:g}")
-    return f"{cell.get('part_title') or part}: {', '.join(words)}; {sampling}"
+    return f"{cell.get('part_title') or part}: {', '.join(words)}; {sampling_text(evaluation)}"
 
 
 def setup_of(cells: Sequence[Planned], step: int) -> str:

@@ -7,12 +7,13 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from ltbench.protocols import sampling_text
 from ltbench.report import words
 from ltbench.report.table import Entry, Section, Table
 
 FIELDS: tuple[str, ...] = (
     "kind",  # mean (over seeds), seed (one run) or floor (real images)
-    "part", "dataset", "evaluation", "protocol", "sampler", "sampling_steps", "guidance", "extractor",
+    "part", "dataset", "evaluation", "protocol", "sampler", "sampling_steps", "guidance", "sampling", "extractor",
     "label", "method", "axes", "seed", "cell", "record", "step",
     "metric", "name", "group", "better", "scale", "k", "value", "sd", "n", "planned",
     "floor", "n_gen", "n_ref", "n_floor", "mark", "missing",
@@ -73,6 +74,7 @@ def _context(section: Section) -> dict[str, Any]:
         "sampler": ev["sampler"],
         "sampling_steps": ev["steps"],
         "guidance": ev["guidance"],
+        "sampling": sampling_text(ev),
         "extractor": f"{ev['extractor']['name']}@{ev['extractor']['sha256']}",
     }
 

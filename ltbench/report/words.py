@@ -71,7 +71,8 @@ def section_line(section: Section) -> str:
     """How the numbers of a section were made, in one sentence each."""
     ev = section.evaluation
     extractor = ev["extractor"]
-    samples = f"{ev['samples']} generated images, labels {ev['labels']}, sampling seed {ev['seed']}"
+    labels = "no labels" if ev["labels"] is None else f"labels {ev['labels']}"
+    samples = f"{ev['samples']} generated images, {labels}, sampling seed {ev['seed']}"
     reference = f"against {ev['reference']}"
     if count := next((c.n_ref for c in section.columns if c.group == "all" and c.n_ref), None):
         reference += f" ({count} images)"

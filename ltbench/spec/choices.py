@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ltbench import plugins
 from ltbench.errors import LtbenchError, Problem, UsageError
 from ltbench.plugins import Plugin
-from ltbench.protocols import PROTOCOLS, extractor
+from ltbench.protocols import PROTOCOLS, extractor, guidance_options, sampler_options
 from ltbench.spec import models
 from ltbench.spec.presets import PIPELINES, PRESETS
 from ltbench.spec.problems import Path, nearest, problem, problems_of, shorten, tuples
@@ -258,21 +258,23 @@ def _sizes(part: Node, train: models.Train, origins: dict[str, str]) -> list[Pro
 
 
 def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
-    """The evaluations of one entry, one per guidance value, as the store keeps them."""
-    protocol = PROTOCOLS[entry.protocol]
+    """The evaluations of one sound entry, one per guidance value, as the store keeps them; one without labels has guidance 0."""
+    protocol, given = PROTOCOLS[entry.protocol], entry.model_dump()
     return [
         {
             "protocol": entry.protocol,
             "samples": entry.samples or protocol.samples,
-            "labels": protocol.labels,
+            "labels": entry.labels,
             "sampler": entry.sampler,
             "steps": entry.steps,
-            "guidance": float(guidance),
+            "guidance": float(w),
             "block": entry.block or protocol.block,
             "seed": entry.seed,
             "quantise": protocol.quantise,
             "extractor": extractor(entry.extractor or data.extractor),
             "reference": data.reference,
+            **sampler_options(given),
+            **guidance_options(given, float(w)),
         }
-        for guidance in entry.guidance
+        for w in entry.guidance or (0.0,)
     ]

@@ -78,15 +78,41 @@ class Train(Strict):
     preview_every: Count | None = Field(None, description="steps between sample grids; null: at milestones")
 
 
+class Schedule(Strict):
+    """How the guidance w depends on the noise level (1 noise .. 0 data)."""
+
+    name: Literal["constant", "linear", "gamma", "cosine", "interval"]
+    gamma: Positive | None = Field(None, description="of `gamma`: w gamma^-level; default 100")
+    low: Share | None = Field(None, description="of `interval`: lowest noise level that is guided; default 0")
+    high: Share | None = Field(None, description="of `interval`: highest noise level that is guided")
+
+
 class Evaluate(Strict):
     """One protocol and sampler, at each of the guidance values, on every milestone."""
 
     protocol: str
-    sampler: Literal["euler", "heun", "ddim"]
-    steps: Count
-    guidance: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        min_length=1, description="w in u + w (c - u)"
+    sampler: Literal["euler", "heun", "dopri5", "sde-euler", "sde-heun", "ddim", "ddim-corrected", "ddpm"]
+    steps: Count | None = Field(None, description="network calls on the grid; dopri5 alone takes none")
+    guidance: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="w in u + w (c - u)"
     )
+    schedule: Schedule | None = Field(None, description="guidance by noise level; default: constant")
+    guidance_channels: Count | None = Field(
+        None, description="channels that are guided, the first ones; default: all; the released SiT: 3"
+    )
+    labels: Literal["balanced"] | None = Field(
+        "balanced", description="null: unconditional sampling, measured over all classes only"
+    )
+    diffusion: (
+        Literal["sigma", "linear", "SBDM", "constant", "decreasing", "increasing-decreasing"] | None
+    ) = Field(None, description="g(s) of an SDE sampler; default: sigma")
+    diffusion_norm: Positive | None = Field(None, description="factor of g(s); default: 1")
+    last_step: Literal["mean", "euler", "tweedie", "none"] | None = Field(
+        None, description="how an SDE sampler ends; default: mean"
+    )
+    last_step_size: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="default: 0.04")
+    atol: Positive | None = Field(None, description="absolute tolerance of dopri5; default: 1e-6")
+    rtol: Positive | None = Field(None, description="relative tolerance of dopri5; default: 1e-3")
     samples: Count | None = Field(None, description="generated images; default: the protocol's")
     block: Count | None = Field(None, description="images per sampling block; default: the protocol's")
     seed: Seed = 0

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ltbench.errors import LtbenchError, Problem
-from ltbench.protocols import PROTOCOLS, check_steps, extractor, extractors
+from ltbench.protocols import PROTOCOLS, extractor, extractors, guidance_problems, sampler_problems
 from ltbench.spec import choices, models
 from ltbench.spec.cells import excluded
 from ltbench.spec.networks import network_names, network_problem
@@ -295,12 +295,22 @@ class PartReader:
                 entry = models.Evaluate.model_validate(tuples(item.plain()))
             except ValidationError:
                 continue  # reported with the other shapes
-            wrong = check_steps(pipeline, entry.sampler, entry.steps) if pipeline else None
-            if wrong is not None:
-                self._add(("evaluate", i, "sampler" if "belong" in wrong else "steps"), wrong)
-            elif entry.protocol in PROTOCOLS:
+            given = entry.model_dump()
+            wrong = sampler_problems(pipeline, given) if pipeline else []
+            wrong += guidance_problems(given)
+            for key, message in wrong:
+                self._wrong_entry(("evaluate", i), item, key, message)
+            if not wrong and entry.protocol in PROTOCOLS:
                 found.append((i, entry))
         return found
+
+    def _wrong_entry(self, path: Path, item: Node, key: str, message: str) -> None:
+        """At the key where it is written, else at the entry."""
+        inner = tuple(key.split(".")) if key else ()
+        if inner and item.find(inner) is not None:
+            self._add((*path, *inner), message)
+        else:
+            self._add(path, f"evaluate.{path[-1]}: {message}")
 
     def _check_protocol(self, index: int, item: Node) -> None:
         name = item.find(("protocol",))
@@ -329,7 +339,7 @@ class PartReader:
     def _check_evaluate(self, path: Path, entry: models.Evaluate, data: Data) -> bool:
         before = len(self.problems)
         samples = entry.samples or PROTOCOLS[entry.protocol].samples
-        if samples % len(data.classes):
+        if entry.labels is not None and samples % len(data.classes):
             at = (*path, "samples" if entry.samples else "protocol")
             self._add(at, f"{samples} samples are not a multiple of {len(data.classes)} classes")
         self._check_extractor(path, entry.extractor or data.extractor, data)
