@@ -19,7 +19,9 @@ import ltbench.methods
 from ltbench import provenance
 from ltbench.datasets import build_dataset
 from ltbench.errors import EnvironmentProblem, LtbenchError
-from ltbench.stages.common import Event, Options, Stage, Unsupported
+from ltbench.guard import ProcessChanged
+from ltbench.methods import ContractBroken, Unsupported
+from ltbench.stages.common import Event, Options, Stage
 from ltbench.stages.evaluate import evaluate_milestone
 from ltbench.stages.train import train
 from ltbench.store import Held, Store
@@ -39,7 +41,8 @@ def run_job(
     """Run `stage` ("train:280,560" or "evaluate:560:EVALUATION") of a run that `plan.register` has put into the store.
 
     Returns {"outcome": "done" | "failed" | "held" | "preempted", ...}; "failed" carries cause and message, "held" says who
-    works on it. Raises only for a call that makes no sense (an unknown run, a malformed stage).
+    works on it; "retire" asks for a fresh process before the next job. Raises only for a call that makes no sense (an unknown
+    run, a malformed stage).
     """
     kind, _, rest = stage.partition(":")
     opts = Options(**(options or {}))
@@ -63,7 +66,7 @@ def run_job(
         except BaseException as error:
             outcome = _failed(context, name, error)
         claim.release("preempted" if outcome["outcome"] == "held" else outcome["outcome"])
-        return outcome
+        return {**outcome, "retire": True} if context.tainted else outcome
 
 
 @lru_cache(maxsize=4)
@@ -130,6 +133,8 @@ def failure_cause(error: BaseException) -> str:
         return "disk" if "space" in str(error) or "read-only" in str(error).lower() else "data"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return "oom"
+    if isinstance(error, ProcessChanged | ContractBroken):
+        return "plugin"
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     return "plugin" if any(_is_plugin_file(name) for name in files) else "code"
 

@@ -236,7 +236,7 @@ def test_a_loss_that_diverges_stops_its_cell_with_evidence(house: House, dropped
     ("method", "cause", "says"),
     [
         ("raiser", "plugin", "no such loss"),
-        ("wrongly", "code", r"term 'pixels' of loss\(\) must be a scalar or \(12,\) tensor"),
+        ("wrongly", "plugin", r"term 'pixels' of loss\(\) must be a scalar or \(12,\) tensor"),
         ("ddpm", "unsupported", "sit is the one here"),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -173,12 +172,11 @@ def test_independent_mistakes_come_all_at_once_and_in_order(tmp_path: Path) -> N
     assert wanted == sorted(wanted)
 
 
+@pytest.mark.timeout(30)  # building it would take hours
 def test_a_grid_of_a_billion_cells_is_refused_before_it_is_built(tmp_path: Path) -> None:
     seeds = "[" + ", ".join(map(str, range(400))) + "]"
     axes = "".join(f"  train.{key}: {seeds}\n" for key in ("lr", "weight_decay", "warmup"))
-    began = time.process_time()
     (problem,) = problems(tmp_path, GOOD + axes)
-    assert time.process_time() - began < 1.0
     assert f"{2 * 2 * 400**3} cells" in problem.message
     assert "100000" in problem.message
 

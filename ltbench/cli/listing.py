@@ -9,10 +9,17 @@ import typer
 
 from ltbench.cli.options import AsJson, Plugins, place
 from ltbench.cli.output import clip, dump, out, plural, say, table
+from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
     from ltbench.plugins import Plugin
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME | new NAME | check NAME|PATH ...]", help="Show one, write a new one, or check some."
+    ),
+]
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one of them in full.")]
 NoImport = Annotated[
     bool, typer.Option("--no-import", help="Only read the files; do not try to import them (faster).")
@@ -20,20 +27,45 @@ NoImport = Annotated[
 
 
 def methods(
-    name: Name = None, json: AsJson = False, plugins: Plugins = None, no_import: NoImport = False
+    words: Words = None,
+    json: AsJson = False,
+    plugins: Plugins = None,
+    no_import: NoImport = False,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="new: where the file goes. [methods/]")
+    ] = None,
 ) -> None:
-    """List the training methods, or show one: what it does, its parameters and presets.
+    """List the training methods; show one: what it does, its parameters and presets; write a new one; check some.
 
     Every file is read without running it, then imported once in a child process; a file that fails is one line with
-    its reason.
+    its reason. `new` writes a working method. `check` runs the conformance suite, about 20 s for one; exit code 1 when
+    something failed.
 
     \b
     Example:
       python harness.py methods
       python harness.py methods ccua
+      python harness.py methods new mine
+      python harness.py methods check mine
     """
+    from ltbench.cli import checking
+
     place(plugins=plugins)
-    _list_or_show("methods", name, json, no_import)
+    verb, *rest = words or [""]
+    if folder is not None and verb != "new":
+        raise UsageError("--folder goes with `methods new NAME`")
+    if verb == "new":
+        checking.new(rest, folder)
+    elif verb == "check":
+        checking.check(rest, json)
+    elif rest:
+        raise UsageError(
+            f"methods {' '.join(words or [])}: one name at a time", "or: methods check NAME|PATH ..."
+        )
+    elif verb:
+        checking.show(verb, json, no_import)
+    else:
+        _list_or_show("methods", None, json, no_import)
 
 
 def datasets(

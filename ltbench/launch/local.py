@@ -222,6 +222,8 @@ class LocalRun:
             return  # an event that crossed the end of its job
         elif kind == "result":
             worker.job = None
+            if message.get("retire"):
+                worker.kill()  # everything is written; what a method left behind goes with the process
             self._result(worker, job, message)
         else:
             self._event(worker, job, message)

@@ -163,7 +163,7 @@ def _run(
         )
     except BaseException as error:  # SystemExit and KeyboardInterrupt of plugin code included
         channel.leave_fork()
-        result = failure(error)
+        result = {**failure(error), "retire": True}
     channel.leave_fork()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -13,7 +13,6 @@ import torch
 
 from ltbench import provenance
 from ltbench.datasets import Dataset
-from ltbench.errors import LtbenchError
 from ltbench.evaluate import Tiles
 from ltbench.store import Claim, Run
 from ltbench.tiles import grid_png
@@ -52,6 +51,7 @@ class Stage:
     emit: Event
     stop: Callable[[], bool]
     started: float
+    tainted: bool = False  # a method left something in the process that cannot be put back
 
     def notice(self, message: str) -> None:
         """A line for the person at the terminal."""
@@ -73,10 +73,6 @@ class Stage:
             **provenance.environment(),
             **more,
         }
-
-
-class Unsupported(LtbenchError):
-    """The method says why it cannot run on this task; the table prints the reason as n/a."""
 
 
 def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
+from ltbench import seeds
 from ltbench.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint, save_milestone
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
 from ltbench.evaluate import Tiles, build_sampler, initial_noise, shown_classes, to_uint8
+from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
 from ltbench.sampling import sample
-from ltbench.stages.common import Stage, Unsupported, context, put_tiles
+from ltbench.stages.common import Stage, context, put_tiles
 from ltbench.trainer import NonFinite, Trainer, build_parts
 
 PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
@@ -26,13 +28,31 @@ PREVIEW_COLUMNS, PREVIEW_GUIDANCE = 4, 2.0
 
 def train(stage: Stage, data: Dataset, milestones: list[int]) -> dict[str, Any]:
     """Train up to the last milestone; every milestone leaves EMA weights, a preview and a record."""
+    data.train()  # what its libraries set when they are imported is not the method's doing
+    guard = Guard()
+    try:
+        with guard:
+            return _train(stage, data, milestones, guard)
+    finally:
+        stage.tainted = guard.tainted
+        if guard.changed:
+            stage.notice(f"the method left changed, and it was put back: {'; '.join(guard.changed)}")
+
+
+def _train(stage: Stage, data: Dataset, milestones: list[int], guard: Guard) -> dict[str, Any]:
+    seed_globals(0)  # what a file draws on import must not depend on the cell that imports it first
     method = load_method(stage.settings["method"]["name"])
+    seed_globals(_outside(stage, 0))
     parts = build_parts(stage.settings, data, method, stage.device)
-    if reason := type(parts.objective.method).supports(parts.task):
-        raise Unsupported(reason)
     trainer = Trainer(parts, stage.options.micro_batch or parts.recipe.batch, stage.options.log_every)
     _resume(stage, trainer, milestones)
-    return _Loop(stage, data, trainer, milestones).run()
+    guard.check()
+    return _Loop(stage, data, trainer, milestones, guard).run()
+
+
+def _outside(stage: Stage, step: int) -> int:
+    """The seed of the generators that no method may use: one that does still repeats, resumed or not."""
+    return seeds.torch_seed(stage.settings["seed"], "method", "outside", step)
 
 
 def _resume(stage: Stage, trainer: Trainer, milestones: list[int]) -> None:
@@ -54,8 +74,10 @@ def _resume(stage: Stage, trainer: Trainer, milestones: list[int]) -> None:
 class _Loop:
     """Steps, and what is kept when. A commit is fenced: a superseded attempt stops without writing."""
 
-    def __init__(self, stage: Stage, data: Dataset, trainer: Trainer, milestones: list[int]) -> None:
-        self.stage, self.data, self.trainer = stage, data, trainer
+    def __init__(
+        self, stage: Stage, data: Dataset, trainer: Trainer, milestones: list[int], guard: Guard
+    ) -> None:
+        self.stage, self.data, self.trainer, self.guard = stage, data, trainer, guard
         self.milestones = set(milestones)
         self.last = max(milestones)
         self.saved_at = time.monotonic()
@@ -68,11 +90,16 @@ class _Loop:
             if self.stage.stop():
                 self._checkpoint()
                 return {"outcome": "preempted", "step": self.trainer.step}
+            seed_globals(_outside(self.stage, self.trainer.step + 1))
             try:
                 self.point = self.trainer.advance() or self.point
             except NonFinite:
                 self._checkpoint()  # the weights before the bad step: replaying it needs nothing else
                 raise
+            except Exception:
+                self.guard.check()  # a changed setting explains what it broke
+                raise
+            self.guard.check()
             self._report()
             if not self._keep():
                 return {
@@ -149,7 +176,7 @@ class _Loop:
         save_checkpoint(
             run.checkpoints, self.trainer.step, tensors, state, cell=run.cell, run=run.run, attempt=attempt
         )
-        prune_checkpoints(run.checkpoints, keep=2)
+        prune_checkpoints(run.checkpoints, keep=2, at_most=self.trainer.step)
         self.saved_at, self.saved_step = time.monotonic(), self.trainer.step
 
     def _report(self) -> None:
