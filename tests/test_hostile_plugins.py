@@ -42,7 +42,7 @@ FAILURES = {
     "hangs_on_import": ("plugin", "hung: no word for"),
     "hangs_in_loss": ("plugin", "hung: no word for"),
     "gives_nan": ("nan", "non-finite loss or gradient at step 3"),
-    "wrong_shape": ("code", "term 'pixels' of loss"),
+    "wrong_shape": ("plugin", "term 'pixels' of loss"),
     "exits": ("plugin", "sys.exit(3)"),
     "dies": ("plugin", "exited with code 7"),
     "eats_memory": ("oom", ""),

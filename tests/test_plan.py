@@ -129,7 +129,7 @@ def test_another_evaluation_never_retrains(world: World) -> None:
     found = world.one(evaluate__guidance="[1.5, 4.0]")
     (new,) = [key for key, value in found.cell.evaluations.items() if value["guidance"] == 4.0]
     assert stages(found) == [f"evaluate:10:{new}", f"evaluate:20:{new}"]
-    assert found.reason == "no small-data euler 5 w=4.0 of step 10"
+    assert found.reason == "no small-data, euler 5 steps, guidance 4, of step 10"
     assert found.state == "partial"
 
 
