@@ -34,9 +34,9 @@ class CBDM(Method):
         self,
         task: Task,
         *,
-        tau: float = 1.0,
-        gamma: float = 0.25,
-        prior: Literal["empirical", "uniform"] = "empirical",
+        tau: float = 1.0,  # weight of both terms, times the noise level
+        gamma: float = 0.25,  # share of the term that moves the second pass
+        prior: Literal["empirical", "uniform"] = "empirical",  # where y' is drawn from
     ) -> None:
         super().__init__(task)
         self.tau, self.gamma = tau, gamma

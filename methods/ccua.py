@@ -36,12 +36,12 @@ class CCUA(Method):
         self,
         task: Task,
         *,
-        alpha: float = 0.05,
-        gamma: float = 0.05,
-        temperature: float = 0.1,
-        tap: str = "N/4",
-        spread_weight: Literal["data", "noise", "one"] = "data",
-        align_weight: Literal["data", "noise", "noise_eps"] = "data",
+        alpha: float = 0.05,  # weight of spread
+        gamma: float = 0.05,  # weight of align
+        temperature: float = 0.1,  # temperature of the contrast
+        tap: str = "N/4",  # block whose null-pass features are spread
+        spread_weight: Literal["data", "noise", "one"] = "data",  # how spread follows the noise level
+        align_weight: Literal["data", "noise", "noise_eps"] = "data",  # how align follows the noise level
     ) -> None:
         super().__init__(task)
         self.alpha, self.gamma, self.temperature = alpha, gamma, temperature

@@ -35,11 +35,11 @@ class CORAL(Method):
         self,
         task: Task,
         *,
-        weight: float = 0.5,
-        temperature: float = 0.1,
-        decay: float = 0.3,
-        width: int = 128,
-        tap: str = "N/2",
+        weight: float = 0.5,  # weight of contrast
+        temperature: float = 0.1,  # temperature of the contrast
+        decay: float = 0.3,  # scale of the time factor: smaller favours clean images
+        width: int = 128,  # width of the projection
+        tap: str = "N/2",  # block that is projected
     ) -> None:
         super().__init__(task)
         self.weight, self.temperature, self.decay = weight, temperature, decay

@@ -36,10 +36,10 @@ class DiffROP(Method):
         self,
         task: Task,
         *,
-        weight: float = 0.1,
-        form: Literal["batch", "pair"] = "batch",
-        clock: Literal["data", "noise"] = "data",
-        margin: float = 1.0,
+        weight: float = 0.1,  # weight of overlap
+        form: Literal["batch", "pair"] = "batch",  # as the seed ran it; our reading of the paper
+        clock: Literal["data", "noise"] = "data",  # which end the distances are weighted towards
+        margin: float = 1.0,  # where the hinge ends; form pair only
     ) -> None:
         super().__init__(task)
         self.weight, self.form, self.clock, self.margin = weight, form, clock, margin

@@ -30,7 +30,14 @@ class Dispersive(Method):
         "off": {"weight": 0.0},
     }
 
-    def __init__(self, task: Task, *, weight: float = 0.25, temperature: float = 1.0, tap: str = "N") -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        weight: float = 0.25,  # weight of disperse
+        temperature: float = 1.0,  # scale of the mean square distances
+        tap: str = "N",  # block whose features repel each other
+    ) -> None:
         super().__init__(task)
         self.weight, self.temperature = weight, temperature
         self.taps = (task.tap(tap),) if weight else ()

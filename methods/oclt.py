@@ -40,10 +40,10 @@ class OCLT(Method):
         self,
         task: Task,
         *,
-        direction: Literal["t2h", "h2t", "full", "none"] = "t2h",
-        tr_tau: float = 0.0,
-        cut: float | None = None,
-        reference: bool = False,
+        direction: Literal["t2h", "h2t", "full", "none"] = "t2h",  # tail to head, head to tail, any, off
+        tr_tau: float = 0.0,  # power of class frequency in the weights
+        cut: float | None = None,  # transfer only below this noise level
+        reference: bool = False,  # draw from a class-balanced batch
     ) -> None:
         super().__init__(task)
         self.direction, self.tr_tau, self.cut = direction, tr_tau, cut

@@ -40,11 +40,11 @@ class REPA(Method):
         self,
         task: Task,
         *,
-        weight: float = 0.5,
-        tap: str = "N/4",
-        encoder: str | tuple[str, ...] = "timm:vit_base_patch14_dinov2.lvd142m",
-        hidden: int = 2048,
-        cache: bool = False,
+        weight: float = 0.5,  # weight of align
+        tap: str = "N/4",  # block that is aligned
+        encoder: str | tuple[str, ...] = "timm:vit_base_patch14_dinov2.lvd142m",  # frozen; one projector each
+        hidden: int = 2048,  # width of the projector
+        cache: bool = False,  # keep the training set's tokens in memory
     ) -> None:
         super().__init__(task)
         self.weight = weight
