@@ -16,7 +16,8 @@ import torch
 from ltbench import plugins
 from ltbench.datasets import build_dataset
 from ltbench.diffusion import process_for
-from ltbench.methods import Method
+from ltbench.errors import LtbenchError
+from ltbench.methods import load_method
 from ltbench.networks import build_network
 from ltbench.plan import expand
 from ltbench.sampling import sample
@@ -41,10 +42,12 @@ def measure(benchmark: str, device: torch.device) -> dict[str, Any]:
 def _part(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
     pipeline = settings["pipeline"]
     baseline = BASELINES[pipeline]
-    rates, ratios = [], {}
+    rates, ratios, left_out = [], {}, {}
     for name in _methods():
-        plain, other = (_trainer(settings, each, device) for each in (baseline, name))
-        if plain is None or other is None:
+        try:
+            plain, other = (_trainer(settings, each, device) for each in (baseline, name))
+        except LtbenchError as error:  # not on this pipeline, or its encoder cannot be had here
+            left_out[name] = error.message
             continue
         rate, ratio = _side_by_side(plain, other, device)
         rates.append(rate)
@@ -56,6 +59,7 @@ def _part(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
         "baseline": baseline,
         "baseline_steps_per_s": round(statistics.median(rates), 2),
         "time_per_step_over_baseline": ratios,
+        "left_out": left_out,
         "samples_per_s": round(_samples_per_second(settings, device), 1),
         "sampler": f"{SAMPLERS[pipeline]}, {SAMPLER_STEPS} steps, guidance {GUIDANCE}",
     }
@@ -67,19 +71,13 @@ def _methods() -> list[str]:
     return [name for name, plugin in found if plugin.problem is None and name not in BASELINES.values()]
 
 
-def _trainer(settings: dict[str, Any], name: str, device: torch.device) -> Trainer | None:
-    """A trainer of this method at its own defaults for the pipeline; None when it does not support the task."""
-    import importlib
-
+def _trainer(settings: dict[str, Any], name: str, device: torch.device) -> Trainer:
+    """A trainer of this method at its own defaults for the pipeline. Raises LtbenchError when it cannot run here."""
     plugin = plugins.get("methods", name)
-    module = importlib.import_module(f"ltbench.methods.{name}")
-    method: type[Method] = getattr(module, plugin.class_name)
     preset = (plugin.presets or {}).get(settings["pipeline"], {})
     data = build_dataset(settings["dataset"])
     own = {**settings, "method": {"name": name, **plugin.defaults, **preset}}
-    parts = build_parts(own, data, method, device)
-    if method.supports(parts.task) is not None:
-        return None
+    parts = build_parts(own, data, load_method(name), device)
     return Trainer(parts, parts.recipe.batch, 1000)
 
 
