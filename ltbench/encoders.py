@@ -171,7 +171,7 @@ def _frozen(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _timm_missing(name: str, rest: str) -> str | None:
-    import timm
+    import timm  # pyright: ignore[reportMissingImports]
 
     model, _, file = rest.partition("@")
     if not timm.is_model(model):
@@ -202,7 +202,7 @@ def _file_problem(name: str, rest: str) -> str | None:
 def _in_cache(config: Any) -> bool:
     if not config.hf_hub_id:
         return False
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache  # pyright: ignore[reportMissingImports]
 
     files = (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
     return any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in files if file)
@@ -220,7 +220,7 @@ def _reachable() -> bool:
 
 
 def _timm(rest: str, device: torch.device) -> Encoder:
-    import timm
+    import timm  # pyright: ignore[reportMissingImports]
 
     name, _, file = rest.partition("@")
     side = DINO_SIDE if "dinov2" in name else None
@@ -237,7 +237,7 @@ def _timm(rest: str, device: torch.device) -> Encoder:
 
 def _load_file(model: nn.Module, file: str) -> None:
     """timm's own reading of a file, which for a ViT renames published weights and resamples its positions."""
-    from timm.models import load_checkpoint
+    from timm.models import load_checkpoint  # pyright: ignore[reportMissingImports]
 
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     # timm's `strict` refuses a classifier that we do not want; without it, weights that are absent stay random in silence.

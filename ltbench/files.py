@@ -229,14 +229,6 @@ def sha256_file(path: Path) -> tuple[str, int]:
     return _insist_reading(path, once)
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes an unprivileged writer may still put where `path` is or would be."""
-    while not path.exists() and path.parent != path:
-        path = path.parent
-    room = os.statvfs(path)
-    return room.f_bavail * room.f_frsize
-
-
 def pid_exists(pid: int) -> bool:
     """Whether a process of this number exists here, whoever it belongs to."""
     try:

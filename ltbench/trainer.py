@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from ltbench import seeds
 from ltbench.curve import Curve
 from ltbench.datasets import Dataset
-from ltbench.diffusion import process_for
+from ltbench.diffusion import Process, process_for
 from ltbench.draws import Drawer, Resident
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
-from ltbench.networks import build_network, resolve_tap
+from ltbench.networks import Network, build_network, resolve_tap
 from ltbench.order import Order
 
 T = TypeVar("T")
@@ -100,23 +100,7 @@ def build_parts(
         torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device)
     )
 
-    def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
-        kept = {"images": resident.seen, "size": len(images.labels)} if cache else {}
-        return Tokens(load_encoder(name, device), grid, **kept)
-
-    task = Task(
-        process=process,
-        pipeline=settings["pipeline"],
-        null=classes,
-        class_counts=torch.from_numpy(order.counts).to(device),
-        class_prior=torch.from_numpy(order.prior).float().to(device),
-        tap=lambda name: resolve_tap(name, network),
-        tap_widths=network.tap_widths,
-        passes=recipe.passes,
-        dropout=recipe.dropout,
-        bfloat16=recipe.precision == "bf16",
-        encoder=encoder,
-    )
+    task = _task(settings, recipe, process, network, order, resident)
     options = {name: value for name, value in settings["method"].items() if name != "name"}
     if reason := method.supports(task):
         raise Unsupported(reason)
@@ -136,6 +120,35 @@ def build_parts(
     )
     counts = [int(n) for n in order.counts]
     return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts)
+
+
+def _task(
+    settings: Mapping[str, Any],
+    recipe: Recipe,
+    process: Process,
+    network: Network,
+    order: Order,
+    resident: Resident,
+) -> Task:
+    device = resident.labels.device
+
+    def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
+        kept = {"images": resident.seen, "size": len(resident.labels)} if cache else {}
+        return Tokens(load_encoder(name, device), grid, **kept)
+
+    return Task(
+        process=process,
+        pipeline=settings["pipeline"],
+        null=network.null_label,
+        class_counts=torch.from_numpy(order.counts).to(device),
+        class_prior=torch.from_numpy(order.prior).float().to(device),
+        tap=lambda name: resolve_tap(name, network),
+        tap_widths=network.tap_widths,
+        passes=recipe.passes,
+        dropout=recipe.dropout,
+        bfloat16=recipe.precision == "bf16",
+        encoder=encoder,
+    )
 
 
 def seeded(seed: int, build: Callable[[], T]) -> T:

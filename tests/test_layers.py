@@ -42,6 +42,7 @@ LAYERS = {
     "ltbench.draws": 3,
     "ltbench.order": 3,
     "ltbench.guard": 1,
+    "ltbench.children": 0,
     "ltbench.conformance": 5,
     "ltbench.conformance.words": 0,
     "ltbench.conformance.suite": 4,

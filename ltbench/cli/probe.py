@@ -15,10 +15,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import IO
 
+from ltbench.children import wait_or_kill
 from ltbench.launch.process import exit_reason
 
 TIMEOUT = 30.0  # seconds for one file
@@ -68,7 +68,7 @@ def _in_fork(module: str, seconds: float) -> str | None:
         pid = os.fork()
         if pid == 0:
             _tell(module, told)
-        code = _wait(pid, seconds)
+        code = wait_or_kill(pid, seconds)
         told.seek(0)
         text = told.read()
     if code is None:
@@ -88,19 +88,6 @@ def _tell(module: str, told: IO[str]) -> None:
     told.write(json.dumps(problem))
     told.flush()
     os._exit(0)
-
-
-def _wait(pid: int, seconds: float) -> int | None:
-    """The child's exit code as `subprocess` counts it; None when it had to be killed."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from ltbench import plugins
+from ltbench.children import wait_or_kill
 from ltbench.conformance.suite.checks import CHECKS
 from ltbench.conformance.suite.cost import cost, size
 from ltbench.conformance.suite.subject import DoesNotApply, Failed, Subject
@@ -106,7 +106,7 @@ class _Runner:
             pid = os.fork()
             if pid == 0:
                 _tell(check, self.file, told, output.fileno())
-            code = _wait(pid, seconds)
+            code = wait_or_kill(pid, seconds)
             told.seek(0)
             text = told.read()
         if code is None:
@@ -149,19 +149,6 @@ def _in_words(error: BaseException, file: str) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return text + (f" ({os.path.basename(file)}, line {own[-1]})" if own else "")
-
-
-def _wait(pid: int, seconds: float) -> int | None:
-    """The child's exit code as `subprocess` counts it; None when it had to be killed."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
 
 
 if __name__ == "__main__":
