@@ -103,7 +103,7 @@ def generate(
                 guidance_channels=evaluation.get("guidance_channels"),
                 options={key: evaluation[key] for key in OPTIONS.get(evaluation["sampler"], {})},
             )
-        parts.append(to_uint8(images)[: count - first])
+        parts.append(to_uint8(images, evaluation["quantise"])[: count - first])
         spent.append(counted.rows // block)
         progress(min(first + block, count))
     return Generated(np.concatenate(parts), spent)
@@ -128,9 +128,15 @@ def step_noise(
     return fresh
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
-    """(B, C, H, W) float in [-1, 1] -> uint8 on the host, rounded half to even, as SiT's clamp(127.5 x + 128) does up to ties."""
-    return (images * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+QUANTISE = {
+    "round": torch.round
+}  # a protocol's rule: to the nearest level, ties to even; SiT's clamp(127.5 x + 128) up to ties
+
+
+def to_uint8(images: Tensor, rule: str = "round") -> np.ndarray:
+    """(B, C, H, W) float in [-1, 1] -> uint8 on the host. Raises KeyError for a rule that `QUANTISE` does not have."""
+    levels = (images * 127.5 + 127.5).clamp(0, 255)
+    return QUANTISE[rule](levels).to(torch.uint8).cpu().numpy()
 
 
 def balanced_labels(count: int, classes: int) -> np.ndarray:

@@ -52,7 +52,6 @@ class Protocol:
     labels: str = "balanced"
     block: int = 100
     quantise: str = "round"
-    metrics: tuple[str, ...] = ("FD", "KD", "precision", "recall")
 
 
 PROTOCOLS = {

@@ -83,9 +83,8 @@ def test_cbdm_value_is_1_25_of_the_gap_and_the_gradient_splits(pipeline: str) ->
 
     net.training = False  # type: ignore[attr-defined]
     terms = cbdm.loss(net, made)  # type: ignore[arg-type]
-    other = made.rng  # the stream has been consumed: draw the same labels again from an equal draw
+    # The stream has been consumed: the same labels come again from an equal draw.
     drawn = draw(pipeline, label_drop=0.0).rng.categorical(torch.tensor(COUNTS) / sum(COUNTS))
-    assert other is not None
     gap = (shift[made.y] - shift[drawn]).detach()
     torch.testing.assert_close(terms["balance"], made.level * gap**2)
     torch.testing.assert_close(terms["balance"] + terms["commit"], 1.25 * made.level * gap**2)

@@ -38,7 +38,6 @@ def test_steps_equal_a_plain_loop(pipeline: str) -> None:
     """The same sequence of operations written out by hand, with clipping, warm-up and EMA."""
     ours = trainer(pipeline, warmup=3, clip_norm=0.5, optimizer="adam", lr=1e-2)
     net, drawer = ours.parts.objective.network, ours.parts.drawer
-    plain = type(net).__new__(type(net))
     plain = network(pipeline)
     plain.load_state_dict(net.state_dict())
     average = {name: p.detach().clone() for name, p in plain.state_dict().items()}
@@ -94,8 +93,6 @@ def test_methods_start_from_the_same_weights_and_see_the_same_draws(pipeline: st
 
 def test_seeds_differ() -> None:
     one, two = trainer("sit", seed=0), trainer("sit", seed=1)
-    weight = "network.head.weight"
-    del weight
     a, b = one.parts.objective.network.state_dict(), two.parts.objective.network.state_dict()
     assert any(not torch.equal(a[name], b[name]) for name in a)
 
