@@ -12,7 +12,8 @@ the code has neither reference batch nor resampling, draws j from the training b
 combine freely. `reference: true` is our reading of the paper: image i itself and a second, balanced batch are the candidates.
 The code's weights are written for z = x_t / signal, which is the same softmax. Well separated images keep themselves up to high
 noise: `watch/moved` logs the fraction that went elsewhere, by class group and noise level. On the sit pipeline the same with
-signal s, noise 1 - s and the velocity (x_j - x_s) / (1 - s), our port.
+signal s, noise 1 - s and the velocity (x_j - x_s) / (1 - s), our port. Under `augment: ada` images are borrowed as they were moved,
+and the network is told the moves of image i: nobody published that combination.
 """
 
 from __future__ import annotations

@@ -17,10 +17,17 @@ FRACTIONS: dict[str, tuple[int, int]] = {"N/8": (1, 8), "N/4": (1, 4), "N/2": (1
 
 
 def build_network(
-    name: str, *, channels: int, resolution: int, classes: int, dropout: float = 0.0
+    name: str,
+    *,
+    channels: int,
+    resolution: int,
+    classes: int,
+    dropout: float = 0.0,
+    augmented: bool = False,
 ) -> Network:
     """A freshly initialised network, float32, in training mode, for (B, channels, resolution, resolution) images.
 
+    `augmented`: it takes augmentation labels (ltbench.augment); its other weights are those of the plain network.
     Initial weights come from torch's global generator, which the caller seeds (inside torch.random.fork_rng). Raises UsageError
     for a name that is unknown or does not fit the resolution.
     """
@@ -34,9 +41,16 @@ def build_network(
             classes=classes,
             dropout=dropout,
             tap_widths=widths,
+            augmented=augmented,
         )
     return UNet(
-        size, channels=channels, resolution=resolution, classes=classes, dropout=dropout, tap_widths=widths
+        size,
+        channels=channels,
+        resolution=resolution,
+        classes=classes,
+        dropout=dropout,
+        tap_widths=widths,
+        augmented=augmented,
     )
 
 

@@ -196,6 +196,7 @@ def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe
     except ValidationError as error:
         return None, problems_of(error, models.Train, part, ("train",))
     problems = _sizes(part, train, {key: f"preset {preset}" for key in fixed if key not in given})
+    problems += _augment(part, train)
     if train.batch is None:
         return None, problems
     settings = {key: thawed(getattr(train, key)) for key in models.SETTINGS}
@@ -204,6 +205,21 @@ def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe
     identity = changed(settings, {**defaults, "batch": None, "local_batch": train.batch})
     options = {key: getattr(train, key) for key in models.OPTIONS}
     return Recipe(settings, identity, train.milestones, options), problems
+
+
+def _augment(part: Node, train: models.Train) -> list[Problem]:
+    """What `augment` settles by itself cannot be settled otherwise."""
+    probability = models.Train.model_fields["augment_probability"].default
+    if train.augment == "none":
+        key, message = "augment_probability", "augment_probability is one of augment: ada"
+        wrong = train.augment_probability != probability
+    else:
+        key, message = "flip", f"augment: {train.augment} mirrors half of the images itself: flip stays true"
+        wrong = not train.flip
+    if not wrong:
+        return []
+    path: Path = next((p for p in (("train", key), ("grid", f"train.{key}")) if part.find(p)), ("train",))
+    return [problem(part, path, message, key=True)]
 
 
 def _preset_problem(part: Node, pipeline: str, preset: str, overrides: dict[str, Any]) -> Problem:

@@ -29,6 +29,8 @@ SETTINGS = (
     "flip",
     "dropout",
     "passes",
+    "augment",
+    "augment_probability",
 )
 # Keys of `train` that say how a run is carried out; they change no weight and no identity.
 OPTIONS = ("micro_batch", "checkpoint_seconds", "log_every", "preview_every")
@@ -72,6 +74,10 @@ class Train(Strict):
     passes: Literal["fused", "serial"] = Field(
         "fused", description="several passes as one forward, or in turn"
     )
+    augment: Literal["none", "ada"] = Field(
+        "none", description="ada: flips, turns, scales, stretches and shifts images and tells the network"
+    )
+    augment_probability: Share = Field(0.12, description="of each move of `ada` but its flip, which is 1/2")
     micro_batch: Count | None = Field(None, description="images per forward; changes memory, not results")
     checkpoint_seconds: Positive = 600.0
     log_every: Count = Field(20, description="steps per point of the loss curves")
