@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LABEL_WIDTH = 9
 SCALE = 2.0**0.2  # of one standard deviation of scale and of stretch
 SHIFT = 1 / 8  # of the image's side, for one standard deviation
 GRID = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ltbench.augment import LABEL_WIDTH
+AUGMENT_NUMBERS = 9  # what the engine says of an image's moves: ltbench/augment.py
 
 
 class Network(nn.Module, ABC):
@@ -35,7 +35,7 @@ class Network(nn.Module, ABC):
 
         Called when all other weights are drawn: they stay those of the plain network of the same seed.
         """
-        self.embed_augment = nn.Linear(LABEL_WIDTH, width, bias=False)
+        self.embed_augment = nn.Linear(AUGMENT_NUMBERS, width, bias=False)
 
     def with_augment(self, condition: Tensor, augment: Tensor | None) -> Tensor:
         """condition (B, D) and labels (B, 9); without labels, the condition itself: a map without bias sends zeros to zero."""
@@ -75,7 +75,7 @@ class Network(nn.Module, ABC):
             return
         if self.embed_augment is None:
             raise ValueError("augmentation labels for a network that was built without (augmented=True)")
-        if tuple(augment.shape) != (len(x), LABEL_WIDTH):
+        if tuple(augment.shape) != (len(x), AUGMENT_NUMBERS):
             raise ValueError(
-                f"augmentation labels have shape {tuple(augment.shape)}, not ({len(x)}, {LABEL_WIDTH})"
+                f"augmentation labels have shape {tuple(augment.shape)}, not ({len(x)}, {AUGMENT_NUMBERS})"
             )
