@@ -178,6 +178,19 @@ def _remedy(plugin: Plugin, values: dict[str, Any]) -> str:
     return f"; the smallest imbalance that fills every class is {high / 1e4!r}"
 
 
+def resampling(value: Any) -> Any:
+    """A resampling in its one spelling: None, a factor, or a mapping where the remainder is not the largest's."""
+    if not isinstance(value, dict) or "factor" not in value:
+        return value
+    if value.get("remainder", "largest") == "largest":
+        return value["factor"]
+    return {"factor": float(value["factor"]), "remainder": value["remainder"]} if _sound(value) else value
+
+
+def _sound(value: dict[str, Any]) -> bool:
+    return isinstance(value["factor"], int | float) and set(value) == {"factor", "remainder"}
+
+
 # --- training -------------------------------------------------------------------------------------------------------
 
 

@@ -138,11 +138,21 @@ class Dataset(Open):
     name: str
 
 
+class Resample(Strict):
+    """Batch resampling: the imbalance that batches see, and where an epoch's rounding goes."""
+
+    factor: Annotated[float, Field(gt=0, le=1)]
+    remainder: Literal["largest", "last"] = Field(
+        "largest", description="to the largest remainders; last: all to the rarest class, as released"
+    )
+
+
 class Grid(Open):
     """Axes; the benchmark is their product. Further axes: `network`, `train.KEY`, `dataset.KEY`."""
 
     method: tuple[Method, ...] = Field(min_length=1)
-    resample: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = Field((None,), min_length=1)
+    # A lone factor has become a mapping by now.
+    resample: tuple[Resample | None, ...] = Field((None,), min_length=1)
     seed: tuple[Seed, ...] = Field((0,), min_length=1)
 
 
