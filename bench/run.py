@@ -1,7 +1,7 @@
 """How fast ltbench itself is, as JSON on stdout: `make bench`, a few minutes on two cores.
 
-Start-up is in CPU seconds of fresh processes; training is a ratio of both sides in one process, so that a busy machine
-changes neither much. Tests assert none of these numbers: they are for reading and for comparing two checkouts.
+Start-up is in CPU seconds of fresh processes; training, and terms over all pairs of a batch, are ratios of both sides in one
+process, so that a busy machine changes neither much. Tests assert none of these numbers: they are for reading and for comparing two checkouts.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from startup import ROOT
 def main() -> int:
     """Measure what `--only` names, print JSON; 1 when a start-up goal is missed and `--strict` was given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("startup", "training"), help="one half")
+    parser.add_argument("--only", choices=("startup", "training", "forms"), help="one part")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for training and sampling")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
     args = parser.parse_args()
     begun = time.perf_counter()
     found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
-    if args.only != "training":
+    if args.only in (None, "startup"):
         print("start-up ...", file=sys.stderr)
         found["startup"] = startup.measure()
-    if args.only != "startup":
+    if args.only in (None, "forms"):
+        print("terms over all pairs ...", file=sys.stderr)
+        found["forms"] = _forms(args.device)
+    if args.only in (None, "training"):
         print("training and sampling ...", file=sys.stderr)
         found |= _training(args.device)
     found["seconds"] = round(time.perf_counter() - begun, 1)
@@ -40,6 +43,13 @@ def main() -> int:
 def missed(times: dict[str, dict[str, float]]) -> list[str]:
     """Commands that took longer than their goal."""
     return [name for name, entry in times.items() if entry["cpu_s"] > entry.get("goal", float("inf"))]
+
+
+def _forms(device: str) -> dict[str, Any]:
+    import forms  # beside this file; imports torch
+    import torch
+
+    return forms.measure(torch.device(device))
 
 
 def _training(device: str) -> dict[str, Any]:
