@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ltbench.errors import UsageError
@@ -32,26 +34,15 @@ def build_network(
     for a name that is unknown or does not fit the resolution.
     """
     size = network_size(name, resolution)
-    widths = tap_widths(name, resolution)
-    if isinstance(size, SiTSize):
-        return SiT(
-            size,
-            channels=channels,
-            resolution=resolution,
-            classes=classes,
-            dropout=dropout,
-            tap_widths=widths,
-            augmented=augmented,
-        )
-    return UNet(
-        size,
-        channels=channels,
-        resolution=resolution,
-        classes=classes,
-        dropout=dropout,
-        tap_widths=widths,
-        augmented=augmented,
-    )
+    options: dict[str, Any] = {
+        "channels": channels,
+        "resolution": resolution,
+        "classes": classes,
+        "dropout": dropout,
+        "tap_widths": tap_widths(name, resolution),
+        "augmented": augmented,
+    }
+    return SiT(size, **options) if isinstance(size, SiTSize) else UNet(size, **options)
 
 
 def parameter_count(name: str, *, channels: int, resolution: int, classes: int) -> int:
