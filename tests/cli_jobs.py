@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from ltbench import provenance
-from ltbench.launch.work import milestones, stage_name
+from ltbench.stages.names import milestones, stage_name
 from ltbench.store import Held, Store
 
 GROUPS = {"head": [0, 1, 2], "body": [3, 4, 5, 6], "tail": [7, 8, 9]}

@@ -17,7 +17,8 @@ from ltbench.errors import EnvironmentProblem
 from ltbench.launch.devices import Seats
 from ltbench.launch.local import LocalRun, Settings
 from ltbench.launch.process import CappedLog
-from ltbench.launch.work import CellWork, Queue, milestones, stage_name
+from ltbench.launch.work import CellWork, Queue
+from ltbench.stages.names import milestones, stage_name
 
 TESTS = Path(__file__).parent
 

@@ -260,21 +260,29 @@ def _sizes(part: Node, train: models.Train, origins: dict[str, str]) -> list[Pro
 def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
     """The evaluations of one sound entry, one per guidance value, as the store keeps them; one without labels has guidance 0."""
     protocol, given = PROTOCOLS[entry.protocol], entry.model_dump()
+    fixed = {
+        "protocol": entry.protocol,
+        "samples": entry.samples or protocol.samples,
+        "classes": protocol.classes,
+        "labels": entry.labels,
+        "sampler": entry.sampler,
+        "steps": entry.steps,
+        "block": entry.block or protocol.block,
+        "seed": entry.seed,
+        "quantise": protocol.quantise,
+        "extractor": extractor(entry.extractor or protocol.extractor or data.extractor),
+        "reference": data.reference,
+        "crop": protocol.crop,
+        "metrics": list(entry.metrics or protocol.metrics),
+        "estimators": dict(protocol.estimators),
+        **({} if entry.groups == "thirds" else {"groups": thawed_groups(entry.groups)}),
+        **sampler_options(given),
+    }
     return [
-        {
-            "protocol": entry.protocol,
-            "samples": entry.samples or protocol.samples,
-            "labels": entry.labels,
-            "sampler": entry.sampler,
-            "steps": entry.steps,
-            "guidance": float(w),
-            "block": entry.block or protocol.block,
-            "seed": entry.seed,
-            "quantise": protocol.quantise,
-            "extractor": extractor(entry.extractor or data.extractor),
-            "reference": data.reference,
-            **sampler_options(given),
-            **guidance_options(given, float(w)),
-        }
-        for w in entry.guidance or (0.0,)
+        {**fixed, "guidance": float(w), **guidance_options(given, float(w))} for w in entry.guidance or (0.0,)
     ]
+
+
+def thawed_groups(rule: str | dict[str, tuple[int, ...]]) -> str | dict[str, list[int]]:
+    """JSON-able."""
+    return rule if isinstance(rule, str) else {name: list(ids) for name, ids in rule.items()}

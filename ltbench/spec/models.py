@@ -100,8 +100,9 @@ class Evaluate(Strict):
     guidance_channels: Count | None = Field(
         None, description="channels that are guided, the first ones; default: all; the released SiT: 3"
     )
-    labels: Literal["balanced"] | None = Field(
-        "balanced", description="null: unconditional sampling, measured over all classes only"
+    labels: Literal["balanced", "uniform"] | None = Field(
+        "balanced",
+        description="image k has class k mod K; uniform: drawn, as released; null: unconditional, measured over all classes only",
     )
     diffusion: (
         Literal["sigma", "linear", "SBDM", "constant", "decreasing", "increasing-decreasing"] | None
@@ -114,6 +115,12 @@ class Evaluate(Strict):
     atol: Positive | None = Field(None, description="absolute tolerance of dopri5; default: 1e-6")
     rtol: Positive | None = Field(None, description="relative tolerance of dopri5; default: 1e-3")
     samples: Count | None = Field(None, description="generated images; default: the protocol's")
+    metrics: tuple[str, ...] | None = Field(
+        None, min_length=1, description="what is measured; default: the protocol's"
+    )
+    groups: Literal["thirds", "shots"] | dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = Field(
+        "thirds", description="classes measured together; shots: many, medium and few by training images"
+    )
     block: Count | None = Field(None, description="images per sampling block; default: the protocol's")
     seed: Seed = 0
     extractor: str | None = Field(None, description="default: the data set's own")

@@ -9,7 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from ltbench.errors import LtbenchError, Problem
-from ltbench.protocols import PROTOCOLS, extractor, extractors, guidance_problems, sampler_problems
+from ltbench.protocols import (
+    METRICS,
+    PROTOCOLS,
+    class_groups,
+    extractor,
+    extractors,
+    guidance_problems,
+    sampled_classes,
+    sampler_problems,
+)
 from ltbench.spec import choices, models
 from ltbench.spec.cells import excluded
 from ltbench.spec.networks import network_names, network_problem
@@ -338,12 +347,36 @@ class PartReader:
 
     def _check_evaluate(self, path: Path, entry: models.Evaluate, data: Data) -> bool:
         before = len(self.problems)
-        samples = entry.samples or PROTOCOLS[entry.protocol].samples
-        if entry.labels is not None and samples % len(data.classes):
-            at = (*path, "samples" if entry.samples else "protocol")
-            self._add(at, f"{samples} samples are not a multiple of {len(data.classes)} classes")
-        self._check_extractor(path, entry.extractor or data.extractor, data)
+        protocol = PROTOCOLS[entry.protocol]
+        self._check_groups(path, entry, data)
+        if len(self.problems) == before:
+            self._check_samples(path, entry, data)
+        for i, name in enumerate(entry.metrics or ()):
+            if name not in METRICS:
+                near = nearest(name, METRICS)
+                message = f"no metric is called '{name}'"
+                self._add((*path, "metrics", i), message, allowed=", ".join(METRICS), suggestion=near)
+        self._check_extractor(path, entry.extractor or protocol.extractor or data.extractor, data)
         return len(self.problems) == before
+
+    def _check_groups(self, path: Path, entry: models.Evaluate, data: Data) -> None:
+        rule = {"groups": choices.thawed_groups(entry.groups), "classes": PROTOCOLS[entry.protocol].classes}
+        try:
+            class_groups(rule, data.counts)
+        except LtbenchError as error:
+            at = (*path, "groups" if entry.groups != "thirds" else "protocol")
+            self._add(at, one_line(error))
+
+    def _check_samples(self, path: Path, entry: models.Evaluate, data: Data) -> None:
+        """A protocol's own number need not be a multiple of the classes: 50,000 images of 365 classes are balanced up to one."""
+        protocol = PROTOCOLS[entry.protocol]
+        samples = entry.samples or protocol.samples
+        classes = len(sampled_classes({"classes": protocol.classes, "groups": entry.groups}, data.counts))
+        at = (*path, "samples" if entry.samples else "protocol")
+        if entry.labels == "balanced" and entry.samples and samples % classes:
+            self._add(at, f"{samples} samples are not a multiple of {classes} classes")
+        elif entry.labels is not None and samples < 2 * classes:
+            self._add(at, f"{samples} samples leave some of the {classes} classes with fewer than 2 images")
 
     def _check_extractor(self, path: Path, name: str, data: Data) -> None:
         try:
