@@ -53,6 +53,8 @@ def work(run, settings, code, stage, on_event, stop, claim):
         run.fail(stage_name(stage), claim.attempt, traceback="", evidence={"lr": 0.002}, **fields)
         claim.release("failed")
         return {"outcome": "failed", **fields}
+    if stage.startswith("reference"):
+        return {"outcome": "done"}  # there are no images here
     total = milestones(stage)[-1]
     for step in range(0, total + 1, max(1, total // 20)):
         if stop():
