@@ -293,6 +293,16 @@ def sampled_classes(evaluation: Mapping[str, Any], counts: Sequence[int]) -> lis
     return sorted(k for ids in class_groups(evaluation, counts).values() for k in ids)
 
 
+def at_guidance(evaluation: Mapping[str, Any], w: float, **changes: Any) -> dict[str, Any]:
+    """The evaluation at one guidance value, its schedule and channels written out as far as they change anything there.
+
+    Of a search it is one of the evaluations that the search makes; `changes` are then its round's samples and seed.
+    """
+    left_out = {"search", "schedule", "guidance_channels"}
+    rest = {key: value for key, value in evaluation.items() if key not in left_out}
+    return {**rest, **changes, "guidance": float(w), **guidance_options(evaluation, float(w))}
+
+
 def sampling_text(evaluation: Mapping[str, Any]) -> str:
     """How an evaluation samples, in words: "euler 20 steps, guidance 1.5"; what is not a default is named."""
     sampler, options = evaluation["sampler"], {**evaluation}
@@ -306,6 +316,9 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
         text += f" (diffusion {options['diffusion']}{norm}, last step {options['last_step']}{size})"
     if evaluation.get("labels", "balanced") is None:
         return f"{text}, unconditional"
+    if "search" in options:
+        tried = options["search"]["search"]
+        return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}"
     channels = options.get("guidance_channels")
     on = "" if channels is None else f" on the first {channels} channels"
     return f"{text}, guidance {options['guidance']:g}{on}{_schedule_text(options.get('schedule'))}"
