@@ -101,10 +101,10 @@ class Reference:
 def root_of(cov: Features) -> Features:
     """R with R R^T = cov: Cholesky's where it is positive definite (a tenth of the price), else from its eigenvectors."""
     try:
-        return np.linalg.cholesky(cov)
+        return np.linalg.cholesky(cov).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(cov)
-        return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)), dtype=np.float64)
+        return (vectors * np.sqrt(np.clip(values, 0, None))).astype(np.float64)
 
 
 def between(a: Gaussian, b: Gaussian, root: Features) -> float:
