@@ -5,17 +5,18 @@ A protocol says what is compared with what. An evaluation is a protocol at one s
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ltbench.canonical import digest
-from ltbench.errors import EnvironmentProblem, UsageError
 
-INDEX = Path(__file__).resolve().parent / "metrics" / "weights" / "index.json"
+# Evaluations name their extractor: what is known of one without torch can be had here too.
+from ltbench.extractors import extractor as extractor
+from ltbench.extractors import extractor_family as extractor_family
+from ltbench.extractors import extractor_problem as extractor_problem
+from ltbench.extractors import extractors as extractors
+
 DDPM_STEPS = 1000
 # pipeline -> samplers that integrate its process
 SAMPLERS = {
@@ -60,26 +61,6 @@ PROTOCOLS = {
         samples=500,
     )
 }
-
-
-@functools.cache
-def extractors() -> dict[str, dict[str, Any]]:
-    """The shipped feature extractors: name -> {"file", "sha256", "datasets", "dim", ...}. Raises EnvironmentProblem."""
-    try:
-        return json.loads(INDEX.read_text())
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"{INDEX}: cannot read the list of extractors: {error}",
-            "restore it from the repository (git checkout -- ltbench/metrics/weights)",
-        ) from None
-
-
-def extractor(name: str) -> dict[str, str]:
-    """`{"name", "sha256"}` of a shipped extractor, as evaluations hold it. Raises UsageError for an unknown name."""
-    known = extractors()
-    if name not in known:
-        raise UsageError(f"unknown extractor '{name}'", f"there are {', '.join(sorted(known)) or 'none'}")
-    return {"name": name, "sha256": known[name]["sha256"]}
 
 
 def evaluation_id(evaluation: dict[str, Any]) -> str:
