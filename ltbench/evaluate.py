@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ from ltbench import seeds
 from ltbench.canonical import canonical_json
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
+from ltbench.metrics.catalogue import DEFAULT, Estimators
 from ltbench.metrics.extractor import Extractor, load_extractor
-from ltbench.metrics.features import evaluate_features
+from ltbench.metrics.measure import ALL, measure
+from ltbench.metrics.sets import FeatureSet, interleaved
 from ltbench.networks import Network, build_network
 from ltbench.protocols import NOISY, OPTIONS
 from ltbench.sampling import Fresh, count_rows, sample
@@ -167,8 +169,8 @@ def evaluate(
     shape = (data.channels, data.resolution, data.resolution)
     made = generate(network, settings["pipeline"], evaluation, labels, shape, device, progress)
     measured = _measure(
-        _features(extractor, made.images),
-        labels if conditional else None,
+        _features(extractor, made.images, labels),
+        conditional,
         _real_features(canonical_json(settings["dataset"]), data, extractor),
         groups,
         f"{extractor.name}@{extractor.sha256}",
@@ -179,30 +181,23 @@ def evaluate(
 
 
 def _measure(
-    gen: np.ndarray,
-    labels: np.ndarray | None,
-    real: Any,
+    gen: FeatureSet,
+    conditional: bool,
+    real: tuple[FeatureSet, FeatureSet],
     groups: Mapping[str, list[int]],
     extractor_name: str,
 ) -> dict[str, Any]:
     """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class."""
-    (ref, ref_labels), (holdout, holdout_labels) = real
-    if labels is not None:
-        return evaluate_features(
-            gen, labels, ref, ref_labels, holdout, holdout_labels, dict(groups), extractor_name
-        )
-    holdout = holdout[interleaved(holdout_labels)]  # its first n images, the floor, have all classes alike
-    one = [np.zeros(len(part), dtype=np.int64) for part in (gen, ref, holdout)]
-    found = evaluate_features(gen, one[0], ref, one[1], holdout, one[2], {"all": [0]}, extractor_name)
+    if conditional:
+        return measure(gen, *real, groups, DEFAULT, extractor_name, Estimators())
+    ref, holdout = real
+    ordered = holdout.take(
+        interleaved(holdout.labels)
+    )  # its first n images, the floor, have all classes alike
+    one = [replace(part, labels=np.zeros(len(part), np.int64)) for part in (gen, ref, ordered)]
+    found = measure(one[0], one[1], one[2], {ALL: [0]}, DEFAULT, extractor_name, Estimators())
     nothing = {key: type(value)() for key, value in found["per_class"].items()}
     return {"rows": found["rows"], "per_class": nothing}
-
-
-def interleaved(labels: np.ndarray) -> np.ndarray:
-    """(n,) positions in an order whose every beginning holds all classes alike: the first image of each, the second of each ..."""
-    order = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[order], labels[order])
-    return order[np.lexsort((labels[order], np.arange(len(labels)) - first))]
 
 
 def _cost(spent: Sequence[int]) -> dict[str, Any]:
@@ -212,19 +207,24 @@ def _cost(spent: Sequence[int]) -> dict[str, Any]:
     return {"nfe": sum(spent) / len(spent), "nfe_range": [min(spent), max(spent)]}
 
 
-def _features(extractor: Extractor, images: np.ndarray) -> np.ndarray:
-    return extractor.features(torch.from_numpy(images))["pool"].double().cpu().numpy()
+def _features(extractor: Extractor, images: np.ndarray, labels: np.ndarray) -> FeatureSet:
+    found = {key: part.numpy() for key, part in extractor.features(torch.from_numpy(images)).items()}
+    return FeatureSet(labels=labels, **found)
 
 
-_REAL: dict[tuple[bytes, str], Any] = {}  # features of real images by (data set settings, extractor's sha256)
+Real = tuple[FeatureSet, FeatureSet]
+_REAL: dict[tuple[bytes, str], Real] = {}  # by (data set settings, extractor's sha256)
 
 
-def _real_features(key: bytes, data: Dataset, extractor: Extractor) -> Any:
-    """((features, labels) of the reference, of the holdout); once per process, data set and extractor."""
+def _real_features(key: bytes, data: Dataset, extractor: Extractor) -> Real:
+    """Features of the reference and of the holdout; once per process, data set and extractor."""
     known = _REAL.get((key, extractor.sha256))
     if known is None:
-        sets = (data.reference(), data.holdout())
-        known = tuple((_features(extractor, one.images), one.labels) for one in sets)
+        ref, holdout = data.reference(), data.holdout()
+        known = (
+            _features(extractor, ref.images, ref.labels),
+            _features(extractor, holdout.images, holdout.labels),
+        )
         _REAL.clear()  # one benchmark has one data set: an older one would only hold memory
         _REAL[key, extractor.sha256] = known
     return known

@@ -18,12 +18,13 @@ from ltbench.evaluate import (
     evaluate,
     generate,
     initial_noise,
-    interleaved,
     step_noise,
     unlabelled_tiles,
 )
 from ltbench.groups import groups
-from ltbench.metrics.features import evaluate_features
+from ltbench.metrics.catalogue import DEFAULT, Estimators
+from ltbench.metrics.measure import measure
+from ltbench.metrics.sets import FeatureSet, interleaved
 from ltbench.networks import Network, build_network
 from ltbench.protocols import extractor, sampler_options
 from ltbench.sampling import nfe
@@ -226,9 +227,10 @@ def test_without_labels_the_metrics_are_those_of_all_classes_together() -> None:
     kinds = {"gen": np.arange(60) % 10, "ref": np.arange(80) % 10, "holdout": np.repeat(np.arange(10), 10)}
     ranked = {"head": [0, 1, 2], "body": [3, 4, 5, 6], "tail": [7, 8, 9]}
     name = "digits-cnn-v1@" + "0" * 64
-    sets = ((ref, kinds["ref"]), (holdout, kinds["holdout"]))
-    free = _measure(gen, None, sets, ranked, name)["rows"]
-    known = evaluate_features(gen, kinds["gen"], *sets[0], *sets[1], ranked, name)["rows"]
+    made = FeatureSet(gen, kinds["gen"])
+    real = (FeatureSet(ref, kinds["ref"]), FeatureSet(holdout, kinds["holdout"]))
+    free = _measure(made, False, real, ranked, name)["rows"]
+    known = measure(made, *real, ranked, DEFAULT, name, Estimators())["rows"]
     for one, other in zip(free, (row for row in known if row["group"] == "all"), strict=True):
         assert one["value"] == pytest.approx(other["value"])
         assert one["floor"] == pytest.approx(other["floor"])

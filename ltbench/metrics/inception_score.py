@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltbench.metrics.arrays import Features, TooFew
-from ltbench.metrics.sets import Estimate, jackknifed, ranks
+from ltbench.metrics.sets import Estimate, interleaved, jackknifed
 
 Folds = NDArray[np.int64]
 
@@ -80,7 +80,7 @@ def estimate(logits: Any, rule: ISRule, labels: Any, folds: Folds | None = None,
 
 
 def _shuffled(n: int, rule: ISRule, labels: Any) -> NDArray[np.int64]:
-    canonical = np.arange(n) if labels is None else np.lexsort((np.asarray(labels), ranks(labels)))
+    canonical = np.arange(n) if labels is None else interleaved(labels)
     return canonical[np.random.RandomState(rule.seed).permutation(n)]
 
 

@@ -38,7 +38,8 @@ def estimate(
     """`kernel` with its error and, with folds (n,) and (m,) in 0 .. g - 1, its values with fold f left out of both sets.
 
     The error is the leave-one-out jackknife over the images of both sets, which costs nothing beside the row sums of the
-    kernel matrix: 6.8 where 6.4 was true, against 3.4 to 18 from the spread over subsets. Nothing is corrected: the estimator
+    kernel matrix: 6.8 where 6.4 was true, against 3.4 to 18 from the spread over subsets. Where the two distributions are equal
+    it is up to 1.4 times too large, never too small. Nothing is corrected: the estimator
     is unbiased. Below 3 images in a set there is no error; folds that are empty or leave fewer than 2 images give no folds.
     """
     a, b = feature_pair(a, b, least=2, metric="kernel distance")
@@ -52,9 +53,9 @@ def estimate(
     )
     text = "U-statistic over all pairs; leave-one-out jackknife"
     both = folds_a is not None and folds_b is not None and min(left.fewest_left, right.fewest_left) >= 2
-    folds = tuple(sums.without(f) for f in range(g)) if both else None
+    folds = tuple(float(sums.without(f)) for f in range(g)) if both else None
     se = sums.error() if min(len(a), len(b)) > 2 else None
-    return Estimate(sums.value(), se, None, folds, text)
+    return Estimate(float(sums.value()), se, None, folds, text)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,12 @@ class FeatureSet:
         limits = np.array([wanted.get(int(c), 0) for c in self.labels], dtype=np.int64)
         return self.take(np.flatnonzero(ranks(self.labels) < limits))
 
+    def capped(self, most: int) -> FeatureSet:
+        """At most `most` images, the first of every class, then the second ..., in their stored order."""
+        if len(self) <= most:
+            return self
+        return self.take(np.sort(interleaved(self.labels)[:most]))
+
     def counts(self) -> dict[int, int]:
         """Images of every class that has any."""
         found, numbers = np.unique(self.labels, return_counts=True)
@@ -84,6 +90,11 @@ def ranks(labels: Any) -> NDArray[np.int64]:
     found = np.empty(len(labels), dtype=np.int64)
     found[order] = np.arange(len(labels)) - first
     return found
+
+
+def interleaved(labels: Any) -> NDArray[np.int64]:
+    """(n,) positions in an order whose every beginning holds all classes alike: the first image of each, the second of each ..."""
+    return np.lexsort((np.asarray(labels), ranks(labels)))
 
 
 def folds_of(labels: Any, g: int = FOLDS) -> NDArray[np.int64]:
