@@ -19,7 +19,7 @@ from ltbench.metrics.blocks import (
     centre,
     own_lists,
 )
-from ltbench.metrics.sets import FOLDS, Estimate, jackknife
+from ltbench.metrics.sets import FOLDS, Estimate, jackknifed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -232,8 +232,6 @@ def _count(
 def _estimates(values: dict[str, list[float]], estimator: str) -> Neighbours:
     def one(kind: str) -> Estimate:
         whole, *folds = values[kind]
-        if not folds:
-            return Estimate(whole, estimator=estimator)
-        return Estimate(whole, se=jackknife(folds), folds=tuple(folds), estimator=estimator)
+        return jackknifed(whole, folds or None, estimator, biased=False)
 
     return Neighbours(*(one(kind) for kind in KINDS))
