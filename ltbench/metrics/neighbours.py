@@ -17,6 +17,7 @@ from ltbench.metrics.blocks import (
     Precision,
     between,
     centre,
+    full_precision,
     own_lists,
 )
 from ltbench.metrics.sets import FOLDS, Estimate, jackknifed
@@ -210,6 +211,7 @@ class _Tally:
         return {kind: values.tolist() for kind, values in found.items()}
 
 
+@full_precision()
 def _count(
     gen: Features, ref: Features, fold_gen: Folds, fold_ref: Folds, how: _How
 ) -> dict[str, list[float]]:
