@@ -54,7 +54,7 @@ def load_model(cell: str, step: int | None = None, *, device: str = "cpu") -> nn
     from ltbench.checkpoint import load_milestone
     from ltbench.datasets import build_dataset
     from ltbench.errors import LtbenchError
-    from ltbench.evaluate import build_sampler
+    from ltbench.generate import build_sampler
     from ltbench.store import Store
 
     store = Store.open(write=False)

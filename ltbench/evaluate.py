@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ltbench import seeds
-from ltbench.canonical import canonical_json
+from ltbench import provenance, sources
+from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
-from ltbench.diffusion import process_for
+from ltbench.generate import Block, blocks, build_sampler
+from ltbench.metrics.catalogue import Estimators
 from ltbench.metrics.extractor import Extractor, load_extractor
-from ltbench.metrics.features import evaluate_features
-from ltbench.networks import Network, build_network
-from ltbench.protocols import NOISY, OPTIONS
-from ltbench.sampling import Fresh, count_rows, sample
-
-TILE_COLUMNS = 8  # images per class kept with a record
-TILE_CLASSES = 12  # classes shown; with more, the first and the last half
+from ltbench.metrics.inception_score import ISRule
+from ltbench.metrics.measure import ALL, measure
+from ltbench.metrics.sets import FeatureSet, interleaved
+from ltbench.protocols import class_groups, sampled_classes
+from ltbench.reals import images_of, real_features
+from ltbench.shards import Arrays, Shards
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,25 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """images: (n, C, H, W) uint8. nfe: network rows that each block spent per image, as counted while it was sampled."""
+class Milestone:
+    """EMA weights: their sha256, and how to load them, which only sampling needs. network_code: digest of the network's code."""
 
-    images: np.ndarray
-    nfe: list[int]
+    sha256: str
+    load: Callable[[], Mapping[str, Tensor]]
+    network_code: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how an evaluation works. scratch: the folder of features, samples and references. keep_samples: images stay.
+    stop: asked between blocks. progress: hears the number of images done. notice: hears of damaged files."""
+
+    scratch: Path
+    device: torch.device
+    keep_samples: bool = False
+    stop: Callable[[], bool] = field(default=lambda: False)
+    progress: Callable[[int], None] = field(default=lambda done: None)
+    notice: Callable[[str], None] = field(default=lambda message: None)
 
 
 @dataclass(frozen=True)
@@ -49,161 +64,147 @@ class Evaluated:
     """What an evaluation measured. `body` is the part of the record body that it fills."""
 
     body: dict[str, Any]
+    groups: dict[str, list[int]]
     samples: Tiles
     reference: Tiles
-
-
-def build_sampler(
-    settings: Mapping[str, Any], data: Dataset, weights: Mapping[str, Tensor], device: torch.device
-) -> Network:
-    """The network of a cell with EMA weights, in eval mode."""
-    network = build_network(
-        settings["network"],
-        channels=data.channels,
-        resolution=data.resolution,
-        classes=len(data.classes),
-        dropout=settings["train"]["dropout"],
-        augmented=settings["train"].get("augment", "none") != "none",
-    )
-    network.load_state_dict(dict(weights))
-    return network.to(device).eval()
-
-
-def generate(
-    network: Network,
-    pipeline: str,
-    evaluation: Mapping[str, Any],
-    labels: np.ndarray,
-    shape: tuple[int, int, int],
-    device: torch.device,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Generated:
-    """n images, image k from label k and noise keyed by (sampling seed, k), the noise of a sampler's steps included.
-
-    Sampling runs in blocks of `evaluation["block"]` rows, the last one padded, so an image depends on neither the number
-    of images nor the number of devices (under dopri5, whose rows share their steps, it depends on its block). Values are rounded to
-    the nearest of 256 levels.
-    """
-    block, count, seed = int(evaluation["block"]), len(labels), int(evaluation["seed"])
-    process, parts, spent = process_for(pipeline), [], []
-    for first in range(0, count, block):
-        numbers = np.arange(first, first + block)
-        padded = torch.from_numpy(labels[np.minimum(numbers, count - 1)]).to(device)
-        with count_rows(network) as counted:
-            images = sample(
-                network,
-                process,
-                sampler=evaluation["sampler"],
-                steps=evaluation["steps"],
-                guidance=float(evaluation["guidance"]),
-                noise=initial_noise(seed, numbers, shape).to(device),
-                labels=padded,
-                null=network.classes,
-                fresh=step_noise(seed, numbers, shape, device) if evaluation["sampler"] in NOISY else None,
-                schedule=evaluation.get("schedule"),
-                guidance_channels=evaluation.get("guidance_channels"),
-                options={key: evaluation[key] for key in OPTIONS.get(evaluation["sampler"], {})},
-            )
-        parts.append(to_uint8(images, evaluation["quantise"])[: count - first])
-        spent.append(counted.rows // block)
-        progress(min(first + block, count))
-    return Generated(np.concatenate(parts), spent)
-
-
-def initial_noise(seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int]) -> Tensor:
-    """(n, C, H, W) float32: the starting noise of images `numbers`, each from its own stream."""
-    rows = [seeds.stream(seed, "sampling-noise", int(k)).standard_normal(shape, np.float32) for k in numbers]
-    return torch.from_numpy(np.stack(rows))
-
-
-def step_noise(
-    seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int], device: torch.device
-) -> Fresh:
-    """Draws (n, C, H, W) float32 at every call: the noise of the next step of images `numbers`, each from its own stream."""
-    streams = [seeds.stream(seed, "sampling-steps", int(k)) for k in numbers]
-
-    def fresh() -> Tensor:
-        rows = [stream.standard_normal(shape, np.float32) for stream in streams]
-        return torch.from_numpy(np.stack(rows)).to(device)
-
-    return fresh
-
-
-QUANTISE = {
-    "round": torch.round
-}  # a protocol's rule: to the nearest level, ties to even; SiT's clamp(127.5 x + 128) up to ties
-
-
-def to_uint8(images: Tensor, rule: str = "round") -> np.ndarray:
-    """(B, C, H, W) float in [-1, 1] -> uint8 on the host. Raises KeyError for a rule that `QUANTISE` does not have."""
-    levels = (images * 127.5 + 127.5).clamp(0, 255)
-    return QUANTISE[rule](levels).to(torch.uint8).cpu().numpy()
-
-
-def balanced_labels(count: int, classes: int) -> np.ndarray:
-    """(count,) int64: image k has class k mod K, so every class has the same number up to one."""
-    return np.arange(count, dtype=np.int64) % classes
 
 
 def evaluate(
     settings: Mapping[str, Any],
     evaluation: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
+    milestone: Milestone,
     data: Dataset,
-    groups: Mapping[str, list[int]],
-    device: torch.device,
-    progress: Callable[[int], None] = lambda done: None,
+    bench: Bench,
 ) -> Evaluated:
-    """Sample from the weights and measure. Raises ValueError when the extractor's weights are not those the evaluation names."""
+    """Sample, unless features are there already, and measure.
+
+    Raises ValueError when the extractor's weights are not those the evaluation names, collect.Preempted after a stop.
+    """
+    extractor = planned_extractor(evaluation, bench.device)
+    collector = collector_of(settings, evaluation, milestone, data, extractor, bench)
+    made = collector.collect(int(evaluation["samples"]))
+    real = real_features(data, settings, evaluation, extractor, references(bench))
+    named = class_groups(evaluation, data.counts())
+    measured = measured_rows(made, real, evaluation, named, extractor, str(bench.device))
+    rows = shown_classes(sampled_classes(evaluation, data.counts()))
+    if evaluation["labels"] is None:
+        samples = _unlabelled_tiles(made.shown)
+    else:
+        samples = tiles(made.shown, made.labels[made.shown_numbers], rows)
+    reference = data.reference()
+    body = {**_cost(made.nfe), "real": {name: images_of(data, name).sha256() for name in real}, **measured}
+    return Evaluated(body, named, samples, tiles(reference.images, reference.labels, rows))
+
+
+def planned_extractor(evaluation: Mapping[str, Any], device: torch.device) -> Extractor:
+    """The extractor of an evaluation. Raises ValueError for weights other than the planned ones."""
     extractor = load_extractor(evaluation["extractor"]["name"]).to(device)
-    if extractor.sha256 != evaluation["extractor"]["sha256"]:
+    if extractor.identity != dict(evaluation["extractor"]):
         raise ValueError(
-            f"extractor {extractor.name} has weights {extractor.sha256[:12]}, the evaluation was planned with "
+            f"extractor {extractor.name} has weights {extractor.identity['sha256'][:12]}, the evaluation was planned with "
             f"{evaluation['extractor']['sha256'][:12]}: plan again"
         )
-    network = build_sampler(settings, data, weights, device)
-    count, classes = int(evaluation["samples"]), len(data.classes)
-    conditional = evaluation["labels"] is not None
-    labels = balanced_labels(count, classes) if conditional else np.full(count, network.classes)
+    return extractor
+
+
+def references(bench: Bench) -> Shards:
+    """Where features of real images are kept."""
+    return Shards(sources.references_root(bench.scratch), bench.notice)
+
+
+def collector_of(
+    settings: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    milestone: Milestone,
+    data: Dataset,
+    extractor: Extractor,
+    bench: Bench,
+) -> Collector:
+    """What makes or finds the features of the images that a milestone gives under an evaluation."""
     shape = (data.channels, data.resolution, data.resolution)
-    made = generate(network, settings["pipeline"], evaluation, labels, shape, device, progress)
-    measured = _measure(
-        _features(extractor, made.images),
-        labels if conditional else None,
-        _real_features(canonical_json(settings["dataset"]), data, extractor),
-        groups,
-        f"{extractor.name}@{extractor.sha256}",
+    classes = len(data.classes)
+    conditional = evaluation["labels"] is not None
+    sampling = Sampling(
+        evaluation=evaluation,
+        milestone=milestone.sha256,
+        pipeline=settings["pipeline"],
+        network=settings["network"],
+        ids=sampled_classes(evaluation, data.counts()) if conditional else (),
+        null=classes,
+        shape=shape,
+        code={"sampling": provenance.sampling_code(), "network": milestone.network_code},
     )
-    shown, real = shown_classes(classes), data.reference()
-    samples = tiles(made.images, labels, shown) if conditional else unlabelled_tiles(made.images)
-    return Evaluated({**_cost(made.nfe), **measured}, samples, tiles(real.images, real.labels, shown))
+
+    def make(wanted: Iterable[int]) -> Iterator[Block]:
+        numbers = list(wanted)
+        if numbers:  # weights are loaded only where an image is missing
+            network = build_sampler(settings, data, milestone.load(), bench.device)
+            yield from blocks(
+                network, settings["pipeline"], evaluation, sampling.ids, shape, bench.device, numbers
+            )
+
+    return Collector(
+        sampling=sampling,
+        extractor=extractor,
+        extractor_code=provenance.extractor_code(),
+        make=make,
+        features=Shards(sources.features_root(bench.scratch), bench.notice),
+        samples=Shards(sources.samples_root(bench.scratch), bench.notice),
+        keep_samples=bench.keep_samples,
+        stop=bench.stop,
+        progress=bench.progress,
+    )
 
 
-def _measure(
-    gen: np.ndarray,
-    labels: np.ndarray | None,
-    real: Any,
-    groups: Mapping[str, list[int]],
-    extractor_name: str,
+def measured_rows(
+    made: Collected,
+    real: Mapping[str, Arrays],
+    evaluation: Mapping[str, Any],
+    named: Mapping[str, list[int]],
+    extractor: Extractor,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class."""
-    (ref, ref_labels), (holdout, holdout_labels) = real
-    if labels is not None:
-        return evaluate_features(
-            gen, labels, ref, ref_labels, holdout, holdout_labels, dict(groups), extractor_name
-        )
-    holdout = holdout[interleaved(holdout_labels)]  # its first n images, the floor, have all classes alike
-    one = [np.zeros(len(part), dtype=np.int64) for part in (gen, ref, holdout)]
-    found = evaluate_features(gen, one[0], ref, one[1], holdout, one[2], {"all": [0]}, extractor_name)
-    nothing = {key: type(value)() for key, value in found["per_class"].items()}
-    return {"rows": found["rows"], "per_class": nothing}
+    gen, (ref, holdout) = (
+        FeatureSet(labels=made.labels, **made.arrays),
+        (FeatureSet(**real[name]) for name in ("reference", "holdout")),
+    )
+    train = FeatureSet(**real["train"]) if "train" in real else None
+    conditional = evaluation["labels"] is not None
+    if not conditional:
+        holdout = holdout.take(
+            interleaved(holdout.labels)
+        )  # its first n images, the floor, have all classes alike
+        gen, ref, holdout, train = (_unlabelled(part) for part in (gen, ref, holdout, train))
+        named = {ALL: [0]}
+    found = measure(
+        gen,
+        ref,
+        holdout,
+        named,
+        evaluation["metrics"],
+        f"{extractor.name}@{extractor.sha256}",
+        estimators_of(evaluation),
+        train,
+        device=device,
+    )
+    if conditional and evaluation["classes"] != ALL:  # the one group that was sampled is not all classes
+        found["rows"] = [row for row in found["rows"] if row["group"] != ALL]
+    if not conditional:
+        found["per_class"] = {key: type(value)() for key, value in found["per_class"].items()}
+    return found
 
 
-def interleaved(labels: np.ndarray) -> np.ndarray:
-    """(n,) positions in an order whose every beginning holds all classes alike: the first image of each, the second of each ..."""
-    order = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[order], labels[order])
-    return order[np.lexsort((labels[order], np.arange(len(labels)) - first))]
+def _unlabelled(part: FeatureSet | None) -> Any:
+    return None if part is None else replace(part, labels=np.zeros(len(part), np.int64))
+
+
+def estimators_of(evaluation: Mapping[str, Any]) -> Estimators:
+    """How the protocol of an evaluation computes what it names."""
+    chosen = dict(evaluation["estimators"])
+    if "inception_score" in chosen:
+        chosen["inception_score"] = ISRule(**chosen["inception_score"])
+    return Estimators(**chosen)
 
 
 def _cost(spent: Sequence[int]) -> dict[str, Any]:
@@ -213,32 +214,6 @@ def _cost(spent: Sequence[int]) -> dict[str, Any]:
     return {"nfe": sum(spent) / len(spent), "nfe_range": [min(spent), max(spent)]}
 
 
-def _features(extractor: Extractor, images: np.ndarray) -> np.ndarray:
-    return extractor.features(torch.from_numpy(images))["pool"].double().cpu().numpy()
-
-
-_REAL: dict[tuple[bytes, str], Any] = {}  # features of real images by (data set settings, extractor's sha256)
-
-
-def _real_features(key: bytes, data: Dataset, extractor: Extractor) -> Any:
-    """((features, labels) of the reference, of the holdout); once per process, data set and extractor."""
-    known = _REAL.get((key, extractor.sha256))
-    if known is None:
-        sets = (data.reference(), data.holdout())
-        known = tuple((_features(extractor, one.images), one.labels) for one in sets)
-        _REAL.clear()  # one benchmark has one data set: an older one would only hold memory
-        _REAL[key, extractor.sha256] = known
-    return known
-
-
-def shown_classes(classes: int) -> list[int]:
-    """Class ids whose images are kept for figures: all, or the first and last `TILE_CLASSES` / 2."""
-    if classes <= TILE_CLASSES:
-        return list(range(classes))
-    half = TILE_CLASSES // 2
-    return [*range(half), *range(classes - half, classes)]
-
-
 def tiles(images: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> Tiles:
     """The first images of each class, as many as every class has, `TILE_COLUMNS` at most."""
     columns = min(TILE_COLUMNS, *(int((labels == c).sum()) for c in classes))
@@ -246,7 +221,7 @@ def tiles(images: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> Til
     return Tiles(np.stack(rows), list(classes), list(range(columns)))
 
 
-def unlabelled_tiles(images: np.ndarray) -> Tiles:
+def _unlabelled_tiles(images: np.ndarray) -> Tiles:
     """The first images in reading order, `TILE_COLUMNS` a row and `TILE_CLASSES` rows at most."""
     columns = min(TILE_COLUMNS, len(images))
     rows = min(TILE_CLASSES, len(images) // columns)

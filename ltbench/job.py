@@ -22,7 +22,8 @@ from ltbench.errors import EnvironmentProblem, LtbenchError
 from ltbench.guard import ProcessChanged
 from ltbench.methods import ContractBroken, Unsupported
 from ltbench.stages.common import Event, Options, Stage
-from ltbench.stages.evaluate import evaluate_milestone
+from ltbench.stages.evaluate import evaluate_milestone, look_at_reals, sample_part
+from ltbench.stages.names import stage_name
 from ltbench.stages.train import train
 from ltbench.store import Held, Store
 from ltbench.trainer import NonFinite, set_precision
@@ -38,7 +39,7 @@ def run_job(
     on_event: Event = lambda event: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Run `stage` ("train:280,560" or "evaluate:560:EVALUATION") of a run that `plan.register` has put into the store.
+    """Run `stage` (as ltbench/stages/names.py spells it) of a run that `plan.register` has put into the store.
 
     Returns {"outcome": "done" | "failed" | "held" | "preempted", ...}; "failed" carries cause and message, "held" says who
     works on it; "retire" asks for a fresh process before the next job. Raises only for a call that makes no sense (an unknown
@@ -50,7 +51,7 @@ def run_job(
         torch.set_num_threads(opts.threads)
     place = _open(store, scratch, opts.lease).run(cell, run)
     settings = place.info()["settings"]
-    name = "train" if kind == "train" else f"evaluate-{int(rest.split(':')[0]):09d}-{rest.split(':')[1]}"
+    name = stage_name(stage)
     claim = place.claim(name)
     if isinstance(claim, Held):
         on_event({"type": "held", "cell": cell, "stage": stage, "message": str(claim)})
@@ -83,7 +84,12 @@ def _dispatch(stage: Stage, kind: str, rest: str) -> dict[str, Any]:
     set_precision(stage.settings["train"]["precision"])
     if kind == "train":
         return train(stage, data, sorted(int(step) for step in rest.split(",")))
-    step, evaluation = rest.split(":")
+    if kind == "reference":
+        return look_at_reals(stage, data, rest)
+    step, evaluation, *share = rest.split(":")
+    if kind == "sample":
+        part, parts = map(int, share[0].split("/"))
+        return sample_part(stage, data, int(step), evaluation, part, parts)
     return evaluate_milestone(stage, data, int(step), evaluation)
 
 

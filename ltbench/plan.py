@@ -7,14 +7,17 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ltbench import provenance
 from ltbench.files import Unreadable
 from ltbench.protocols import sampling_text
+from ltbench.sources import has_references, reference_key
 from ltbench.spec.cells import Cell, cell_id, expand
 from ltbench.spec.resolved import Spec
 from ltbench.spec.types import spell
+from ltbench.stages.names import parse
 from ltbench.store import Run, Store
 from ltbench.store.records import NAME, Records, stage_name
 
@@ -30,6 +33,7 @@ __all__ = [
     "plan",
     "register",
     "settings_changes",
+    "with_helpers",
 ]
 
 STATES = ("done", "running", "failed", "partial", "stale", "new")
@@ -130,6 +134,33 @@ class Plan:
             "reasons": [{"state": s, "reason": r, "cells": n} for s, r, n in self.reasons()],
             "cells": [planned.json() for planned in self.cells],
         }
+
+
+def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 1) -> list[Work]:
+    """The same work, with what evaluations wait for as jobs of their own.
+
+    The features of each set of real images are made once, by the first cell that needs them, unless `scratch` has them. With
+    `split` above 1, that many jobs make the images of each evaluation.
+    """
+    evaluations = {key: e for item in found.cells for key, e in item.cell.evaluations.items()}
+    seen: set[str] = set()
+    helped = []
+    for item in work:
+        named = [named for stage in item.stages if (named := parse(stage)).kind == "evaluate"]
+        real = []
+        for evaluation in dict.fromkeys(each.evaluation for each in named):
+            key = reference_key(item.cell.settings["dataset"], evaluations[evaluation])
+            if key not in seen and not has_references(scratch, key):
+                real.append(f"reference:{evaluation}")
+            seen.add(key)
+        shares = [
+            f"sample:{each.steps[0]}:{each.evaluation}:{part}/{split}"
+            for each in named
+            if "search" not in evaluations[each.evaluation]
+            for part in range(split if split > 1 else 0)
+        ]
+        helped.append(replace(item, stages=(*real, *item.stages, *shares)))
+    return helped
 
 
 def _work(same: Sequence[Planned]) -> Work:
@@ -264,7 +295,7 @@ class _Seen:
         self.cell, self.run = cell, run
         self.records: Records = run.records()
         self.trained = {record.step for record in self.records if record.kind == "train"}
-        made = [record for record in self.records if record.kind == "evaluation"]
+        made = [record for record in self.records if record.kind in ("evaluation", "selection")]
         fresh = [r for r in made if good is None or (r.body.get("code") or {}).get("evaluation") == good]
         self.made = {(record.step, record.evaluation) for record in fresh}
         self.old = {(r.step, r.evaluation): r.envelope.get("evaluation_code") for r in made if r not in fresh}

@@ -5,17 +5,20 @@ A protocol says what is compared with what. An evaluation is a protocol at one s
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ltbench.canonical import digest
-from ltbench.errors import EnvironmentProblem, UsageError
+from ltbench.errors import LtbenchError
 
-INDEX = Path(__file__).resolve().parent / "metrics" / "weights" / "index.json"
+# Evaluations name their extractor: what is known of one without torch can be had here too.
+from ltbench.extractors import extractor as extractor
+from ltbench.extractors import extractor_family as extractor_family
+from ltbench.extractors import extractor_problem as extractor_problem
+from ltbench.extractors import extractors as extractors
+from ltbench.groups import groups
+
 DDPM_STEPS = 1000
 # pipeline -> samplers that integrate its process
 SAMPLERS = {
@@ -40,46 +43,83 @@ SCHEDULES: dict[str, dict[str, float | None]] = {
 }
 
 
+# Everything that can be measured, by kind; what is printed depends on the extractor (metrics/naming.py).
+METRICS = (
+    *("FD", "sFD", "CS", "KD", "KD-subsets", "precision", "recall", "density", "coverage"),
+    *("CT", "copied", "authenticity", "vendi"),
+)
+OF_TRAINING = ("CT", "copied", "authenticity")  # compare with the training images too
+# Estimators as ltbench.metrics takes them (metrics/estimators.py); a protocol names what differs from the defaults.
+SMALL = ("FD", "KD", "precision", "recall", "density", "coverage", "vendi", "CT", "copied", "authenticity")
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """samples: generated images, a multiple of the classes. labels: `balanced` = image k has class k % K, exactly.
+    """Everything that must be equal for two numbers to be comparable, under one name.
 
-    block: images per padded sampling block. quantise: how [-1, 1] becomes uint8 before features are taken.
+    samples: generated images. classes: which are sampled, `all` or one group. labels: `balanced` = image k has class k mod K;
+    an evaluation may ask for `uniform` instead, as the released samplers draw them. block: images per padded sampling block, and
+    per batch of the extractor. quantise: how [-1, 1] becomes what the extractor sees. extractor: None is the data set's own.
+    crop: how non-square reference images were made square. metrics: the columns, in order. estimators: what differs from the
+    defaults of the estimators.
     """
 
     doc: str
     samples: int
+    metrics: tuple[str, ...]
+    extractor: str | None = None
+    classes: str = "all"
     labels: str = "balanced"
     block: int = 100
     quantise: str = "round"
+    crop: str = "center"
+    estimators: Mapping[str, Any] = field(default_factory=dict)
 
 
+INCEPTION, INCEPTION_TORCH = "inception-2015-12-05", "inception-2015-12-05-torch"
 PROTOCOLS = {
     "small-data": Protocol(
         "balanced generated images against the data set's balanced held-out images, for sets of a few thousand images",
         samples=500,
-    )
+        metrics=SMALL,
+    ),
+    # openai/guided-diffusion evaluations/evaluator.py: chunks of 5,000 for IS, k = 3 and at most 10,000 reference images for
+    # precision and recall. Their distances are fp16 there; ours are exact, which gives a recall about 0.002 lower.
+    "adm-50k": Protocol(
+        "as the ADM evaluator: 50,000 images of all classes against the balanced training set, Inception with TF1 resize",
+        samples=50_000,
+        metrics=("CS", "FD", "sFD", "precision", "recall", "KD", "density", "coverage"),
+        extractor=INCEPTION,
+        estimators={"inception_score": {"splits": None, "chunk": 5000}, "reference_cap": 10_000},
+    ),
+    # C-Fun/CCUA sample_ddp_per_class_fid.py: a pipeline of its own, not comparable with the column beside it in the paper.
+    "ccua-tail-20k": Protocol(
+        "the CCUA paper's FID_tail: 20,000 images of the tail classes against their balanced training images, squashed to square",
+        samples=20_000,
+        metrics=("FD", "KD"),
+        extractor=INCEPTION_TORCH,
+        classes="tail",
+        crop="squash",
+    ),
+    # C-Fun/CCUA-DDPM evaluate.py with marcojira/fld: bytes cut, not rounded; strict < and k = 3; KID over 100 subsets.
+    "ccua-ddpm-10k": Protocol(
+        "the CCUA paper's DDPM tables: 10,000 images against the balanced training set, bytes cut, pytorch-fid's Inception",
+        samples=10_000,
+        metrics=("FD", "KD-subsets", "KD", "precision", "recall", "density", "coverage"),
+        extractor=INCEPTION_TORCH,
+        quantise="floor",
+        estimators={"boundary": "<"},
+    ),
+    # qym7/CBDM-pytorch score/both.py: floats that were never rounded, ten splits for IS, k = 5.
+    "cbdm-50k": Protocol(
+        "as CBDM's and OCLT's own code: 50,000 unrounded images against the balanced training set, pytorch-fid's Inception",
+        samples=50_000,
+        metrics=("FD", "CS", "precision", "recall", "KD", "density", "coverage"),
+        extractor=INCEPTION_TORCH,
+        quantise="none",
+        estimators={"k": 5, "inception_score": {"splits": 10}},
+    ),
 }
-
-
-@functools.cache
-def extractors() -> dict[str, dict[str, Any]]:
-    """The shipped feature extractors: name -> {"file", "sha256", "datasets", "dim", ...}. Raises EnvironmentProblem."""
-    try:
-        return json.loads(INDEX.read_text())
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"{INDEX}: cannot read the list of extractors: {error}",
-            "restore it from the repository (git checkout -- ltbench/metrics/weights)",
-        ) from None
-
-
-def extractor(name: str) -> dict[str, str]:
-    """`{"name", "sha256"}` of a shipped extractor, as evaluations hold it. Raises UsageError for an unknown name."""
-    known = extractors()
-    if name not in known:
-        raise UsageError(f"unknown extractor '{name}'", f"there are {', '.join(sorted(known)) or 'none'}")
-    return {"name": name, "sha256": known[name]["sha256"]}
 
 
 def evaluation_id(evaluation: dict[str, Any]) -> str:
@@ -197,6 +237,54 @@ def guidance_options(entry: Mapping[str, Any], w: float) -> dict[str, Any]:
     return found
 
 
+def class_groups(evaluation: Mapping[str, Any], counts: Sequence[int]) -> dict[str, list[int]]:
+    """Groups that an evaluation measures beside `all`: those of its `groups` rule, or only the group that was sampled.
+
+    `thirds` (the default) are head, body and tail; `shots` are many (> 100 training images), medium (20 to 100) and few (< 20),
+    the open long-tailed recognition benchmark's (Liu et al., arXiv 1904.05160); a mapping is taken as it is.
+    Raises LtbenchError for a rule that leaves no class, or names one that does not exist.
+    """
+    found = _groups(evaluation.get("groups") or "thirds", counts)
+    only = evaluation.get("classes", "all")
+    if only == "all":
+        return found
+    if only not in found:
+        raise LtbenchError(f"no group is called '{only}'; there are {', '.join(found)}")
+    return {only: found[only]}
+
+
+def _groups(rule: str | Mapping[str, Sequence[int]], counts: Sequence[int]) -> dict[str, list[int]]:
+    if rule == "thirds":
+        return groups(counts)
+    if rule == "shots":
+        ranked = sorted(range(len(counts)), key=lambda k: (-counts[k], k))
+        many, few = [k for k in ranked if counts[k] > 100], [k for k in ranked if counts[k] < 20]
+        medium = [k for k in ranked if 20 <= counts[k] <= 100]
+        return {name: ids for name, ids in (("many", many), ("medium", medium), ("few", few)) if ids}
+    if isinstance(rule, str):
+        raise LtbenchError(f"no rule of groups is called '{rule}'; there are thirds and shots")
+    if bad := sorted({k for ids in rule.values() for k in ids if not 0 <= k < len(counts)}):
+        raise LtbenchError(f"groups name class {bad[0]}; the classes are 0 to {len(counts) - 1}")
+    return {name: list(ids) for name, ids in rule.items()}
+
+
+def sampled_classes(evaluation: Mapping[str, Any], counts: Sequence[int]) -> list[int]:
+    """Ids of the classes that are sampled, sorted."""
+    if evaluation.get("classes", "all") == "all":
+        return list(range(len(counts)))
+    return sorted(k for ids in class_groups(evaluation, counts).values() for k in ids)
+
+
+def at_guidance(evaluation: Mapping[str, Any], w: float, **changes: Any) -> dict[str, Any]:
+    """The evaluation at one guidance value, its schedule and channels written out as far as they change anything there.
+
+    Of a search it is one of the evaluations that the search makes; `changes` are then its round's samples and seed.
+    """
+    left_out = {"search", "schedule", "guidance_channels"}
+    rest = {key: value for key, value in evaluation.items() if key not in left_out}
+    return {**rest, **changes, "guidance": float(w), **guidance_options(evaluation, float(w))}
+
+
 def sampling_text(evaluation: Mapping[str, Any]) -> str:
     """How an evaluation samples, in words: "euler 20 steps, guidance 1.5"; what is not a default is named."""
     sampler, options = evaluation["sampler"], {**evaluation}
@@ -210,6 +298,9 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
         text += f" (diffusion {options['diffusion']}{norm}, last step {options['last_step']}{size})"
     if evaluation.get("labels", "balanced") is None:
         return f"{text}, unconditional"
+    if "search" in options:
+        tried = options["search"]["search"]
+        return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}"
     channels = options.get("guidance_channels")
     on = "" if channels is None else f" on the first {channels} channels"
     return f"{text}, guidance {options['guidance']:g}{on}{_schedule_text(options.get('schedule'))}"

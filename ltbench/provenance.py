@@ -34,11 +34,12 @@ PLUMBING = (
     "provenance",
     "plan",
     "protocols",
+    "extractors",
     "spec",
     "store",
     "report",
 )
-PLUMBING += ("checkpoint", "stages", "job", "launch", "status", "cli")
+PLUMBING += ("checkpoint", "stages", "job", "launch", "status", "cli", "shards", "sources")
 ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
@@ -71,6 +72,16 @@ def train_code(settings: Mapping[str, Any]) -> Code:
 def evaluation_code() -> Code:
     """Code that decides an evaluation's numbers, given weights and data."""
     return {"evaluation": _evaluation()}
+
+
+def sampling_code() -> str:
+    """Digest of the code that turns weights into images."""
+    return _images()["digest"]
+
+
+def extractor_code() -> str:
+    """Digest of the code that turns images into features."""
+    return _extractor()["digest"]
 
 
 def run_id(code: Code, settings: Mapping[str, Any]) -> str:
@@ -109,7 +120,18 @@ def _file_changes(path: str, old: dict[str, str] | None, new: dict[str, str] | N
 
 def forget() -> None:
     """Read every file again at the next call: for tests and for long-lived processes."""
-    for cached in (_trainer, _plugin, _network, _evaluation, names_of, _imports, _file_of, git_state):
+    for cached in (
+        _trainer,
+        _plugin,
+        _network,
+        _evaluation,
+        _images,
+        _extractor,
+        names_of,
+        _imports,
+        _file_of,
+        git_state,
+    ):
         cached.cache_clear()
 
 
@@ -125,6 +147,18 @@ def _trainer() -> dict[str, Any]:
 def _evaluation() -> dict[str, Any]:
     roots = [PACKAGE / "evaluate.py", PACKAGE / "groups.py"]
     return _component(_closure(roots, (*PLUMBING, "networks", "datasets", "methods", "trainer")))
+
+
+@functools.cache
+def _images() -> dict[str, Any]:
+    return _component(
+        _closure([PACKAGE / "generate.py"], (*PLUMBING, "networks", "datasets", "methods", "trainer"))
+    )
+
+
+@functools.cache
+def _extractor() -> dict[str, Any]:
+    return _component(_closure([PACKAGE / "metrics" / "extractor.py"], (*PLUMBING, "metrics.naming")))
 
 
 @functools.cache

@@ -24,6 +24,7 @@ STREAMS = frozenset(
         "labels",  # label dropout
         "method",  # whatever a method draws
         "dropout",  # masks inside a network
+        "sampling-labels",  # label of a generated image, where labels are drawn
         "sampling-noise",  # starting noise of a generated image
         "sampling-steps",  # noise of a sampler's steps, in their order, per generated image
     }

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from ltbench import provenance
-from ltbench.launch.work import milestones, stage_name
+from ltbench.stages.names import milestones, stage_name
 from ltbench.store import Held, Store
 
 GROUPS = {"head": [0, 1, 2], "body": [3, 4, 5, 6], "tail": [7, 8, 9]}
@@ -53,6 +53,8 @@ def work(run, settings, code, stage, on_event, stop, claim):
         run.fail(stage_name(stage), claim.attempt, traceback="", evidence={"lr": 0.002}, **fields)
         claim.release("failed")
         return {"outcome": "failed", **fields}
+    if stage.startswith("reference"):
+        return {"outcome": "done"}  # there are no images here
     total = milestones(stage)[-1]
     for step in range(0, total + 1, max(1, total // 20)):
         if stop():

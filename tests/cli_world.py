@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def here(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LTBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("LTBENCH_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
     (tmp_path / "little.yaml").write_text(SPEC)
     provenance.forget()
     return tmp_path
@@ -85,5 +86,5 @@ def fake(monkeypatch, text):
 
 
 def stages(err):
-    """`done` lines of stderr as (cell, stage)."""
-    return re.findall(r"done     (.+?), (.+?) \(", err)
+    """`done` lines of stderr as (cell, stage), but for the looks at real images that evaluations wait for."""
+    return re.findall(r"done     (.+?), (?!look)(.+?) \(", err)

@@ -108,7 +108,7 @@ def test_a_terminal_sees_bars_and_the_summary(here, monkeypatch):
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)
     assert code == 1
     assert re.search(r"sit seed 0 train +━.* \d+/40 +loss 0\.\d+ +640 img/s", plain)
-    assert re.search(r"all stages +.*\d+/12", plain)
+    assert re.search(r"all stages +.*\d+/13", plain)
     assert "FAILED   ccua seed 1, train: nan" in plain
     assert "4 cells of little: 3 done, 1 failed" in plain
     assert "Traceback" not in plain

@@ -17,7 +17,8 @@ from ltbench.errors import EnvironmentProblem
 from ltbench.launch.devices import Seats
 from ltbench.launch.local import LocalRun, Settings
 from ltbench.launch.process import CappedLog
-from ltbench.launch.work import CellWork, Queue, milestones, stage_name
+from ltbench.launch.work import CellWork, Queue
+from ltbench.stages.names import milestones, stage_name
 
 TESTS = Path(__file__).parent
 
@@ -53,7 +54,7 @@ class Notes:
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
     """Run cells with the stand-in job; returns the run with `.notes`, `.recorded` and `.diary` beside its outcomes."""
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
 
     def go(*cells, workers=1, stages=("train:3",), entry="launch_jobs:run_job", options=None, **settings):
         work = [
@@ -112,6 +113,24 @@ def test_an_evaluation_waits_for_its_own_training_only():
     assert queue.next().stage == "evaluate:9:e", "b is trained already, so its evaluation can start"
     assert queue.next() is None, "a's evaluation has no milestone yet"
     queue.milestone("a", 2)
+    assert queue.next().stage == "evaluate:2:e"
+
+
+def test_evaluations_wait_for_the_real_images_and_for_their_shares():
+    stages = ("train:2", "evaluate:2:e", "evaluate:2:f", "sample:2:e:0/2", "sample:2:e:1/2", "reference:e")
+    queue = Queue([CellWork("a", "a", 1, stages, "r" * 12), CellWork("b", "b", 0, ("train:2",), "r" * 12)])
+    jobs = [queue.next() for _ in range(3)]
+    assert [job.stage for job in jobs] == ["reference:e", "train:2", "train:2"]
+    assert jobs[1].cell == "b", "seed 0 first"
+    queue.milestone("a", 2)
+    shares = [queue.next() for _ in range(2)]
+    assert [job.stage for job in shares] == ["sample:2:e:0/2", "sample:2:e:1/2"]
+    assert queue.next() is None, "the real images are not looked at yet"
+    queue.done(jobs[0])
+    assert queue.next().stage == "evaluate:2:f", "nobody makes shares of f"
+    queue.done(shares[0])
+    assert queue.next() is None
+    assert queue.drop(shares[1]) == [], "what a share did not do the evaluation does"
     assert queue.next().stage == "evaluate:2:e"
 
 
@@ -259,7 +278,7 @@ DRIVER = """
 def drive(tmp_path, *cells):
     """Start a driver and wait until every one of `cells` has begun."""
     code = textwrap.dedent(DRIVER.format(tests=str(TESTS)))
-    env = {**os.environ, "PYTHONPATH": str(TESTS)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     driver = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), *cells], stdout=subprocess.PIPE, text=True, env=env
     )

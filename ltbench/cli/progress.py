@@ -13,6 +13,7 @@ from typing import Any
 from ltbench.cli.output import clip, console, duration, plural, say
 from ltbench.launch.local import Outcome
 from ltbench.launch.work import Job
+from ltbench.stages.names import parse
 
 LINE_EVERY = 10.0  # seconds between two plain lines of one worker
 HELD_EVERY = 30.0  # seconds between two notices about the same holder
@@ -48,14 +49,17 @@ class Pace:
 
 
 def stage_words(stage: str) -> str:
-    """`train:280,560` -> `train`, `evaluate:560:…` -> `evaluate 560`."""
-    kind, _, rest = stage.partition(":")
-    return kind if kind == "train" else f"{kind} {rest.partition(':')[0]}"
+    """`train:280,560` -> `train`, `evaluate:560:…` -> `evaluate 560`, `sample:560:…:0/4` -> `sample 560 1/4`."""
+    named = parse(stage)
+    if named.kind in ("train", "reference"):
+        return {"train": "train", "reference": "look at real images"}[named.kind]
+    share = f" {named.part + 1}/{named.parts}" if named.kind == "sample" else ""
+    return f"{named.kind} {named.steps[0]}{share}"
 
 
 def _short_stage(stage: str) -> str:
     """For a bar of 80 columns: `train`, `eval 560`."""
-    return stage_words(stage).replace("evaluate", "eval")
+    return stage_words(stage).replace("evaluate", "eval").replace("look at real images", "reals")
 
 
 def numbers(event: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,12 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try cells again whose loss was not finite.")
     ] = False,
+    split: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Jobs that share the images of one evaluation.")
+    ] = 1,
+    keep_samples: Annotated[
+        bool, typer.Option("--keep-samples", help="Keep generated images in the scratch folder.")
+    ] = False,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
@@ -91,7 +98,8 @@ def run(
     again = _command(benchmark, house, spec, filter_ or [])
     found = plans.plan(benchmark, house, cells)
     skipped = {} if retry_failed else {i.cell.id: i for i in found.cells if i.due and i.cause in NOT_RETRIED}
-    outcomes, stopped = _do(house, found, skipped, _Pool(workers, threads, device, job), again)
+    pool = _Pool(workers, threads, device, job, split, keep_samples)
+    outcomes, stopped = _do(house, found, skipped, pool, again)
     code = _summarise(found, skipped, outcomes, stopped, "" if report else again, json)
     if report and not stopped:
         from ltbench.cli import reporting
@@ -101,11 +109,16 @@ def run(
     raise typer.Exit(code)
 
 
+@dataclass(frozen=True)
 class _Pool:
-    """What the command said about workers."""
+    """What the command said about workers and their jobs."""
 
-    def __init__(self, workers: int | None, threads: int | None, device: str | None, job: str | None) -> None:
-        self.workers, self.threads, self.device, self.job = workers, threads, device, job
+    workers: int | None
+    threads: int | None
+    device: str | None
+    job: str | None
+    split: int = 1
+    keep_samples: bool = False
 
     def seats(self, cells: int) -> Seats:
         """For a benchmark of `cells` cells, whatever is left of it: a resumed cell is bitwise equal only at equal threads."""
@@ -115,7 +128,9 @@ class _Pool:
 
     def options(self, seats: Seats) -> dict[str, Any]:
         """What every job is told."""
-        chosen = {} if self.device is None else {"device": self.device}
+        chosen: dict[str, Any] = {} if self.device is None else {"device": self.device}
+        if self.keep_samples:
+            chosen["keep_samples"] = True
         return {"threads": seats.threads, **chosen}
 
 
@@ -132,7 +147,7 @@ def _command(benchmark: Spec, store: Store, given: str, filters: Sequence[str]) 
 def _refuse_missing_data(cells: Sequence[Cell]) -> None:
     problems = sorted({cell.missing for cell in cells if cell.missing})
     if problems:
-        raise EnvironmentProblem("data that the benchmark needs is not here:\n" + "\n".join(problems))
+        raise EnvironmentProblem("what the benchmark needs is not here:\n" + "\n".join(problems))
 
 
 def _do(
@@ -141,7 +156,7 @@ def _do(
     """Run the stages; the outcomes, and the signal that ended the run early (None otherwise)."""
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import local
-    from ltbench.plan import register
+    from ltbench.plan import register, with_helpers
 
     for item in skipped.values():
         say(
@@ -150,6 +165,7 @@ def _do(
     due = [work for work in found.work() if work.cell.id not in skipped]
     if not due:
         return [], None
+    due = with_helpers(found, due, store.scratch, pool.split)
     seats = pool.seats(sum(math.prod(map(len, part.axes.values())) for part in found.spec.parts))
     register([item.cell for item in found.cells if item.due], store)
     stages = sum(len(work.stages) for work in due)
@@ -180,7 +196,7 @@ class _Recorder:
         self._store = store
 
     def __call__(self, job: Job, failure: dict[str, Any]) -> None:
-        from ltbench.launch.work import stage_name
+        from ltbench.stages.names import stage_name
         from ltbench.store.claims import latest_attempt
 
         run = self._store.run(job.cell, job.work.run)

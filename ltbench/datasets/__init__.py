@@ -67,6 +67,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    def sha256(self) -> str:
+        """Hex sha256 over shape, pixels and labels."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).tobytes())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
 
 class Dataset(ABC):
     """A long-tailed training set with a balanced reference and a balanced holdout, all real images.
@@ -111,12 +118,8 @@ class Dataset(ABC):
         return None
 
     def sha256(self) -> str:
-        """Hex sha256 over shape, pixels and labels of the training images."""
-        data = self.train()
-        digest = hashlib.sha256(repr(data.images.shape).encode())
-        digest.update(np.ascontiguousarray(data.images).tobytes())
-        digest.update(data.labels.astype("<i8").tobytes())
-        return digest.hexdigest()
+        """`Images.sha256` of the training images."""
+        return self.train().sha256()
 
 
 def build_dataset(settings: Mapping[str, Any]) -> Dataset:

@@ -1,18 +1,17 @@
 """What is to be done, in which order: the stages of every cell, and the queue that hands them out.
 
-A stage is text, so that it travels in a JSON line and in a job script alike: `train:280,560` trains to step 560 and
-keeps milestones at both, `evaluate:560:1a2b3c4d5e6f` evaluates the milestone at 560 by the stored description
-1a2b3c4d5e6f.
+How a stage is spelled is said in ltbench/stages/names.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ltbench.errors import LtbenchError
+from ltbench.stages.names import milestones, parse
 
 HELD_PAUSE = 2.0  # seconds before a stage that another process holds is asked for again
 
@@ -53,36 +52,22 @@ class Job:
 
     @property
     def step(self) -> int:
-        """The milestone to evaluate, or the last step to train to."""
-        return milestones(self.stage)[-1]
+        """The milestone to evaluate, or the last step to train to; 0 for a look at real images."""
+        return max(milestones(self.stage), default=0)
 
-
-def milestones(stage: str) -> tuple[int, ...]:
-    """The steps named in a stage: `train:280,560` -> (280, 560); `evaluate:560:…` -> (560,)."""
-    kind, _, rest = stage.partition(":")
-    steps = rest.partition(":")[0] if kind == "evaluate" else rest
-    try:
-        found = tuple(int(step) for step in steps.split(","))
-    except ValueError:
-        found = ()
-    if kind not in ("train", "evaluate") or not found:
-        raise LtbenchError(
-            f"'{stage}' is not a stage", "a stage reads train:STEP[,STEP...] or evaluate:STEP:EVALUATION"
-        )
-    return found
-
-
-def stage_name(stage: str) -> str:
-    """The stage's name in the store: `train`, or `evaluate-000000560-1a2b3c4d5e6f`."""
-    if stage.startswith("train:"):
-        return "train"
-    return f"evaluate-{milestones(stage)[0]:09d}-{stage.rpartition(':')[2]}"
+    @property
+    def helps(self) -> Hashable:
+        """What an evaluation waits for while this job is not over: the features of real images, or its share of images."""
+        if self.kind == "reference":
+            return self.kind
+        return (self.cell, self.step, parse(self.stage).evaluation) if self.kind == "sample" else None
 
 
 class Queue:
     """Hands out the next job that can start now.
 
-    An evaluation waits for its milestone when the same queue also trains its cell. A stage that somebody else holds goes
+    An evaluation waits for its milestone when the same queue also trains its cell, for the features of the real images, and
+    for the shares of its images that other jobs make. A stage that somebody else holds goes
     behind everything that nobody holds, and is asked for again after a pause.
     """
 
@@ -90,17 +75,21 @@ class Queue:
         self._waiting: list[Job] = []
         self._training: set[str] = set()
         self._reached: dict[str, set[int]] = {}
+        self._helpers: Counter[Hashable] = Counter()
         self.total = 0
         for index, cell in enumerate(work):
             self._add(index, cell)
 
     def _add(self, index: int, work: CellWork) -> None:
         train = [stage for stage in work.stages if stage.startswith("train:")]
-        rest = sorted((stage for stage in work.stages if stage not in train), key=milestones)
+        rest = sorted((s for s in work.stages if s not in train), key=lambda s: (milestones(s), s[0] == "e"))
         if train:
             self._training.add(work.cell)
         for place, stage in enumerate(train + rest):
-            self._waiting.append(Job(work, stage, (work.seed, index, place)))
+            first = stage.startswith("reference:")  # every evaluation waits for it, and it waits for nothing
+            job = Job(work, stage, (-1 if first else work.seed, index, place))
+            self._waiting.append(job)
+            self._helpers[job.helps] += job.helps is not None
         self.total += len(train) + len(rest)
 
     def __len__(self) -> int:
@@ -121,9 +110,15 @@ class Queue:
         return job
 
     def _ready(self, job: Job) -> bool:
-        if job.kind == "train" or job.cell not in self._training:
+        if job.kind in ("train", "reference"):
             return True
-        return job.step in self._reached.get(job.cell, ())
+        if job.cell in self._training and self._untrained(job):
+            return False
+        mine = (job.cell, job.step, parse(job.stage).evaluation)
+        return job.kind == "sample" or not (self._helpers["reference"] or self._helpers[mine])
+
+    def _untrained(self, job: Job) -> bool:
+        return job.kind in ("sample", "evaluate") and job.step not in self._reached.get(job.cell, ())
 
     def milestone(self, cell: str, step: int) -> None:
         """A training cell has written its milestone at `step`."""
@@ -137,13 +132,18 @@ class Queue:
 
     def done(self, job: Job) -> None:
         """A job ended well: after training, every evaluation of the cell is ready."""
+        self._helpers[job.helps] -= job.helps is not None
         if job.kind == "train":
             self._training.discard(job.cell)
 
     def drop(self, job: Job) -> list[Job]:
-        """A job ended badly: take out and return what can no longer start because of it."""
+        """A job ended badly: take out and return what can no longer start because of it.
+
+        What a helper did not do an evaluation does itself, or fails with the cause.
+        """
+        self._helpers[job.helps] -= job.helps is not None
         if job.kind != "train":
             return []
-        lost = [other for other in self._waiting if other.cell == job.cell and not self._ready(other)]
+        lost = [other for other in self._waiting if other.cell == job.cell and self._untrained(other)]
         self._waiting = [other for other in self._waiting if other not in lost]
         return lost

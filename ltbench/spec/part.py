@@ -9,7 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from ltbench.errors import LtbenchError, Problem
-from ltbench.protocols import PROTOCOLS, extractor, extractors, guidance_problems, sampler_problems
+from ltbench.protocols import (
+    METRICS,
+    PROTOCOLS,
+    class_groups,
+    extractor,
+    extractors,
+    guidance_problems,
+    sampled_classes,
+    sampler_problems,
+)
 from ltbench.spec import choices, models
 from ltbench.spec.cells import excluded
 from ltbench.spec.networks import network_names, network_problem
@@ -69,7 +78,17 @@ def _named(item: Node) -> Node:
 def _evaluate(entry: Node) -> Node:
     if not isinstance(entry.value, dict) or "guidance" not in entry.value:
         return entry
-    return Node({**entry.value, "guidance": _listed(entry.value["guidance"])}, entry.where, entry.keys)
+    given = entry.value["guidance"]
+    if isinstance(given.value, dict):
+        values = (
+            {**given.value, "search": _listed(given.value["search"])}
+            if "search" in given.value
+            else given.value
+        )
+        guidance = Node(values, given.where, given.keys)
+    else:
+        guidance = _listed(given)
+    return Node({**entry.value, "guidance": guidance}, entry.where, entry.keys)
 
 
 class PartReader:
@@ -347,12 +366,59 @@ class PartReader:
 
     def _check_evaluate(self, path: Path, entry: models.Evaluate, data: Data) -> bool:
         before = len(self.problems)
-        samples = entry.samples or PROTOCOLS[entry.protocol].samples
-        if entry.labels is not None and samples % len(data.classes):
-            at = (*path, "samples" if entry.samples else "protocol")
-            self._add(at, f"{samples} samples are not a multiple of {len(data.classes)} classes")
-        self._check_extractor(path, entry.extractor or data.extractor, data)
+        protocol = PROTOCOLS[entry.protocol]
+        self._check_groups(path, entry, data)
+        if len(self.problems) == before:
+            self._check_samples(path, entry, data)
+            self._check_search(path, entry, data)
+        for i, name in enumerate(entry.metrics or ()):
+            if name not in METRICS:
+                near = nearest(name, METRICS)
+                message = f"no metric is called '{name}'"
+                self._add((*path, "metrics", i), message, allowed=", ".join(METRICS), suggestion=near)
+        self._check_extractor(path, entry.extractor or protocol.extractor or data.extractor, data)
         return len(self.problems) == before
+
+    def _check_search(self, path: Path, entry: models.Evaluate, data: Data) -> None:
+        how = entry.guidance
+        if not isinstance(how, models.Search):
+            return
+        protocol, at = PROTOCOLS[entry.protocol], (*path, "guidance")
+        measured = entry.metrics or protocol.metrics
+        rule = {"groups": choices.thawed_groups(entry.groups), "classes": protocol.classes}
+        known = ["all", *class_groups(rule, data.counts)]
+        full = entry.samples or protocol.samples
+        if how.seed == entry.seed:
+            message = f"the search's seed is {how.seed} like the entry's: what is chosen on the reported images flatters"
+            self._add((*at, "seed") if self.node.find((*at, "seed")) else at, message)
+        if how.metric not in measured:
+            self._add((*at, "metric"), f"'{how.metric}' is not measured here", allowed=", ".join(measured))
+        if how.group not in known:
+            self._add((*at, "group"), f"there is no group '{how.group}'", allowed=", ".join(known))
+        if how.samples > full:
+            self._add((*at, "samples"), f"the first round has {how.samples} images, the last {full}")
+        if how.keep >= len(how.search):
+            message = f"keeps {how.keep} of {len(how.search)} values: nothing is left out"
+            self._add((*at, "keep") if self.node.find((*at, "keep")) else at, message)
+
+    def _check_groups(self, path: Path, entry: models.Evaluate, data: Data) -> None:
+        rule = {"groups": choices.thawed_groups(entry.groups), "classes": PROTOCOLS[entry.protocol].classes}
+        try:
+            class_groups(rule, data.counts)
+        except LtbenchError as error:
+            at = (*path, "groups" if entry.groups != "thirds" else "protocol")
+            self._add(at, one_line(error))
+
+    def _check_samples(self, path: Path, entry: models.Evaluate, data: Data) -> None:
+        """A protocol's own number need not be a multiple of the classes: 50,000 images of 365 classes are balanced up to one."""
+        protocol = PROTOCOLS[entry.protocol]
+        samples = entry.samples or protocol.samples
+        classes = len(sampled_classes({"classes": protocol.classes, "groups": entry.groups}, data.counts))
+        at = (*path, "samples" if entry.samples else "protocol")
+        if entry.labels == "balanced" and entry.samples and samples % classes:
+            self._add(at, f"{samples} samples are not a multiple of {classes} classes")
+        elif entry.labels is not None and samples < 2 * classes:
+            self._add(at, f"{samples} samples leave some of the {classes} classes with fewer than 2 images")
 
     def _check_extractor(self, path: Path, name: str, data: Data) -> None:
         try:
@@ -360,10 +426,13 @@ class PartReader:
         except LtbenchError as error:
             self._add((*path, "extractor"), one_line(error))
             return
-        fitting = extractors()[name].get("datasets", [])
-        if data.settings["name"] not in fitting:
-            message = f"extractor '{name}' was made for {', '.join(fitting)}, not for {data.settings['name']}"
-            self._add((*path, "extractor"), message)
+        known = extractors().get(name)
+        if known is None or not known.datasets or data.settings["name"] in known.datasets:
+            return
+        message = (
+            f"extractor '{name}' was made for {', '.join(known.datasets)}, not for {data.settings['name']}"
+        )
+        self._add((*path, "extractor"), message)
 
     # --- exclusions -------------------------------------------------------------------------------------------------
 

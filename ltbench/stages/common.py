@@ -15,7 +15,8 @@ from ltbench import provenance
 from ltbench.datasets import Dataset
 from ltbench.evaluate import Tiles
 from ltbench.store import Claim, Run
-from ltbench.tiles import grid_png
+from ltbench.store.run import FACT_LIMIT
+from ltbench.tiles import grid_png, halved
 
 Event = Callable[[dict[str, Any]], None]
 
@@ -27,7 +28,7 @@ class Options:
     micro_batch: images per forward (None: the whole batch). checkpoint_seconds: least time between checkpoints.
     log_every, preview_every: steps (None: a preview at each milestone). threads: torch's (None: as they are).
     device: "cpu", "cuda", "cuda:1" ... (None: a GPU where there is one). lease: seconds after which a silent owner on
-    another machine is taken for dead.
+    another machine is taken for dead. keep_samples: generated images stay in the scratch folder.
     """
 
     micro_batch: int | None = None
@@ -37,6 +38,7 @@ class Options:
     threads: int | None = None
     device: str | None = None
     lease: float = 60.0
+    keep_samples: bool = False
 
 
 @dataclass
@@ -75,10 +77,46 @@ class Stage:
         }
 
 
+class Superseded(Exception):
+    """Another attempt has taken this stage over; nothing more is written."""
+
+    def __init__(self) -> None:
+        super().__init__("superseded by a later attempt; stopped without writing")
+
+
+def present(run: Run, kind: str, step: int, evaluation: str, code: str) -> dict[str, Any] | None:
+    """The body of a record that this code made already, here or in another process meanwhile."""
+    return next(
+        (
+            record.body
+            for record in run.records(kind)
+            if (record.step, record.evaluation) == (step, evaluation)
+            and record.body["code"]["evaluation"] == code
+        ),
+        None,
+    )
+
+
+def put(stage: Stage, body: dict[str, Any], evaluation: str) -> None:
+    """Keep a record of an evaluation. Raises Superseded when the claim is lost."""
+    if not stage.claim.still_mine():
+        raise Superseded
+    envelope = stage.envelope(evaluation_code=provenance.evaluation_code()["evaluation"])
+    stage.run.put_record(body["kind"], body["step"], body, envelope, evaluation=evaluation)
+
+
 def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:
-    """Keep a picture with the record; its JSON names the file, the tile's side in pixels, and what each tile is."""
-    name = run.put_fact(grid_png(shown.images), "png")
-    return {"file": name, "tile": int(shown.images.shape[-1]), "rows": shown.rows, "columns": shown.columns}
+    """Keep a picture with the record; its JSON names the file, the tile's side in pixels, and what each tile is.
+
+    Tiles are halved until the picture fits the limit of a fact: 96 of 256 pixels would be 15 MB.
+    """
+    images = shown.images
+    data = grid_png(images)
+    while len(data) > FACT_LIMIT and images.shape[-1] > 1:
+        images = halved(images)
+        data = grid_png(images)
+    name = run.put_fact(data, "png")
+    return {"file": name, "tile": int(images.shape[-1]), "rows": shown.rows, "columns": shown.columns}
 
 
 def context(stage: Stage, data: Dataset, step: int) -> dict[str, Any]:

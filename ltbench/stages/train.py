@@ -13,9 +13,11 @@ import torch
 
 from ltbench import seeds
 from ltbench.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint, save_milestone
+from ltbench.collect import shown_classes
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
-from ltbench.evaluate import Tiles, build_sampler, initial_noise, shown_classes, to_uint8
+from ltbench.evaluate import Tiles
+from ltbench.generate import build_sampler, initial_noise, to_uint8
 from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
 from ltbench.sampling import sample
@@ -150,7 +152,7 @@ class _Loop:
         settings, device = self.stage.settings, self.stage.device
         network = build_sampler(settings, self.data, self.trainer.ema.shadow, device)
         ranked = self.trainer.parts.groups
-        rows = (ranked["head"][:3] + ranked["tail"][-3:]) or shown_classes(len(self.data.classes))
+        rows = (ranked["head"][:3] + ranked["tail"][-3:]) or shown_classes(range(len(self.data.classes)))
         noise = initial_noise(
             0, range(PREVIEW_COLUMNS), (self.data.channels, self.data.resolution, self.data.resolution)
         )
@@ -165,7 +167,7 @@ class _Loop:
             labels=torch.tensor(rows, device=device).repeat_interleave(PREVIEW_COLUMNS),
             null=len(self.data.classes),
         )
-        grid = to_uint8(images).reshape(len(rows), PREVIEW_COLUMNS, *images.shape[1:])
+        grid = to_uint8(images).cpu().numpy().reshape(len(rows), PREVIEW_COLUMNS, *images.shape[1:])
         return {"step": step, **put_tiles(self.stage.run, Tiles(grid, rows, list(range(PREVIEW_COLUMNS))))}
 
     def _checkpoint(self) -> None:

@@ -1,0 +1,143 @@
+"""From EMA weights to images, block by block: image k is a function of (weights, sampling settings, k) and of nothing else.
+
+Sampling runs in blocks of a fixed number of rows. A block is a function of its number: it is always sampled whole, with the
+labels and the noise that its rows would have in a larger set, so neither the number of images nor the number of devices
+changes an image (under dopri5, whose rows share their steps, an image depends on its block and on no more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltbench import seeds
+from ltbench.datasets import Dataset
+from ltbench.diffusion import process_for
+from ltbench.networks import Network, build_network
+from ltbench.protocols import NOISY, OPTIONS
+from ltbench.sampling import Fresh, count_rows, sample
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images `first` .. `first + block` of a sampling. images: (block, C, H, W) float32 in [-1, 1] on the sampling device,
+    before any rounding. labels: (block,) int64. nfe: network rows per image, as counted."""
+
+    number: int
+    images: Tensor
+    labels: np.ndarray
+    nfe: int
+
+
+def build_sampler(
+    settings: Mapping[str, Any], data: Dataset, weights: Mapping[str, Tensor], device: torch.device
+) -> Network:
+    """The network of a cell with EMA weights, in eval mode: dropout is off while sampling."""
+    network = build_network(
+        settings["network"],
+        channels=data.channels,
+        resolution=data.resolution,
+        classes=len(data.classes),
+        dropout=settings["train"]["dropout"],
+        augmented=settings["train"].get("augment", "none") != "none",
+    )
+    network.load_state_dict(dict(weights))
+    return network.to(device).eval()
+
+
+def labels_of(
+    numbers: Sequence[int] | np.ndarray, evaluation: Mapping[str, Any], ids: Sequence[int], null: int
+) -> np.ndarray:
+    """(n,) int64 labels of images `numbers`, of the classes `ids` (sorted).
+
+    `labels: balanced` gives image k class ids[k mod len(ids)], so every class has the same number up to one; `uniform` draws
+    independently, keyed by (sampling seed, k), as the released samplers do; None is the null label, unconditional sampling.
+    """
+    k = np.asarray(numbers, dtype=np.int64)
+    policy = evaluation["labels"]
+    if policy is None:
+        return np.full(len(k), null, dtype=np.int64)
+    chosen = np.asarray(ids, dtype=np.int64)
+    if policy == "balanced":
+        return chosen[k % len(chosen)]
+    if policy == "uniform":
+        return chosen[(_uniform(int(evaluation["seed"]), k) * len(chosen)).astype(np.int64)]
+    raise ValueError(f"labels are balanced, uniform or null, not {policy!r}")
+
+
+def _uniform(seed: int, k: np.ndarray) -> np.ndarray:
+    """(n,) float64 in [0, 1), a function of (seed, k): streams of 1,024 numbers, since one stream per label costs too much."""
+    pages, rows = np.divmod(k, 1024)
+    drawn = {int(p): seeds.stream(seed, "sampling-labels", int(p)).random(1024) for p in np.unique(pages)}
+    return np.array([drawn[int(p)][r] for p, r in zip(pages, rows, strict=True)])
+
+
+def blocks(
+    network: Network,
+    pipeline: str,
+    evaluation: Mapping[str, Any],
+    ids: Sequence[int],
+    shape: tuple[int, int, int],
+    device: torch.device,
+    wanted: Iterable[int],
+) -> Iterator[Block]:
+    """The blocks with the numbers `wanted`, one after another. shape: (C, H, W). ids: classes that are sampled."""
+    block, seed, process = int(evaluation["block"]), int(evaluation["seed"]), process_for(pipeline)
+    for number in wanted:
+        rows = np.arange(number * block, (number + 1) * block)
+        labels = labels_of(rows, evaluation, ids, network.null_label)
+        with count_rows(network) as counted:
+            images = sample(
+                network,
+                process,
+                sampler=evaluation["sampler"],
+                steps=evaluation["steps"],
+                guidance=float(evaluation["guidance"]),
+                noise=initial_noise(seed, rows, shape).to(device),
+                labels=torch.from_numpy(labels).to(device),
+                null=network.null_label,
+                fresh=step_noise(seed, rows, shape, device) if evaluation["sampler"] in NOISY else None,
+                schedule=evaluation.get("schedule"),
+                guidance_channels=evaluation.get("guidance_channels"),
+                options={key: evaluation[key] for key in OPTIONS.get(evaluation["sampler"], {})},
+            )
+        yield Block(number, images, labels, counted.rows // block)
+
+
+def initial_noise(seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int]) -> Tensor:
+    """(n, C, H, W) float32: the starting noise of images `numbers`, each from its own stream."""
+    rows = [seeds.stream(seed, "sampling-noise", int(k)).standard_normal(shape, np.float32) for k in numbers]
+    return torch.from_numpy(np.stack(rows))
+
+
+def step_noise(
+    seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int], device: torch.device
+) -> Fresh:
+    """Draws (n, C, H, W) float32 at every call: the noise of the next step of images `numbers`, each from its own stream."""
+    streams = [seeds.stream(seed, "sampling-steps", int(k)) for k in numbers]
+
+    def fresh() -> Tensor:
+        rows = [stream.standard_normal(shape, np.float32) for stream in streams]
+        return torch.from_numpy(np.stack(rows)).to(device)
+
+    return fresh
+
+
+def to_uint8(images: Tensor, rule: str = "round") -> Tensor:
+    """(B, C, H, W) float in [-1, 1] -> uint8 on the same device.
+
+    `round` goes to the nearest level, ties to even: SiT's clamp(127.5 x + 128) cut to a byte, up to ties. `floor` cuts, half
+    a level darker: REPA's 255 (x + 1) / 2 and CCUA-DDPM's mul(255).byte(). Raises KeyError for another rule.
+    """
+    levels = (images * 127.5 + 127.5).clamp(0, 255)
+    return {"round": torch.round, "floor": torch.floor}[rule](levels).to(torch.uint8)
+
+
+def quantised(images: Tensor, rule: str) -> Tensor:
+    """What an extractor sees: uint8 by the protocol's rule, or with rule `none` float32 in [0, 1] as CBDM and OCLT feed it."""
+    return ((images + 1) / 2).clamp(0, 1) if rule == "none" else to_uint8(images, rule)

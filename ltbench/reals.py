@@ -1,0 +1,64 @@
+"""Features of real images: made once per set, extractor and rounding, and shared by every evaluation that compares with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltbench.collect import Features
+from ltbench.datasets import Dataset, Images
+from ltbench.protocols import OF_TRAINING
+from ltbench.shards import Arrays, Shards
+from ltbench.sources import reference_key
+
+CHUNK = 1000  # images on the device at a time: a multiple of every extractor's batch
+SETS = ("reference", "holdout", "train")
+
+
+def needed_sets(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sets of real images that an evaluation's metrics look at."""
+    return SETS if set(evaluation["metrics"]) & set(OF_TRAINING) else SETS[:2]
+
+
+def real_features(
+    data: Dataset,
+    settings: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    extractor: Features,
+    shards: Shards,
+) -> dict[str, Arrays]:
+    """{set: {"pool", ..., "labels", "sha256"}} of the real images that an evaluation needs, found on disk or made now.
+
+    A set is found by the sha256 of its pixels and labels, so a changed image is another set.
+    """
+    key = reference_key(settings["dataset"], evaluation)
+    return {name: _one(data, name, evaluation, extractor, shards, key) for name in needed_sets(evaluation)}
+
+
+def images_of(data: Dataset, name: str) -> Images:
+    """The real images of one of `SETS`."""
+    return {"reference": data.reference, "holdout": data.holdout, "train": data.train}[name]()
+
+
+def _one(
+    data: Dataset, name: str, evaluation: Mapping[str, Any], extractor: Features, shards: Shards, key: str
+) -> Arrays:
+    images = images_of(data, name)
+    file = f"{name}-{images.sha256()[:16]}"
+    found = shards.read(key, file)
+    if found is None:
+        found = features_of(images.images, extractor, evaluation["quantise"])
+        shards.write(key, file, found)
+    return {**found, "labels": images.labels}
+
+
+def features_of(images: np.ndarray, extractor: Features, rule: str) -> Arrays:
+    """Features of (n, C, H, W) uint8 real images, seen as the rule `none` has generated ones seen: float32 in [0, 1]."""
+    parts = [
+        extractor.features(rows.float() / 255 if rule == "none" else rows)
+        for rows in torch.from_numpy(images).split(CHUNK)
+    ]
+    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}

@@ -1,0 +1,49 @@
+"""Where features lie and what they are called; readable without torch, so that `plan` sees what is still to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ltbench import provenance
+from ltbench.canonical import digest
+
+
+def features_root(scratch: Path) -> Path:
+    """Features of generated images."""
+    return scratch / "features"
+
+
+def samples_root(scratch: Path) -> Path:
+    """Generated images, for evaluations with `keep_samples`."""
+    return scratch / "samples"
+
+
+def references_root(scratch: Path) -> Path:
+    """Features of real images."""
+    return scratch / "references"
+
+
+def reference_key(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """20 hex digits: the folder of the real features of a data set as an evaluation sees them.
+
+    The imbalance is in it only through the training images, whose file is named after their content.
+    """
+    settings = {key: value for key, value in dataset.items() if key != "imbalance"}
+    content = {
+        "dataset": settings,
+        "reference": evaluation["reference"],
+        "crop": evaluation["crop"],
+        "extractor": dict(evaluation["extractor"]),
+        "float": evaluation["quantise"] == "none",
+        "code": provenance.extractor_code(),
+    }
+    return digest(content)[:20]
+
+
+def has_references(scratch: Path, key: str) -> bool:
+    """Whether features of the reference and the holdout are there; an evaluation makes what is missing all the same."""
+    folder = references_root(scratch) / key
+    names = {path.name.partition("-")[0] for path in folder.iterdir()} if folder.is_dir() else set()
+    return {"reference", "holdout"} <= names
