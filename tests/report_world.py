@@ -93,6 +93,16 @@ def value_of(kind: str, group: str, label: str, seed: int, step: int, spread: fl
     return base * factor if better == "lower" else base / factor
 
 
+def noise_of(kind: str, group: str, label: str, seed: int, step: int) -> dict[str, Any]:
+    """se, corrected and ten folds of a value; folds share most of their noise between labels, as paired samples do."""
+    value = value_of(kind, group, label, seed, step)
+    shifts = [0.002 * _hash(f, kind, group) + 0.0004 * _hash(f, kind, group, label, seed) for f in range(10)]
+    folds = [value * (1 + shift - 0.0012) for shift in shifts]
+    mean = sum(folds) / 10
+    error = (0.9 * sum((fold - mean) ** 2 for fold in folds)) ** 0.5
+    return {"se": error, "corrected": 10 * value - 9 * mean if kind == "FD" else None, "folds": folds}
+
+
 def record(
     cell: dict[str, Any], step: int, which: dict[str, Any] | None = None, **body: Any
 ) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def record(
             floor = base * 0.1 if better == "lower" else base * 1.4
             rows.append({"metric": kind, "name": f"{kind}[{extractor}]", "group": group, "better": better})  # fmt: skip
             rows[-1] |= {"value": value_of(kind, group, cell["label"], seed, step), "floor": floor, "k": k}
+            rows[-1] |= noise_of(kind, group, cell["label"], seed, step) | {"estimator": f"{kind} by hand"}
             rows[-1] |= {"n_gen": 50 * size, "n_ref": 200 * size, "n_floor": 50 * size, "scale": scale}
     per_class = {
         f"{kind}[{extractor}]": [

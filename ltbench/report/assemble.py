@@ -10,8 +10,18 @@ from functools import cached_property
 from typing import Any
 
 from ltbench.canonical import canonical_json
-from ltbench.report.axes import Planned, RowPlan, SectionPlan, rows_of, sections_of, seed_of, setup_of
+from ltbench.report.axes import (
+    Planned,
+    RowPlan,
+    SectionPlan,
+    baselines_of,
+    rows_of,
+    sections_of,
+    seed_of,
+    setup_of,
+)
 from ltbench.report.definition import Definition
+from ltbench.report.differences import against_baselines
 from ltbench.report.marks import marks
 from ltbench.report.notes import Notes, row_notes
 from ltbench.report.select import Record, Selected, select
@@ -39,6 +49,7 @@ def build_table(inputs: Inputs, definition: Definition) -> Table:
         notes=tuple(notes.texts),
         records=tuple(used),
         decimals=dict(definition.table.decimals),
+        paired=definition.table.differences,
     )
 
 
@@ -66,7 +77,7 @@ class _Assembly:
             for step in steps
         }
         self._mark(entries, len(rows), columns, steps)
-        numbers = self._row_notes(rows, shown)
+        numbers, baselines = self._row_notes(rows, shown), baselines_of(rows)
         return Section(
             part=self.plan.part,
             title=self.plan.title,
@@ -75,13 +86,14 @@ class _Assembly:
             evaluation=self.plan.evaluation,
             axes=axes,
             columns=columns,
-            rows=tuple(_row(row, own) for row, own in zip(rows, numbers, strict=True)),
+            rows=tuple(_row(*each) for each in zip(rows, numbers, baselines, strict=True)),
             steps=tuple(steps),
             shown=shown,
             entries=entries,
             floors=dict(self._floors(columns, steps)),
             missing=tuple(gap for row in rows for cell in row.cells for gap in self._gap(row, cell, shown)),
             seeds_planned=max(len(row.cells) for row in rows),
+            differences=against_baselines(entries, baselines, columns),
         )
 
     # --- records of this section ---
@@ -139,6 +151,7 @@ class _Assembly:
             row["n_gen"],
             row["n_ref"],
             n_floor,
+            row.get("estimator"),
         )
 
     # --- entries ---
@@ -176,7 +189,7 @@ class _Assembly:
             return replace(
                 gap, text="undefined", detail=measured.get("reason") or "the record gives no reason"
             )
-        return SeedValue(seed_of(cell), float(measured["value"]), cell["cell"], record["digest"])
+        return _seed_value(seed_of(cell), cell["cell"], record, measured)
 
     def _differences(self, record: Record, measured: Mapping[str, Any], column: Column) -> list[str]:
         """What keeps a value out of its column, in words."""
@@ -213,7 +226,7 @@ class _Assembly:
     ) -> None:
         for j, column in enumerate(columns):
             for step in steps:
-                found = marks([entries[i, j, step] for i in range(rows)], column.better)
+                found = marks([entries[i, j, step] for i in range(rows)], column)
                 for i, mark in found.items():
                     entries[i, j, step] = replace(entries[i, j, step], mark=mark)
 
@@ -258,9 +271,25 @@ class _Assembly:
         return row_notes(found, self.plan.evaluation["extractor"]["name"], others, self.notes)
 
 
-def _row(row: RowPlan, notes: tuple[int, ...]) -> Row:
+def _row(row: RowPlan, notes: tuple[int, ...], baseline: int | None) -> Row:
     cells = tuple((seed_of(cell), cell["cell"]) for cell in row.cells)
-    return Row(row.label, row.method, row.axes, cells, notes)
+    return Row(row.label, row.method, row.axes, cells, notes, baseline)
+
+
+def _seed_value(seed: int, cell: str, record: Record, measured: Mapping[str, Any]) -> SeedValue:
+    """Older records have neither errors nor folds."""
+    folds = measured.get("folds") or ()
+    sound = bool(folds) and all(fold is not None and math.isfinite(fold) for fold in folds)
+    return SeedValue(
+        seed,
+        float(measured["value"]),
+        cell,
+        record["digest"],
+        se=measured.get("se"),
+        corrected=measured.get("corrected"),
+        folds=tuple(float(fold) for fold in folds) if sound else None,
+        n=measured["n_gen"],
+    )
 
 
 def _identity(record: Record, row: Mapping[str, Any]) -> list[Any]:

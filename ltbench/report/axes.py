@@ -80,6 +80,25 @@ def rows_of(cells: Sequence[Planned]) -> tuple[tuple[str, ...], list[RowPlan]]:
     return tuple(axes), plans
 
 
+def baselines_of(rows: Sequence[RowPlan]) -> list[int | None]:
+    """For every row the place of its baseline: the row of its pipeline's plain objective (sit or ddpm, a method of the
+    pipeline's name) with the same other settings. None for a baseline itself and where there is no such row."""
+
+    def others(row: RowPlan) -> bytes:
+        settings = row.cells[0]["settings"]
+        return canonical_json(
+            {key: value for key, value in settings.items() if key not in ("method", "seed")}
+        )
+
+    plain = {
+        others(row): place
+        for place, row in reversed(list(enumerate(rows)))
+        if row.method == row.cells[0]["settings"]["pipeline"]
+    }
+    found = [plain.get(others(row)) for row in rows]
+    return [None if base == place else base for place, base in enumerate(found)]
+
+
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
 

@@ -24,6 +24,9 @@ class TableDefinition(_Strict):
     groups: list[Group] = ["all", "head", "body", "tail"]
     step: Literal["last"] | int = "last"
     decimals: dict[str, int] = {}  # of the printed value, by kind
+    differences: bool = (
+        False  # also tables of paired differences against the pipeline's baseline (Markdown, HTML)
+    )
 
 
 class MetricSteps(_Strict):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltbench.report.select import Record, Selected
 from ltbench.report.table import Column, Section
-from ltbench.report.words import clean
+from ltbench.report.words import BETTER, clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ class SampleGrid:
 def axis_label(column: Column) -> str:
     """ "KD[...] ×1000 (lower is better)" """
     scale = "" if column.scale == 1 else f" ×{column.scale:g}"
-    better = f"\n({column.better} is better)" if column.better else ""
+    better = f"\n({BETTER[column.better]})" if column.better in BETTER else ""
     return f"{column.name}{scale}{better}"
 
 

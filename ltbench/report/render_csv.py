@@ -12,11 +12,15 @@ from ltbench.report import words
 from ltbench.report.table import Entry, Section, Table
 
 FIELDS: tuple[str, ...] = (
-    "kind",  # mean (over seeds), seed (one run) or floor (real images)
+    "kind",  # mean (over seeds), seed (one run), or what real images score: floor, ceiling, real value
     "part", "dataset", "evaluation", "protocol", "sampler", "sampling_steps", "guidance", "sampling", "extractor",
     "label", "method", "axes", "seed", "cell", "record", "step",
-    "metric", "name", "group", "better", "scale", "k", "value", "sd", "n", "planned",
+    "metric", "name", "group", "better", "scale", "k", "estimator",
+    "value", "sd", "n", "planned",  # sd over n training seeds
+    "se", "corrected",  # of one network: sampling error; jackknife bias-corrected value (kind mean: their mean)
     "floor", "n_gen", "n_ref", "n_floor", "mark", "missing",
+    # minus the baseline, over common seeds; difference_over: what its error is over, seeds or folds
+    "baseline", "difference", "difference_se", "difference_seeds", "difference_over", "verdict",
 )  # fmt: skip
 
 
@@ -52,12 +56,12 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
                     f"{name}={value}" for name, value in zip(section.axes, row.axes, strict=True)
                 )
                 known = {**base, "label": row.label, "method": row.method, "axes": axes}
-                yield from _entry(known, section.entry(i, j, step))
+                yield from _entry({**known, **_difference(section, i, j, step)}, section.entry(i, j, step))
             if (j, step) in section.floors:
                 floor = section.floors[j, step]
                 yield {
                     **base,
-                    "kind": "floor",
+                    "kind": words.FLOORS.get(column.better, "real value"),
                     "label": words.FLOOR_LABEL,
                     "value": floor,
                     "n_gen": column.n_floor,
@@ -81,8 +85,20 @@ def _context(section: Section) -> dict[str, Any]:
 
 def _column(section: Section, place: int, step: int) -> dict[str, Any]:
     column = section.columns[place]
-    keys = ("metric", "name", "group", "better", "scale", "k", "n_gen", "n_ref", "n_floor")
+    keys = ("metric", "name", "group", "better", "scale", "k", "estimator", "n_gen", "n_ref", "n_floor")
     return {**{key: getattr(column, key) for key in keys}, "floor": section.floors.get((place, step))}
+
+
+_OF_MEANS = ("baseline", "difference", "difference_se", "difference_seeds", "difference_over", "verdict")
+
+
+def _difference(section: Section, i: int, j: int, step: int) -> dict[str, Any]:
+    gap, base = section.differences.get((i, j, step)), section.rows[i].baseline
+    label = None if base is None else section.rows[base].label
+    if gap is None:
+        return dict.fromkeys(_OF_MEANS) | {"baseline": label}
+    known = (label, gap.value, gap.error, gap.seeds, gap.source, gap.verdict)
+    return dict(zip(_OF_MEANS, known, strict=True))
 
 
 def _entry(known: dict[str, Any], entry: Entry) -> Iterator[dict[str, Any]]:
@@ -93,15 +109,19 @@ def _entry(known: dict[str, Any], entry: Entry) -> Iterator[dict[str, Any]]:
         "sd": entry.sd,
         "n": entry.n,
         "planned": entry.planned,
+        "se": entry.se,
+        "corrected": entry.corrected,
         "mark": entry.mark,
         "missing": "; ".join(f"seed {gap.seed}: {gap.text}" for gap in entry.missing),
     }
     for value in entry.values:
         yield {
-            **known,
+            **{key: text for key, text in known.items() if key not in _OF_MEANS},
             "kind": "seed",
             "seed": value.seed,
             "cell": value.cell,
             "record": value.digest,
             "value": value.value,
+            "se": value.se,
+            "corrected": value.corrected,
         }
