@@ -8,6 +8,7 @@ from typing import Any
 
 from ltbench.canonical import canonical_json
 from ltbench.protocols import sampling_text
+from ltbench.report.identity import section_id
 
 Planned = Mapping[str, Any]
 
@@ -115,28 +116,36 @@ class SectionPlan:
     part: str
     title: str
     dataset: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    evaluation: Mapping[str, Any]  # without "metrics"; its "id" is `identity.section_id`
+    ids: tuple[str, ...]  # of the planned evaluations that meet here: they differ in their metrics only
     cells: tuple[Planned, ...]
 
 
 def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
     """Sections in the order of the plan. Titles name what differs between them."""
-    found: dict[tuple[str, bytes, str], list[Planned]] = {}
+    found: dict[tuple[str, bytes, str], dict[str, Planned]] = {}
+    ids: dict[tuple[str, bytes, str], list[str]] = {}
     evaluations: dict[str, Mapping[str, Any]] = {}
     for cell in planned:
         dataset = canonical_json(cell["settings"]["dataset"])
         for evaluation in cell["evaluations"]:
-            evaluations[evaluation["id"]] = evaluation
-            found.setdefault((cell["part"], dataset, evaluation["id"]), []).append(cell)
+            which = section_id(evaluation)
+            shared = {key: value for key, value in evaluation.items() if key != "metrics"}
+            evaluations[which] = {**shared, "id": which}
+            key = cell["part"], dataset, which
+            place = canonical_json([cell["cell"], cell["label"]]).decode()
+            found.setdefault(key, {}).setdefault(place, cell)
+            ids.setdefault(key, []).append(evaluation["id"])
     return [
         SectionPlan(
-            part,
-            _title(part, cells[0], evaluations[which]),
-            cells[0]["settings"]["dataset"],
-            evaluations[which],
-            tuple(cells),
+            part=key[0],
+            title=_title(key[0], next(iter(cells.values())), evaluations[key[2]]),
+            dataset=next(iter(cells.values()))["settings"]["dataset"],
+            evaluation=evaluations[key[2]],
+            ids=tuple(dict.fromkeys(ids[key])),
+            cells=tuple(cells.values()),
         )
-        for (part, _, which), cells in found.items()
+        for key, cells in found.items()
     ]
 
 

@@ -132,26 +132,36 @@ def group_bars(section: Section, metric: str) -> Bars | None:
     return Bars(tuple(places), values, floors, axis_label(section.columns[next(iter(places.values()))]))
 
 
-def records_of(section: Section, selected: Selected, place: int) -> list[Record]:
-    """The records of a row at the shown step, by seed."""
-    keys = [(cell, section.shown, section.evaluation["id"]) for _, cell in section.rows[place].cells]
-    return [selected.chosen[key] for key in keys if key in selected.chosen]
+def records_of(
+    section: Section, selected: Selected, place: int, wanted: Callable[[Record], bool]
+) -> list[Record]:
+    """Of every seed of a row the latest record at the shown step that has what is wanted, by seed."""
+    found = []
+    for _, cell in section.rows[place].cells:
+        known = [record for record in selected.at(*section.keys[cell]) if wanted(record)]
+        found += known[:1]
+    return found
 
 
 def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot | None:
     """A per-class metric of every row at the shown step; None when no record holds it per class."""
     column = next((c for c in section.columns if c.metric == metric), None)
-    every = [record for i in range(len(section.rows)) for record in records_of(section, selected, i)]
-    if column is None or not any(column.name in _per_class(record) for record in every):
+    if column is None:
+        return None
+    name = column.name
+    held = [
+        records_of(section, selected, i, lambda record: name in _per_class(record))
+        for i in range(len(section.rows))
+    ]
+    every = [record for records in held for record in records]
+    if not every:
         return None
     body = every[0]["body"]
     order = ranked_classes(body)
     counts, lines = body["train_counts"], []
     for i in range(len(section.rows)):
         arrays = [
-            _by_class(record, column.name)
-            for record in records_of(section, selected, i)
-            if column.name in _per_class(record) and record["body"]["groups"] == body["groups"]
+            _by_class(record, column.name) for record in held[i] if record["body"]["groups"] == body["groups"]
         ]
         known = [(c, [a[c] for a in arrays if a.get(c) is not None]) for c in order]
         known = [
@@ -170,7 +180,7 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
                     points,
                 )
             )
-    floor = _by_class(next(r for r in every if column.name in _per_class(r)), column.name, "floor")
+    floor = _by_class(every[0], column.name, "floor")
     return ClassPlot(
         tuple(clean(body["classes"][c]) for c in order),
         tuple(int(counts[c]) for c in order),
@@ -210,7 +220,9 @@ def sample_grid(
     """
     shown: dict[str, tuple[int, Record]] = {}
     for i in range(len(section.rows)):
-        if found := records_of(section, selected, i):
+        if found := records_of(
+            section, selected, i, lambda record: "samples" in record["body"].get("facts", {})
+        ):
             shown[clean(section.rows[i].label)] = (int(found[0]["body"]["settings"]["seed"]), found[0])
     if not shown:
         return None

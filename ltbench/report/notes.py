@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltbench.report.axes import RowPlan, flat, seed_of
+from ltbench.report.columns import nfe_text
 
 Record = Mapping[str, Any]
 Found = Sequence[tuple[RowPlan, list[Record]]]  # every row with its records at the shown step
@@ -38,6 +39,7 @@ def row_notes(
         same = [(row, rs if row.cells[0]["settings"]["network"] == network else []) for row, rs in found]
         _mixed(same, "network code", lambda r: r["body"]["code"].get("network"), notes, numbers)
     _mixed(found, "training data", lambda r: r["body"].get("data_sha256"), notes, numbers)
+    _spent(found, notes, numbers)
     for place, (row, records) in enumerate(found):
         alone: Found = [(row, records)]
         own = [numbers[place]]
@@ -52,6 +54,21 @@ def row_notes(
             text = f"{row.label} trains against {extractor}, the extractor of these metrics: its values are flattered."
             numbers[place].append(notes.number(text))
     return [tuple(row) for row in numbers]
+
+
+def _spent(found: Found, notes: Notes, numbers: list[list[int]]) -> None:
+    """One footnote, on every row, where the rows' evaluations per image differ, which only an adaptive sampler may do."""
+    spent = [
+        (row.label, ", ".join(dict.fromkeys(nfe_text(record) for record in records)))
+        for row, records in found
+        if records
+    ]
+    if len({text for _, text in spent}) < 2:
+        return
+    said = "; ".join(f"{label} {text}" for label, text in spent)
+    number = notes.number(f"Evaluations of the network per image differ between rows: {said}.")
+    for own in numbers:
+        own.append(number)
 
 
 def _mixed(

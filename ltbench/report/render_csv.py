@@ -73,7 +73,7 @@ def _context(section: Section) -> dict[str, Any]:
     return {
         "part": section.part,
         "dataset": section.dataset["name"],
-        "evaluation": ev["id"],
+        "evaluation": "; ".join(section.ids),
         "protocol": ev["protocol"],
         "sampler": ev["sampler"],
         "sampling_steps": ev["steps"],

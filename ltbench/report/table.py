@@ -117,7 +117,8 @@ class Section:
     title: str
     setup: str  # network, batch, images seen at `shown`: whatever all rows share
     dataset: Mapping[str, Any]
-    evaluation: Mapping[str, Any]  # with its "id"
+    evaluation: Mapping[str, Any]  # without its metrics; "id" is `identity.section_id`
+    ids: tuple[str, ...]  # of the evaluations that meet here: they differ only in their metrics
     axes: tuple[str, ...]  # settings besides method and seed that differ between rows: "resample", "train.lr"
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -127,6 +128,9 @@ class Section:
     floors: Mapping[tuple[int, int], float]  # (column, step); absent where no record has one
     missing: tuple[Missing, ...]  # planned cells without a value at `shown`
     seeds_planned: int
+    keys: Mapping[
+        str, tuple[str, int, str]
+    ]  # cell id -> where `select.Selected` keeps its records at `shown`
     differences: Mapping[tuple[int, int, int], Difference] = field(
         default_factory=dict
     )  # against the row's baseline

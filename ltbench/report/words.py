@@ -137,11 +137,17 @@ def section_line(section: Section) -> str:
         reference += f" ({count} images)"
     parts = [
         f"{section.setup}.",
-        f"Protocol {ev['protocol']} (evaluation {ev['id']}): {samples}, {reference},",
+        f"Protocol {ev['protocol']} ({_ids(section)}): {samples}, {reference},",
         f"features of {extractor['name']}@{extractor['sha256'][:8]}.",
         f"{plural(section.seeds_planned, 'training seed')} planned.",
     ]
     return clean(" ".join(parts))
+
+
+def _ids(section: Section) -> str:
+    if len(section.ids) == 1:
+        return f"evaluation {section.ids[0]}"
+    return f"evaluations {', '.join(section.ids)}, which differ only in their metrics"
 
 
 def plural(count: int, noun: str) -> str:
