@@ -168,6 +168,31 @@ def record(
     return {"body": known, "digest": digest(known), "envelope": {"finished": 1.0 + seed, "attempt": 1}}
 
 
+def external(
+    name: str = "adm",
+    which: dict[str, Any] | None = None,
+    declared: dict[str, Any] | None = None,
+    **body: Any,
+) -> dict[str, Any]:
+    """An evaluation record of somebody's samples; its evaluation says nothing about how they were sampled."""
+    which = evaluation() if which is None else which
+    told = {"name": name, "kind": "samples", "sha256": digest(name), "declared": declared or {}}
+    sampling = ("sampler", "steps", "guidance", "seed", "block")
+    measured = {key: value for key, value in which.items() if key not in (*sampling, "id")}
+    cell = planned(name, 0, evaluations=[which])
+    settings_ = {"dataset": cell["settings"]["dataset"], **told["declared"]}
+    made = record(cell, 0, {"id": digest(measured)[:12], **measured})["body"] | {
+        "cell": digest(told),
+        "external": told,
+        "settings": settings_,
+        "nfe": None,
+        "code": {"evaluation": 64 * "a"},
+        "facts": {},
+        **body,
+    }
+    return {"body": made, "digest": digest(made), "envelope": {"finished": 1.0, "attempt": 1}}
+
+
 def train_record(cell: dict[str, Any], step: int) -> dict[str, Any]:
     """A training record with a curve up to `step`."""
     steps = list(range(20, step + 1, 20))

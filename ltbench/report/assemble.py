@@ -14,29 +14,33 @@ from ltbench.report.axes import (
     baselines_of,
     rows_of,
     sections_of,
-    seed_of,
     setup_of,
+    stated_seed,
 )
 from ltbench.report.columns import Measured, Pool, seed_value
 from ltbench.report.definition import Definition
 from ltbench.report.differences import against_baselines
+from ltbench.report.externals import external_rows, unplaced
 from ltbench.report.identity import differing, section_of
 from ltbench.report.marks import marks
 from ltbench.report.notes import Notes, row_notes
 from ltbench.report.select import Record, Selected, select
 from ltbench.report.table import Column, Entry, Inputs, Missing, Row, Section, SeedValue, Table
-from ltbench.report.words import FLOORS
+from ltbench.report.words import FLOORS, of_seed
 
 _SAME_FLOOR = 1e-6  # relative; the same images give floors that differ by rounding between machines
 
 
 def build_table(inputs: Inputs, definition: Definition) -> Table:
     """The table of a benchmark as `definition` asks for it. No file is read, nothing depends on order or time."""
-    selected, notes = select(inputs.records), Notes()
+    selected, notes = select([*inputs.records, *inputs.externals]), Notes()
+    plans = sections_of(inputs.planned)
     sections = tuple(
-        _Assembly(plan, definition, selected, inputs.states, notes).section()
-        for plan in sections_of(inputs.planned)
+        _Assembly(plan, definition, selected, inputs.externals, inputs.states, notes).section()
+        for plan in plans
     )
+    for text in unplaced(inputs.externals, plans):
+        notes.number(text)
     for problem in sorted(set(inputs.problems)):
         notes.number(f"Left out: {problem}.")
     used = sorted(
@@ -60,19 +64,34 @@ class _Assembly:
     plan: SectionPlan
     definition: Definition
     selected: Selected
+    externals: Sequence[Record]
     states: Mapping[str, Mapping[str, str]]
     notes: Notes
 
     @cached_property
+    def steps(self) -> list[int]:
+        planned = {int(step) for cell in self.plan.cells for step in cell["milestones"]}
+        wanted = self.definition.table.step
+        return sorted(planned if wanted == "last" else {*planned, int(wanted)})
+
+    @cached_property
+    def shown(self) -> int:
+        wanted = self.definition.table.step
+        return self.steps[-1] if wanted == "last" else int(wanted)
+
+    @cached_property
+    def rows(self) -> tuple[tuple[str, ...], list[RowPlan], list[RowPlan]]:
+        """Axes, the rows of the plan, the external rows."""
+        axes, own = rows_of(self.plan.cells)
+        return axes, own, external_rows(self.externals, self.plan, len(axes), self.shown, self.notes)
+
+    @cached_property
     def pool(self) -> Pool:
-        return Pool(self.plan, self.selected)
+        return Pool(self.plan, self.selected, self.rows[2], self.shown)
 
     def section(self) -> Section:
-        axes, rows = rows_of(self.plan.cells)
-        steps = sorted({int(step) for cell in self.plan.cells for step in cell["milestones"]})
-        wanted = self.definition.table.step
-        shown = steps[-1] if wanted == "last" else int(wanted)
-        steps = sorted({*steps, shown})
+        axes, own, external = self.rows
+        rows, steps, shown = [*own, *external], self.steps, self.shown
         columns = self.pool.columns(self.definition.table.metrics, self.definition.table.groups)
         entries = {
             (i, j, step): self._entry(row, column, step, shown)
@@ -80,7 +99,7 @@ class _Assembly:
             for j, column in enumerate(columns)
             for step in steps
         }
-        self._mark(entries, len(rows), columns, steps)
+        self._mark(entries, len(own), columns, steps)
         numbers, baselines = self._row_notes(rows, shown), baselines_of(rows)
         return Section(
             part=self.plan.part,
@@ -96,9 +115,9 @@ class _Assembly:
             shown=shown,
             entries=entries,
             floors=dict(self._floors(columns, steps)),
-            keys={cell["cell"]: self.pool.key(cell, shown) for row in rows for cell in row.cells},
-            missing=tuple(gap for row in rows for cell in row.cells for gap in self._gap(row, cell, shown)),
-            seeds_planned=max(len(row.cells) for row in rows),
+            keys={cell["cell"]: self.pool.keys(cell, shown) for row in rows for cell in row.cells},
+            missing=tuple(gap for row in own for cell in row.cells for gap in self._gap(row, cell, shown)),
+            seeds_planned=max(len(row.cells) for row in own),
             differences=against_baselines(entries, baselines, columns),
         )
 
@@ -113,7 +132,7 @@ class _Assembly:
                 continue
             missing.append(found)
             if step == shown and found.text in ("refused", "undefined"):
-                text = f"{found.label} seed {found.seed}, {column.name}, {column.group}: {found.detail}."
+                text = f"{found.label}{of_seed(found.seed)}, {column.name}, {column.group}: {found.detail}."
                 notes.append(self.notes.number(text))
         mean, sd = _mean_sd([value.value for value in values])
         return Entry(mean, sd, len(row.cells), tuple(values), tuple(missing), notes=tuple(notes))
@@ -124,7 +143,7 @@ class _Assembly:
         if not self.pool.records(cell, step):
             return self._absent(row, cell, step)
         gap = Missing(
-            row.label, seed_of(cell), cell["cell"], "not measured", "the record holds no such value"
+            row.label, stated_seed(row, cell), cell["cell"], "not measured", "the record holds no such value"
         )
         found = self.pool.measured(cell, step, column)
         if not found:
@@ -139,7 +158,7 @@ class _Assembly:
             return replace(
                 gap, text="undefined", detail=measured.get("reason") or "the record gives no reason"
             )
-        return seed_value(seed_of(cell), cell["cell"], record, measured)
+        return seed_value(stated_seed(row, cell), cell["cell"], record, measured)
 
     def _conflicts(
         self, row: RowPlan, cell: Planned, column: Column, step: int, found: Sequence[Measured]
@@ -153,13 +172,13 @@ class _Assembly:
             f"{value} in {digest}" for value, digest in sorted(given.items()) if value != latest
         )
         text = (
-            f"{row.label} seed {seed_of(cell)}, step {step}, {column.name}, {column.group}: the records differ; "
+            f"{row.label}{of_seed(stated_seed(row, cell))}, step {step}, {column.name}, {column.group}: the records differ; "
             f"{latest} in {given[latest]} is used, not {others}."
         )
         return [self.notes.number(text)]
 
     def _absent(self, row: RowPlan, cell: Planned, step: int) -> Missing:
-        gap = Missing(row.label, seed_of(cell), cell["cell"], "not run")
+        gap = Missing(row.label, stated_seed(row, cell), cell["cell"], "not run")
         if cell.get("unsupported"):
             return replace(gap, text="n/a", detail=cell["unsupported"])
         if step not in [int(milestone) for milestone in cell["milestones"]]:
@@ -241,8 +260,8 @@ class _Assembly:
 
 
 def _row(row: RowPlan, notes: tuple[int, ...], baseline: int | None) -> Row:
-    cells = tuple((seed_of(cell), cell["cell"]) for cell in row.cells)
-    return Row(row.label, row.method, row.axes, cells, notes, baseline)
+    cells = tuple((stated_seed(row, cell), cell["cell"]) for cell in row.cells)
+    return Row(row.label, row.method, row.axes, cells, notes, baseline, row.external)
 
 
 def _mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:

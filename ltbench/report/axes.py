@@ -9,6 +9,7 @@ from typing import Any
 from ltbench.canonical import canonical_json
 from ltbench.protocols import sampling_text
 from ltbench.report.identity import section_id
+from ltbench.report.table import External
 
 Planned = Mapping[str, Any]
 
@@ -21,6 +22,7 @@ class RowPlan:
     method: str
     axes: tuple[str, ...]
     cells: tuple[Planned, ...]  # by seed
+    external: External | None = None
 
 
 def setting_text(value: Any) -> str:
@@ -51,6 +53,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def seed_of(cell: Planned) -> int:
     """The training seed of a planned cell."""
     return int(cell["settings"]["seed"])
+
+
+def stated_seed(row: RowPlan, cell: Planned) -> int | None:
+    """The same; None for an external row, which has no training of ours."""
+    return None if row.external else seed_of(cell)
 
 
 def rows_of(cells: Sequence[Planned]) -> tuple[tuple[str, ...], list[RowPlan]]:
@@ -91,12 +98,13 @@ def baselines_of(rows: Sequence[RowPlan]) -> list[int | None]:
             {key: value for key, value in settings.items() if key not in ("method", "seed")}
         )
 
+    own = [(place, row) for place, row in enumerate(rows) if not row.external]
     plain = {
         others(row): place
-        for place, row in reversed(list(enumerate(rows)))
+        for place, row in reversed(own)
         if row.method == row.cells[0]["settings"]["pipeline"]
     }
-    found = [plain.get(others(row)) for row in rows]
+    found = [None if row.external else plain.get(others(row)) for row in rows]
     return [None if base == place else base for place, base in enumerate(found)]
 
 

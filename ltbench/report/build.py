@@ -64,7 +64,7 @@ def write_report(
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    table, selected = build_table(inputs, definition), select(inputs.records)
+    table, selected = build_table(inputs, definition), select([*inputs.records, *inputs.externals])
     pictures: list[Picture] = []
     if {"png", "html"} & set(formats):
         from ltbench.report.pictures import draw_all

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from ltbench.canonical import canonical_json
-from ltbench.report.axes import Planned, SectionPlan
+from ltbench.report.axes import Planned, RowPlan, SectionPlan
 from ltbench.report.identity import ROW_KEYS, fixed_steps, groups_id
-from ltbench.report.select import Key, Record, Selected
+from ltbench.report.select import Key, Record, Selected, age
 from ltbench.report.table import Column, SeedValue
 
 Measured = tuple[Record, Mapping[str, Any]]  # a record and its row of one metric and group
@@ -24,19 +24,25 @@ class Pool:
 
     plan: SectionPlan
     selected: Selected
+    externals: Sequence[RowPlan]
+    shown: int
     _groups: dict[str, str] = field(default_factory=dict)  # by a record's digest
 
     def records(self, cell: Planned, step: int) -> list[Record]:
         """What the store holds for a cell at a step under this section's evaluation, the latest first."""
-        return self.selected.at(*self.key(cell, step))
+        found = [record for key in self.keys(cell, step) for record in self.selected.at(*key)]
+        return sorted(found, key=age, reverse=True)
 
-    def key(self, cell: Planned, step: int) -> Key:
-        """Where `Selected` keeps them."""
-        return cell["cell"], step, self.plan.evaluation["id"]
+    def keys(self, cell: Planned, step: int) -> tuple[Key, ...]:
+        """Where `Selected` keeps them. What is external has no milestones and stands at the shown step."""
+        for row in self.externals:
+            if row.external and row.cells[0]["cell"] == cell["cell"]:
+                return row.external.keys if step == self.shown else ()
+        return ((cell["cell"], step, self.plan.evaluation["id"]),)
 
     def every(self, step: int | None = None) -> Iterator[Record]:
-        """All of them in the plan's order, or those of one step."""
-        for cell in self.plan.cells:
+        """All of them in the plan's order, or those of one step; the external ones last."""
+        for cell in (*self.plan.cells, *(row.cells[0] for row in self.externals)):
             for milestone in sorted(int(known) for known in cell["milestones"]):
                 if step in (None, milestone):
                     yield from self.records(cell, milestone)
@@ -46,12 +52,12 @@ class Pool:
     @cached_property
     def groups(self) -> str:
         """The group definition that most records share."""
-        return most_common([self.groups_of(record) for record in self.every()])
+        return most_common([self.groups_of(record) for record in _own(self.every())])
 
     @cached_property
     def nfe(self) -> str:
         """The evaluations per image that most records share, as text."""
-        return most_common([nfe_text(record) for record in self.every()])
+        return most_common([nfe_text(record) for record in _own(self.every())])
 
     def groups_of(self, record: Record) -> str:
         """`groups_id`, computed once per record."""
@@ -85,6 +91,10 @@ class Pool:
             extractor = self.plan.evaluation["extractor"]
             name = f"{kind}[{extractor['name']}@{extractor['sha256'][:8]}]"
             return Column(kind, name, group, "", 1, None, None, None, None)
+        own = [
+            each for each in found if "external" not in each[0]["body"]
+        ]  # others adapt to what was trained here
+        found = own or found
         main = most_common([self._identity(record, row) for record, row in found])
         like = [row for record, row in found if self._identity(record, row) == main]
         row, n_floor = like[0], int(most_common([f"{row['n_floor']:012d}" for row in like]))
@@ -116,12 +126,19 @@ class Pool:
         ]
         if (groups := self.groups_of(record)) != self.groups:
             texts.append(f"head, body and tail classes ({self.groups}, here {groups})")
-        if (nfe := nfe_text(record)) != self.nfe and fixed_steps(self.plan.evaluation):
+        held = fixed_steps(self.plan.evaluation) and "external" not in record["body"]
+        if held and (nfe := nfe_text(record)) != self.nfe:
             texts.append(f"evaluations per image ({self.nfe}, here {nfe})")
         return texts
 
 
-def seed_value(seed: int, cell: str, record: Record, row: Mapping[str, Any]) -> SeedValue:
+def _own(records: Iterable[Record]) -> list[Record]:
+    """Those of what was trained here; all, where there are only others."""
+    known = list(records)
+    return [record for record in known if "external" not in record["body"]] or known
+
+
+def seed_value(seed: int | None, cell: str, record: Record, row: Mapping[str, Any]) -> SeedValue:
     """Older records have neither errors nor folds."""
     folds = row.get("folds") or ()
     sound = bool(folds) and all(fold is not None and math.isfinite(fold) for fold in folds)

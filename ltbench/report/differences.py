@@ -61,7 +61,7 @@ def against_baselines(
 
 
 def _pairs(a: Entry, b: Entry) -> list[tuple[SeedValue, SeedValue]]:
-    left, right = ({value.seed: value for value in entry.values} for entry in (a, b))
+    left, right = ({v.seed: v for v in entry.values if v.seed is not None} for entry in (a, b))
     return [(left[seed], right[seed]) for seed in sorted(left.keys() & right.keys())]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltbench.report.select import Record, Selected
+from ltbench.report.select import Record, Selected, age
 from ltbench.report.table import Column, Section
 from ltbench.report.words import BETTER, clean
 
@@ -93,6 +93,8 @@ def metric_steps(section: Section, metric: str, groups: Sequence[str]) -> LinePl
     for j in places:
         column, lines = section.columns[j], []
         for i in range(len(section.rows)):
+            if section.rows[i].external:
+                continue  # its steps are not these
             entries = [(step, section.entry(i, j, step)) for step in section.steps]
             known = [(step, entry) for step, entry in entries if entry.mean is not None]
             if known:
@@ -138,8 +140,8 @@ def records_of(
     """Of every seed of a row the latest record at the shown step that has what is wanted, by seed."""
     found = []
     for _, cell in section.rows[place].cells:
-        known = [record for record in selected.at(*section.keys[cell]) if wanted(record)]
-        found += known[:1]
+        known = [record for key in section.keys[cell] for record in selected.at(*key) if wanted(record)]
+        found += sorted(known, key=age)[-1:]
     return found
 
 
@@ -220,6 +222,8 @@ def sample_grid(
     """
     shown: dict[str, tuple[int, Record]] = {}
     for i in range(len(section.rows)):
+        if section.rows[i].external:
+            continue  # it did not start from this noise
         if found := records_of(
             section, selected, i, lambda record: "samples" in record["body"].get("facts", {})
         ):

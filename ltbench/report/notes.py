@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltbench.report.axes import RowPlan, flat, seed_of
+from ltbench.report.axes import RowPlan, flat, stated_seed
 from ltbench.report.columns import nfe_text
+from ltbench.report.words import of_seed
 
 Record = Mapping[str, Any]
 Found = Sequence[tuple[RowPlan, list[Record]]]  # every row with its records at the shown step
@@ -33,10 +34,18 @@ def row_notes(
 ) -> list[tuple[int, ...]]:
     """Footnote numbers of every row: mixed code, mixed data, further records, a method trained against the extractor."""
     numbers: list[list[int]] = [[] for _ in found]
+    for place, (row, _) in enumerate(found):
+        if row.external:
+            numbers[place].append(notes.number(row.external.note))
+    everyone, found = found, [(row, [] if row.external else records) for row, records in found]
     for component in SHARED_CODE:
-        _mixed(found, f"{component} code", lambda r, c=component: r["body"]["code"].get(c), notes, numbers)
-    for network in sorted({row.cells[0]["settings"]["network"] for row, _ in found}):
-        same = [(row, rs if row.cells[0]["settings"]["network"] == network else []) for row, rs in found]
+        who = everyone if component == "evaluation" else found
+        _mixed(
+            who, f"{component} code", lambda r, c=component: r["body"].get("code", {}).get(c), notes, numbers
+        )
+    networks = {row.cells[0]["settings"]["network"] for row, _ in found if not row.external}
+    for network in sorted(networks):
+        same = [(row, rs if row.cells[0]["settings"].get("network") == network else []) for row, rs in found]
         _mixed(same, "network code", lambda r: r["body"]["code"].get("network"), notes, numbers)
     _mixed(found, "training data", lambda r: r["body"].get("data_sha256"), notes, numbers)
     _spent(found, notes, numbers)
@@ -82,7 +91,7 @@ def _mixed(
     holders = []
     for digest in ranked:
         who = [
-            f"{row.label} seed {seed_of(cell)}"
+            f"{row.label}{of_seed(stated_seed(row, cell))}"
             for row, records in found
             for cell in row.cells
             if any(r["body"]["cell"] == cell["cell"] and str(value(r)) == digest for r in records)

@@ -14,7 +14,8 @@ from ltbench.report.table import Entry, Section, Table
 FIELDS: tuple[str, ...] = (
     "kind",  # mean (over seeds), seed (one run), or what real images score: floor, ceiling, real value
     "part", "dataset", "evaluation", "protocol", "sampler", "sampling_steps", "guidance", "sampling", "extractor",
-    "label", "method", "axes", "seed", "cell", "record", "step",
+    # external: samples or checkpoint, where the row was not trained here
+    "label", "method", "external", "axes", "seed", "cell", "record", "step",
     "metric", "name", "group", "better", "scale", "k", "estimator",
     "value", "sd", "n", "planned",  # sd over n training seeds
     "se", "corrected",  # of one network: sampling error; jackknife bias-corrected value (kind mean: their mean)
@@ -56,6 +57,10 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
                     f"{name}={value}" for name, value in zip(section.axes, row.axes, strict=True)
                 )
                 known = {**base, "label": row.label, "method": row.method, "axes": axes}
+                if row.external:
+                    if step != section.shown:
+                        continue
+                    known |= {"external": row.external.kind, "step": row.external.step or None}
                 yield from _entry({**known, **_difference(section, i, j, step)}, section.entry(i, j, step))
             if (j, step) in section.floors:
                 floor = section.floors[j, step]
@@ -112,7 +117,7 @@ def _entry(known: dict[str, Any], entry: Entry) -> Iterator[dict[str, Any]]:
         "se": entry.se,
         "corrected": entry.corrected,
         "mark": entry.mark,
-        "missing": "; ".join(f"seed {gap.seed}: {gap.text}" for gap in entry.missing),
+        "missing": "; ".join(f"{words.of_seed(gap.seed)}: {gap.text}".strip(": ") for gap in entry.missing),
     }
     for value in entry.values:
         yield {

@@ -46,7 +46,8 @@ def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Rec
 
 
 def _lead(table: Table) -> str:
-    cells = {cell for section in table.sections for row in section.rows for _, cell in row.cells}
+    rows = [row for section in table.sections for row in section.rows if not row.external]
+    cells = {cell for row in rows for _, cell in row.cells}
     missing = {gap.cell for section in table.sections for gap in section.missing}
     state = "all done" if not missing else f"{len(missing)} still missing"
     return words.clean(f"Benchmark {table.name}: {words.plural(len(cells), 'training run')}, {state}.")
@@ -117,8 +118,12 @@ def _cell(entry: Entry, column: Column, decimals: Mapping[str, int]) -> dict[str
 
 def _tip(entry: Entry, column: Column, decimals: Mapping[str, int]) -> str:
     """What a pointer shows: every seed's value, the sample counts, and why a seed is missing."""
-    parts = [f"seed {v.seed}: {_seed_text(v, column, decimals)} ({v.digest[:8]})" for v in entry.values]
-    parts += [f"seed {gap.seed}: {gap.text}" for gap in entry.missing]
+
+    def of(seed: int | None) -> str:
+        return words.of_seed(seed).strip() or "external"
+
+    parts = [f"{of(v.seed)}: {_seed_text(v, column, decimals)} ({v.digest[:8]})" for v in entry.values]
+    parts += [f"{of(gap.seed)}: {gap.text}" for gap in entry.missing]
     if entry.values:
         parts.append(f"{column.n_gen} generated against {column.n_ref} real images")
     return words.clean("; ".join(parts))
@@ -149,10 +154,12 @@ def _records(table: Table, records: Sequence[Record]) -> list[dict[str, Any]]:
                 values = {
                     v.digest: v for j in range(len(section.columns)) for v in section.entry(i, j, step).values
                 }
-                for value in sorted(values.values(), key=lambda v: (v.seed, v.digest)):
-                    line = {"digest": value.digest[:16], "label": words.clean(row.label), "seed": value.seed}
+                for value in sorted(values.values(), key=lambda v: (v.seed or 0, v.digest)):
+                    seed = "" if value.seed is None else value.seed
+                    line = {"digest": value.digest[:16], "label": words.clean(row.label), "seed": seed}
                     made = _made(by_digest.get(value.digest))
-                    lines.append({**line, "step": step, "cell": value.cell[:12], "made": made})
+                    own = step if row.external is None else row.external.step or ""
+                    lines.append({**line, "step": own, "cell": value.cell[:12], "made": made})
     return lines
 
 

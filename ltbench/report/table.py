@@ -28,7 +28,7 @@ class Column:
 class SeedValue:
     """One number of one network, with its sampling noise, and the record it came from."""
 
-    seed: int
+    seed: int | None  # of training; None for an external row
     value: float
     cell: str
     digest: str
@@ -58,7 +58,7 @@ class Missing:
     """A planned number that is not there. `text` fits a table cell; `detail` is the whole story."""
 
     label: str
-    seed: int
+    seed: int | None
     cell: str
     text: str
     detail: str = ""
@@ -96,17 +96,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class External:
+    """Where an external row comes from. note: its footnote. keys: where `select.Selected` keeps its records."""
+
+    name: str
+    kind: str  # samples | checkpoint
+    sha256: str
+    step: int  # of training, as declared; 0: not declared
+    keys: tuple[tuple[str, int, str], ...]
+    note: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One method at one setting of the other axes, over its seeds."""
 
     label: str
     method: str
     axes: tuple[str, ...]  # values in the order of Section.axes; the label names them too
-    cells: tuple[tuple[int, str], ...]  # (seed, cell id), by seed
+    cells: tuple[tuple[int | None, str], ...]  # (seed, cell id), by seed
     notes: tuple[int, ...] = ()
-    baseline: int | None = (
-        None  # the row of the pipeline's plain objective at the same settings; None: it is one, or has none
-    )
+    # the row of the pipeline's plain objective at the same settings; None: this is it, or there is none
+    baseline: int | None = None
+    external: External | None = None  # not trained here: never ranked, never part of a difference
 
 
 @dataclass(frozen=True)
@@ -128,9 +140,8 @@ class Section:
     floors: Mapping[tuple[int, int], float]  # (column, step); absent where no record has one
     missing: tuple[Missing, ...]  # planned cells without a value at `shown`
     seeds_planned: int
-    keys: Mapping[
-        str, tuple[str, int, str]
-    ]  # cell id -> where `select.Selected` keeps its records at `shown`
+    # cell id -> where `select.Selected` keeps its records at `shown`
+    keys: Mapping[str, tuple[tuple[str, int, str], ...]]
     differences: Mapping[tuple[int, int, int], Difference] = field(
         default_factory=dict
     )  # against the row's baseline
@@ -168,6 +179,8 @@ class Inputs:
     planned: {"cell", "label", "part", "settings", "milestones": [int], "evaluations": [evaluation with "id"],
               "unsupported": text or None, "part_title": text or None (may be absent)}, in spec order.
     records: record files {"body", "digest", "envelope"}, in any order.
+    externals: evaluation records of what was not trained here: "cell" is the digest of body["external"] {"name", "declared",
+               "sha256", "kind"}, body["settings"] has the "dataset" and whatever was declared.
     states: cell id -> {"text": "running 63 %", "detail": ...} for cells that are not simply waiting.
     problems: what could not be used, one line each (a damaged record and why): printed below the table.
     """
@@ -178,3 +191,4 @@ class Inputs:
     records: Sequence[Mapping[str, Any]]
     states: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     problems: Sequence[str] = ()
+    externals: Sequence[Mapping[str, Any]] = ()

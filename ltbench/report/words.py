@@ -205,12 +205,17 @@ def missing_lines(section: Section) -> list[str]:
 
 def _missing_line(missing: Missing) -> str:
     detail = f" ({missing.detail})" if missing.detail else ""
-    return f"{missing.label}, seed {missing.seed}, cell {missing.cell[:12]}: {missing.text}{detail}"
+    return f"{missing.label},{of_seed(missing.seed)}, cell {missing.cell[:12]}: {missing.text}{detail}"
+
+
+def of_seed(seed: int | None) -> str:
+    """ " seed 1"; nothing for what has no seed."""
+    return "" if seed is None else f" seed {seed}"
 
 
 def missing_heading(section: Section) -> str:
     """ "Missing: 2 of 8 cells" """
-    planned = sum(len(row.cells) for row in section.rows)
+    planned = sum(len(row.cells) for row in section.rows if not row.external)
     return f"Missing: {len(section.missing)} of {plural(planned, 'cell')}"
 
 
