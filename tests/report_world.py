@@ -193,6 +193,35 @@ def external(
     return {"body": made, "digest": digest(made), "envelope": {"finished": 1.0, "attempt": 1}}
 
 
+def selection(
+    cell: dict[str, Any],
+    step: int,
+    which: dict[str, Any],
+    candidates: dict[float, float],
+    rule: str = "min-of-search",
+    **body: Any,
+) -> dict[str, Any]:
+    """A selection record: the guidance of `which` was chosen among {w: value} on 100 independent images each."""
+    tried = [{"guidance": w, "value": value, "se": 0.1, "n": 100} for w, value in candidates.items()]
+    known = {
+        "format": 1,
+        "kind": "selection",
+        "cell": cell["cell"],
+        "run": "0" * 12,
+        "step": step,
+        "rule": rule,
+    }
+    known |= {
+        "metric": "FD",
+        "group": "tail",
+        "candidates": tried,
+        "chosen": which["guidance"],
+        "evaluation": which["id"],
+    }
+    known |= body
+    return {"body": known, "digest": digest(known), "envelope": {"finished": 5.0, "attempt": 1}}
+
+
 def train_record(cell: dict[str, Any], step: int) -> dict[str, Any]:
     """A training record with a curve up to `step`."""
     steps = list(range(20, step + 1, 20))

@@ -21,6 +21,7 @@ from ltbench.report.columns import Measured, Pool, seed_value
 from ltbench.report.definition import Definition
 from ltbench.report.differences import against_baselines
 from ltbench.report.externals import external_rows, unplaced
+from ltbench.report.guidance import arranged
 from ltbench.report.identity import differing, section_of
 from ltbench.report.marks import marks
 from ltbench.report.notes import Notes, row_notes
@@ -34,7 +35,7 @@ _SAME_FLOOR = 1e-6  # relative; the same images give floors that differ by round
 def build_table(inputs: Inputs, definition: Definition) -> Table:
     """The table of a benchmark as `definition` asks for it. No file is read, nothing depends on order or time."""
     selected, notes = select([*inputs.records, *inputs.externals]), Notes()
-    plans = sections_of(inputs.planned)
+    plans = arranged(sections_of(inputs.planned), selected, definition.table)
     sections = tuple(
         _Assembly(plan, definition, selected, inputs.externals, inputs.states, notes).section()
         for plan in plans
@@ -83,7 +84,14 @@ class _Assembly:
     def rows(self) -> tuple[tuple[str, ...], list[RowPlan], list[RowPlan]]:
         """Axes, the rows of the plan, the external rows."""
         axes, own = rows_of(self.plan.cells)
+        own = [self._with_guidance(row) for row in own]
         return axes, own, external_rows(self.externals, self.plan, len(axes), self.shown, self.notes)
+
+    def _with_guidance(self, row: RowPlan) -> RowPlan:
+        """The label says at which guidance a row stands, where rows have their own."""
+        known = [self.plan.weights.get((cell["cell"], self.shown)) for cell in row.cells]
+        found = sorted({w for w in known if w is not None})
+        return replace(row, label=f"{row.label}, w={'/'.join(f'{w:g}' for w in found)}") if found else row
 
     @cached_property
     def pool(self) -> Pool:
@@ -118,6 +126,8 @@ class _Assembly:
             keys={cell["cell"]: self.pool.keys(cell, shown) for row in rows for cell in row.cells},
             missing=tuple(gap for row in own for cell in row.cells for gap in self._gap(row, cell, shown)),
             seeds_planned=max(len(row.cells) for row in own),
+            chosen_by=self.plan.chosen_by,
+            guidance=self.plan.weights,
             differences=against_baselines(entries, baselines, columns),
         )
 
@@ -132,7 +142,8 @@ class _Assembly:
                 continue
             missing.append(found)
             if step == shown and found.text in ("refused", "undefined"):
-                text = f"{found.label}{of_seed(found.seed)}, {column.name}, {column.group}: {found.detail}."
+                where = f", {column.name}, {column.group}" if self.pool.records(cell, step) else ""
+                text = f"{found.label}{of_seed(found.seed)}{where}: {found.detail}."
                 notes.append(self.notes.number(text))
         mean, sd = _mean_sd([value.value for value in values])
         return Entry(mean, sd, len(row.cells), tuple(values), tuple(missing), notes=tuple(notes))
@@ -183,6 +194,8 @@ class _Assembly:
             return replace(gap, text="n/a", detail=cell["unsupported"])
         if step not in [int(milestone) for milestone in cell["milestones"]]:
             return replace(gap, text="not planned", detail=f"step {step} is no milestone of it")
+        if found := self.plan.gaps.get((cell["cell"], step)):
+            return replace(gap, text="no guidance chosen", detail=found)
         if found := self._misnamed(cell, step):
             return replace(gap, text="refused", detail=found)
         if state := self.states.get(cell["cell"]):
@@ -193,7 +206,7 @@ class _Assembly:
 
     def _misnamed(self, cell: Planned, step: int) -> str | None:
         """Why a record that states an evaluation of this section is not of it: it was made under another protocol."""
-        for name in self.plan.ids:
+        for name in self.plan.ids if self.plan.picks is None else ():
             record = self.selected.named.get((cell["cell"], step, name))
             if record is not None and (found := section_of(record)) != self.plan.evaluation["id"]:
                 texts = differing(record["body"]["evaluation"], self.plan.evaluation)

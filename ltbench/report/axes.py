@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ltbench.canonical import canonical_json
@@ -127,6 +127,11 @@ class SectionPlan:
     evaluation: Mapping[str, Any]  # without "metrics"; its "id" is `identity.section_id`
     ids: tuple[str, ...]  # of the planned evaluations that meet here: they differ in their metrics only
     cells: tuple[Planned, ...]
+    # Where guidance was chosen (`guidance.py`), by (cell, step): the section id whose records count, why there is none, and w.
+    picks: Mapping[tuple[str, int], str] | None = None
+    gaps: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    weights: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    chosen_by: str = ""
 
 
 def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
@@ -147,7 +152,7 @@ def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
     return [
         SectionPlan(
             part=key[0],
-            title=_title(key[0], next(iter(cells.values())), evaluations[key[2]]),
+            title=section_title(key[0], next(iter(cells.values())), evaluations[key[2]]),
             dataset=next(iter(cells.values()))["settings"]["dataset"],
             evaluation=evaluations[key[2]],
             ids=tuple(dict.fromkeys(ids[key])),
@@ -157,7 +162,8 @@ def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
     ]
 
 
-def _title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:
+def section_title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:
+    """Part, data set and sampling in one line."""
     dataset = cell["settings"]["dataset"]
     words = [str(dataset["name"])]
     if dataset.get("resolution"):

@@ -38,7 +38,10 @@ class Pool:
         for row in self.externals:
             if row.external and row.cells[0]["cell"] == cell["cell"]:
                 return row.external.keys if step == self.shown else ()
-        return ((cell["cell"], step, self.plan.evaluation["id"]),)
+        if self.plan.picks is None:
+            return ((cell["cell"], step, self.plan.evaluation["id"]),)
+        pick = self.plan.picks.get((cell["cell"], step))
+        return () if pick is None else ((cell["cell"], step, pick),)
 
     def every(self, step: int | None = None) -> Iterator[Record]:
         """All of them in the plan's order, or those of one step; the external ones last."""
@@ -126,7 +129,10 @@ class Pool:
         ]
         if (groups := self.groups_of(record)) != self.groups:
             texts.append(f"head, body and tail classes ({self.groups}, here {groups})")
-        held = fixed_steps(self.plan.evaluation) and "external" not in record["body"]
+        fixed = (
+            fixed_steps(self.plan.evaluation) and self.plan.picks is None
+        )  # w = 1 needs half of what others need
+        held = fixed and "external" not in record["body"]
         if held and (nfe := nfe_text(record)) != self.nfe:
             texts.append(f"evaluations per image ({self.nfe}, here {nfe})")
         return texts

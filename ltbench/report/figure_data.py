@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltbench.report.guidance import selections_of
+from ltbench.report.identity import ROW_KEYS, family_id
 from ltbench.report.select import Record, Selected, age
 from ltbench.report.table import Column, Section
 from ltbench.report.words import BETTER, clean
@@ -112,6 +114,79 @@ def metric_steps(section: Section, metric: str, groups: Sequence[str]) -> LinePl
     if not any(panel.lines for panel in panels):
         return None
     return LinePlot(tuple(panels), "training steps", axis_label(section.columns[places[0]]))
+
+
+def guidance_curve(
+    section: Section, selected: Selected, metric: str, groups: Sequence[str]
+) -> LinePlot | None:
+    """A metric against guidance at the shown step, from all stored points; None below two values of w.
+
+    One panel per group with the evaluations of the section's family, and one per number of images that searches tried
+    candidates on: a bias that falls with the number of images must not look like an effect of w.
+    """
+    places = [j for j, c in enumerate(section.columns) if c.metric == metric and c.group in groups]
+    found: dict[tuple[int, int], _Points] = {}  # (column, images of a search or 0) -> label -> w -> values
+    for j in places:
+        for i, row in enumerate(section.rows):
+            label = clean(section.rows[i].label)
+            for _, cell in () if row.external else row.cells:
+                for n, w, value in _guided(section, selected, cell, section.columns[j]):
+                    of_row = found.setdefault((j, n), {}).setdefault(label, {})
+                    of_row.setdefault(w, []).append(value * section.columns[j].scale)
+    panels = []
+    for j, n in sorted(found, key=lambda key: (key[1], key[0])):
+        if len({w for of_row in found[j, n].values() for w in of_row}) > 1:
+            floor = None if n else section.floors.get((j, section.shown))
+            column = section.columns[j]
+            title = f"{column.group}, search on {n} images" if n else column.group
+            lines = tuple(_line(label, of_row) for label, of_row in found[j, n].items())
+            panels.append(Panel(title, lines, None if floor is None else floor * column.scale))
+    return LinePlot(tuple(panels), "guidance w", axis_label(section.columns[places[0]])) if panels else None
+
+
+_Points = dict[str, dict[float, list[float]]]
+
+
+def _guided(
+    section: Section, selected: Selected, cell: str, column: Column
+) -> Iterator[tuple[int, float, float]]:
+    """(0 or the images of a search, w, value) of a cell at the shown step."""
+    family, step = family_id(section.evaluation), section.shown
+    for where in selected.points.get((cell, step), []):
+        for record in selected.at(cell, step, where)[:1]:
+            if (w := record["body"]["evaluation"].get("guidance")) is None:
+                continue
+            if family_id(record["body"]["evaluation"]) == family:
+                value = _value_in(selected.at(cell, step, where), column)
+                if value is not None:
+                    yield 0, float(w), value
+    for selection in selections_of(family, cell, step, selected)[:1]:
+        if (selection["body"]["metric"], selection["body"]["group"]) == (column.metric, column.group):
+            for each in selection["body"]["candidates"]:
+                if each["value"] is not None:
+                    yield int(each["n"]), float(each["guidance"]), float(each["value"])
+
+
+def _value_in(records: Sequence[Record], column: Column) -> float | None:
+    """The latest value of a column that fits it."""
+    for record in records:
+        for row in record["body"]["rows"]:
+            known = all(row.get(key) == getattr(column, key) for key in ("metric", "group", *ROW_KEYS))
+            if known and row["value"] is not None:
+                return float(row["value"])
+    return None
+
+
+def _line(label: str, of_row: Mapping[float, Sequence[float]]) -> Line:
+    stats = [(w, *_mean_sd(of_row[w])) for w in sorted(of_row)]
+    points = tuple((w, value) for w in sorted(of_row) for value in of_row[w])
+    return Line(
+        label,
+        tuple(w for w, _, _ in stats),
+        tuple(m for _, m, _ in stats),
+        tuple(s for *_, s in stats),
+        points,
+    )
 
 
 def group_bars(section: Section, metric: str) -> Bars | None:

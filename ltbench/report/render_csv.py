@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ltbench.protocols import sampling_text
@@ -57,11 +57,13 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
                     f"{name}={value}" for name, value in zip(section.axes, row.axes, strict=True)
                 )
                 known = {**base, "label": row.label, "method": row.method, "axes": axes}
+                known |= _guidance(section, [cell for _, cell in row.cells], step)
                 if row.external:
                     if step != section.shown:
                         continue
                     known |= {"external": row.external.kind, "step": row.external.step or None}
-                yield from _entry({**known, **_difference(section, i, j, step)}, section.entry(i, j, step))
+                for line in _entry({**known, **_difference(section, i, j, step)}, section.entry(i, j, step)):
+                    yield {**line, **_guidance(section, [line.get("cell", "")], step)}
             if (j, step) in section.floors:
                 floor = section.floors[j, step]
                 yield {
@@ -82,10 +84,18 @@ def _context(section: Section) -> dict[str, Any]:
         "protocol": ev["protocol"],
         "sampler": ev["sampler"],
         "sampling_steps": ev["steps"],
-        "guidance": ev["guidance"],
+        "guidance": ev.get("guidance"),
         "sampling": sampling_text(ev),
         "extractor": f"{ev['extractor']['name']}@{ev['extractor']['sha256']}",
     }
+
+
+def _guidance(section: Section, cells: Sequence[str], step: int) -> dict[str, Any]:
+    """The guidance of cells that have their own: a number, or all of them where seeds differ."""
+    found = sorted({section.guidance[cell, step] for cell in cells if (cell, step) in section.guidance})
+    if not found:
+        return {}
+    return {"guidance": found[0] if len(found) == 1 else "; ".join(f"{w!r}" for w in found)}
 
 
 def _column(section: Section, place: int, step: int) -> dict[str, Any]:

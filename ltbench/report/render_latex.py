@@ -94,6 +94,7 @@ def _below(table: Table, section: Section) -> list[str]:
         for number in section.entry(i, j).notes
     }
     texts = [escape(words.short_legend(section, "Bold", "underlined"))]
+    texts += [escape(section.chosen_by)] if section.chosen_by else []
     texts += [rf"\textsuperscript{{{number}}} {escape(table.notes[number - 1])}" for number in sorted(used)]
     if section.missing:
         texts.append(escape(f"{words.missing_heading(section)}: {'; '.join(words.missing_lines(section))}"))

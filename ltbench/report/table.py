@@ -140,6 +140,8 @@ class Section:
     floors: Mapping[tuple[int, int], float]  # (column, step); absent where no record has one
     missing: tuple[Missing, ...]  # planned cells without a value at `shown`
     seeds_planned: int
+    chosen_by: str  # how guidance was chosen, a sentence; "" where all of it was planned
+    guidance: Mapping[tuple[str, int], float]  # (cell, step) -> w, where rows have their own
     # cell id -> where `select.Selected` keeps its records at `shown`
     keys: Mapping[str, tuple[tuple[str, int, str], ...]]
     differences: Mapping[tuple[int, int, int], Difference] = field(

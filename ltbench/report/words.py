@@ -140,6 +140,7 @@ def section_line(section: Section) -> str:
         f"Protocol {ev['protocol']} ({_ids(section)}): {samples}, {reference},",
         f"features of {extractor['name']}@{extractor['sha256'][:8]}.",
         f"{plural(section.seeds_planned, 'training seed')} planned.",
+        *([section.chosen_by] if section.chosen_by else []),
     ]
     return clean(" ".join(parts))
 
