@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,34 @@ def extractor(name: str) -> dict[str, str]:
     if name not in known:
         raise UsageError(f"unknown extractor '{name}'", f"there are {', '.join(sorted(known)) or 'none'}")
     return {"name": name, "sha256": known[name]["sha256"]}
+
+
+_FAMILIES = (
+    "dinov3",
+    "dinov2",
+    "dino",
+    "siglip",
+    "clip",
+    "mae",
+    "beit",
+    "eva",
+    "jepa",
+    "efficientnet",
+    "inception",
+)
+
+
+def extractor_family(name: str) -> str:
+    """What kind of network an extractor or an encoder is: "dinov2" for timm:vit_base_patch14_dinov2.lvd142m. Never raises.
+
+    A name that says nothing of how it was trained gives its architecture ("resnet" for timm:resnet50.a1_in1k).
+    """
+    bare = name.partition("#")[0].partition("@")[0].removeprefix("timm:")
+    if bare == "lite0":
+        return "efficientnet"
+    known = next((word for word in _FAMILIES if word in bare), None)
+    start = re.match("[a-z]+", bare)
+    return known or (start.group() if start else bare)
 
 
 def evaluation_id(evaluation: dict[str, Any]) -> str:

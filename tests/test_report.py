@@ -288,6 +288,32 @@ def test_a_method_trained_against_the_extractor_is_flagged():
     assert table.sections[0].rows[1].notes == ()
 
 
+@pytest.mark.parametrize(
+    ("parameters", "extractor", "flagged"),
+    [
+        ({"encoder": "timm:vit_base_patch14_dinov2.lvd142m"}, "timm:vit_large_patch14_dinov2.lvd142m", True),
+        (
+            {"encoder": ["random", "timm:vit_base_patch14_dinov2@w.pth"]},
+            "timm:vit_large_patch14_dinov2",
+            True,
+        ),
+        ({"encoder": "timm:vit_base_patch14_dinov2.lvd142m"}, "inception-2015-12-05", False),
+        ({"mode": "dinov2"}, "timm:vit_large_patch14_dinov2", False),  # not an encoder
+        ({"encoder": "lite0"}, "timm:efficientnet_lite0.ra_in1k", True),
+    ],
+)
+def test_an_encoder_of_the_extractors_family_is_flagged(parameters, extractor, flagged):
+    which = evaluation(extractor=extractor)
+    cells = [
+        planned("repa", 0, parameters=parameters, evaluations=[which]),
+        planned("sit", 0, evaluations=[which]),
+    ]
+    table = build(cells, [record(cell, 560) for cell in cells])
+    assert any("of the same family" in note for note in table.notes) is flagged
+    assert bool(table.sections[0].rows[0].notes) is flagged
+    assert table.sections[0].rows[1].notes == ()
+
+
 def test_what_could_not_be_read_is_said_below_the_table():
     inputs = replace(quickstart(), problems=["b.json: its bytes changed", "a.json: is empty"])
     assert build_table(inputs, SUMMARY).notes == (

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ltbench.protocols import extractor_family
 from ltbench.report.axes import RowPlan, flat, stated_seed
 from ltbench.report.columns import nfe_text
 from ltbench.report.words import of_seed
@@ -57,12 +58,30 @@ def row_notes(
             noun = "record" if further == 1 else "records"
             text = f"{row.label}: {further} older {noun} of the same cells and evaluation (other code or attempt) not used."
             numbers[place].append(notes.number(text))
-        if any(
-            value == extractor for name, value in flat(row.cells[0]["settings"]) if name.startswith("method.")
-        ):
-            text = f"{row.label} trains against {extractor}, the extractor of these metrics: its values are flattered."
+        if text := _flattered(row, extractor):
             numbers[place].append(notes.number(text))
     return [tuple(row) for row in numbers]
+
+
+def _flattered(row: RowPlan, extractor: str) -> str | None:
+    """A sentence where a method trains against the extractor, or against another network of its family."""
+    told = [(name, value) for name, value in flat(row.cells[0]["settings"]) if name.startswith("method.")]
+    texts = [(name, text) for name, value in told for text in _texts(value)]
+    if any(text == extractor for _, text in texts):
+        return f"{row.label} trains against {extractor}, the extractor of these metrics: its values are flattered."
+    family = extractor_family(extractor)
+    for name, text in texts:
+        if "encoder" in name.rpartition(".")[2] and extractor_family(text) == family:
+            return (
+                f"{row.label} trains against {text}, a network of the same family ({family}) as {extractor}, the extractor of "
+                "these metrics: they favour it. Judge it by another extractor."
+            )
+    return None
+
+
+def _texts(value: Any) -> list[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, str)]
 
 
 def _spent(found: Found, notes: Notes, numbers: list[list[int]]) -> None:
