@@ -25,7 +25,7 @@ from ltbench.report.build import write_report
 from ltbench.report.definition import load_definition
 from ltbench.report.render_terminal import render_terminal
 from ltbench.report.table import Inputs, Table
-from tests.report_world import STEPS, fact, planned, quickstart, record
+from tests.report_world import STEPS, external, fact, planned, quickstart, record
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = load_definition(ROOT / "reports" / "summary.yaml")
@@ -72,7 +72,8 @@ def hostile_inputs() -> Inputs:
     records[2]["body"]["code"]["trainer"] = HOSTILE[0] + HOSTILE[2]
     states = {cells[-1]["cell"]: {"text": HOSTILE[2], "detail": " ".join(HOSTILE)}}
     cells[-2]["unsupported"] = " ".join(HOSTILE)
-    return Inputs("hostile", " ".join(HOSTILE), cells, records, states)
+    others = [external(name, declared={HOSTILE[0]: HOSTILE[2], "sampler": name}) for name in HOSTILE]
+    return Inputs("hostile", " ".join(HOSTILE), cells, records, states, externals=others)
 
 
 def terminal(table: Table, width: int = 100, **options) -> str:
@@ -135,7 +136,7 @@ def test_missing_seeds_and_cells_are_visible_in_every_view(view, partial):
     plain = text.replace("\\", "")
     assert "running 63 %" in plain
     if view != "csv":
-        assert "(1/2)" in plain
+        assert "(n=1 of 2)" in plain
         lost = partial.sections[0].missing[0]
         assert lost.cell[:12] in text
         assert "step 353 of 560" in plain
@@ -269,7 +270,7 @@ def test_markdown_reads_back_as_the_labels(hostile):
 def test_latex_holds_no_command_or_column_from_a_label(hostile):
     text = render_latex.render_latex(hostile)
     ours = """begin end toprule midrule bottomrule multicolumn emph mathbf underline pm textsuperscript footnotesize
-        linewidth textbackslash textasciicircum textasciitilde textless textgreater textbar textquotedbl
+        linewidth approx mathrm rightarrow textbackslash textasciicircum textasciitilde textless textgreater textbar textquotedbl
         textasciigrave downarrow uparrow times usepackage"""
     assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= set(re.findall(r"\w+", ours))
     assert "\\input" not in text
