@@ -30,6 +30,7 @@ LAYERS = {
     "ltbench.networks": 1,
     "ltbench.seeds": 1,
     "ltbench.ema": 1,
+    "ltbench.distributed": 1,
     "ltbench.encoders": 1,
     "ltbench.sampling": 2,
     "ltbench.methods": 2,
