@@ -38,7 +38,7 @@ PLUMBING = (
     "store",
     "report",
 )
-PLUMBING += ("checkpoint", "stages", "job", "launch", "status", "cli")
+PLUMBING += ("answers", "checkpoint", "stages", "job", "launch", "status", "cli")
 ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
