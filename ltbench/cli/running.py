@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltbench.cli.asking import Ask
 from ltbench.cli.options import (
     AsJson,
     Changes,
@@ -25,7 +26,7 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import clip, dump, duration, out, plural, say, table
 from ltbench.cli.targets import name_of
-from ltbench.errors import EnvironmentProblem, LtbenchError
+from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
 
 if TYPE_CHECKING:
     from ltbench.launch.devices import Seats
@@ -50,6 +51,13 @@ def run(
         int | None, typer.Option(help="Worker processes. [one per GPU, else one per cell and core]")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker. [cores / workers]")] = None,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Processes that train one cell together, a GPU each if there are any."
+        ),
+    ] = 1,
+    ask: Ask = True,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda", help="Where to train. [a GPU if there is one]")
     ] = None,
@@ -86,19 +94,24 @@ def run(
       python harness.py run quickstart --set train.batch=32 --with mine
     """
     from ltbench import plan as plans
-    from ltbench.cli import stores, targets
+    from ltbench.cli import asking, stores, targets
     from ltbench.launch.devices import check
 
     place(store, scratch, plugins)
-    check(workers, threads, device)
+    check(workers, threads, device, ranks)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
     _refuse_missing_data(cells)
     house = stores.open_store(write=True)
     again = _command(benchmark, house, spec, filter_ or [])
+    if ask:
+        asking.find_out(cells, house, again=True)
     found = plans.plan(benchmark, house, cells)
+    asking.warn(found, house)
     skipped = {} if retry_failed else {i.cell.id: i for i in found.cells if i.due and i.cause in NOT_RETRIED}
-    pool = _Pool(workers, threads, device, job, split, keep_samples)
+    if ask:
+        skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
+    pool = _Pool(workers, threads, device, ranks, job, split, keep_samples)
     outcomes, stopped = _do(house, found, skipped, pool, again)
     code = _summarise(found, skipped, outcomes, stopped, "" if report else again, json)
     if report and not stopped:
@@ -116,15 +129,26 @@ class _Pool:
     workers: int | None
     threads: int | None
     device: str | None
+    ranks: int
     job: str | None
     split: int = 1
     keep_samples: bool = False
+
+    def refuse_uneven(self, cells: Sequence[Cell]) -> None:
+        """Raises UsageError where the ranks cannot share the local batches of every cell evenly, with the numbers that can."""
+        shares = {c.settings["train"]["batch"] // c.settings["train"]["local_batch"] for c in cells}
+        if any(share % self.ranks for share in shares):
+            allowed = ", ".join(str(n) for n in range(1, max(shares) + 1) if not any(s % n for s in shares))
+            raise UsageError(
+                f"--ranks {self.ranks} cannot share {' or '.join(map(str, sorted(shares)))} local batches per step evenly",
+                f"allowed here: {allowed}; or change train.local_batch",
+            )
 
     def seats(self, cells: int) -> Seats:
         """For a benchmark of `cells` cells, whatever is left of it: a resumed cell is bitwise equal only at equal threads."""
         from ltbench.launch.devices import seats
 
-        return seats(cells, workers=self.workers, threads=self.threads, device=self.device)
+        return seats(cells, workers=self.workers, threads=self.threads, device=self.device, ranks=self.ranks)
 
     def options(self, seats: Seats) -> dict[str, Any]:
         """What every job is told."""
@@ -159,17 +183,21 @@ def _do(
     from ltbench.plan import register, with_helpers
 
     for item in skipped.values():
+        if item.cause == "impossible":
+            continue  # said before
         say(
             f"skipped  {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (--retry-failed tries again)"
         )
     due = [work for work in found.work() if work.cell.id not in skipped]
     if not due:
         return [], None
+    pool.refuse_uneven([work.cell for work in due])
     due = with_helpers(found, due, store.scratch, pool.split)
     seats = pool.seats(sum(math.prod(map(len, part.axes.values())) for part in found.spec.parts))
     register([item.cell for item in found.cells if item.due], store)
     stages = sum(len(work.stages) for work in due)
-    say(counts_line(len(due), stages, min(seats.workers, stages), seats.threads))
+    busy = min(seats.workers, stages * seats.ranks)
+    say(counts_line(len(due), stages, busy, seats.threads, seats.ranks))
     logs = store.scratch / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     settings = local.Settings(store.root, store.scratch, logs, seats, entry=pool.job or local.DEFAULT_JOB)
     cells = [_cell_work(work, found.spec, pool.options(seats)) for work in due]
@@ -233,13 +261,14 @@ def _summarise(
     failed = {outcome.cell: outcome for outcome in reversed(bad)}
     open_ = {outcome.cell for outcome in outcomes if outcome.outcome != "done"}
     cells = {item.cell.id for item in found.cells}
-    done = len(cells - open_ - set(skipped))
+    never = {item.cell.id for item in found.cells if item.state == "n/a"}
+    done = len(cells - open_ - set(skipped) - never)
     if json:
         dump(_summary(found, skipped, outcomes, done))
     else:
         out(
             f"{plural(len(cells), 'cell')} of {found.spec.name}: {done} done"
-            + _counts(failed, skipped, open_)
+            + _counts(failed, skipped, open_, never)
         )
         if outcomes:
             spent = duration(sum(outcome.seconds for outcome in outcomes))
@@ -251,13 +280,21 @@ def _summarise(
             out(f"next: python harness.py report {again.split()[0]}")
     if stopped:
         return 128 + int(stopped)
-    return 1 if failed or any(item.cause != "unsupported" for item in skipped.values()) else 0
+    causes = {item.cause for item in skipped.values()} - {"unsupported"}
+    if failed or causes - {"impossible"}:
+        return 1
+    return EnvironmentProblem.exit_code if causes else 0
 
 
-def _counts(failed: dict[str, Outcome], skipped: Mapping[str, Planned], open_: set[str]) -> str:
+def _counts(
+    failed: dict[str, Outcome], skipped: Mapping[str, Planned], open_: set[str], never: set[str]
+) -> str:
+    impossible = sum(item.cause == "impossible" for item in skipped.values())
     parts = {
         "failed": len(failed),
-        "skipped after an earlier failure": len(skipped),
+        "n/a": len(never),
+        "skipped after an earlier failure": len(skipped) - impossible,
+        "impossible here": impossible,
         "unfinished": len(open_ - set(failed)),
     }
     return "".join(f", {number} {words}" for words, number in parts.items() if number)
