@@ -38,6 +38,7 @@ LAYERS = {
     "ltbench.trainer": 3,
     "ltbench.checkpoint": 3,
     "ltbench.evaluate": 3,
+    "ltbench.external": 3,
     "ltbench.curve": 3,
     "ltbench.draws": 3,
     "ltbench.order": 3,
