@@ -24,6 +24,7 @@ from ltbench.methods import ContractBroken, Unsupported
 from ltbench.stages.common import Event, Options, Stage
 from ltbench.stages.evaluate import evaluate_milestone
 from ltbench.stages.train import train
+from ltbench.start import StartProblem
 from ltbench.store import Held, Store
 from ltbench.trainer import NonFinite, set_precision
 
@@ -133,6 +134,8 @@ def failure_cause(error: BaseException) -> str:
         return "disk" if "space" in str(error) or "read-only" in str(error).lower() else "data"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return "oom"
+    if isinstance(error, StartProblem):
+        return "data"
     if isinstance(error, ProcessChanged | ContractBroken):
         return "plugin"
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]

@@ -39,6 +39,7 @@ LAYERS = {
     "ltbench.checkpoint": 3,
     "ltbench.evaluate": 3,
     "ltbench.external": 3,
+    "ltbench.start": 3,
     "ltbench.curve": 3,
     "ltbench.draws": 3,
     "ltbench.order": 3,

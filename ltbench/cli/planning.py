@@ -42,10 +42,12 @@ def validate(
     """
     place(plugins=plugins)
     from ltbench.cli import targets
+    from ltbench.spec.starts import check_files
 
     try:
         benchmark = targets.load(spec, set_ or [], with_ or [])
         cells = targets.cells_of(benchmark)
+        check_files(cells)
     except SpecError as error:
         if not json:
             raise
@@ -95,6 +97,7 @@ def plan(
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     found = plans.plan(benchmark, stores.open_store(write=False), targets.cells_of(benchmark, filter_ or []))
+    targets.check_starts(found)
     if json:
         dump({**found.json(), "to_do": totals(found)})
         return

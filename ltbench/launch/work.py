@@ -21,7 +21,8 @@ HELD_PAUSE = 2.0  # seconds before a stage that another process holds is asked f
 class CellWork:
     """The stages that one cell still needs, in order.
 
-    run: the 12-digit name of its directory under the cell. options: handed to every job of the cell as they are.
+    run: the 12-digit name of its directory under the cell. options: handed to every job of the cell as they are. after: (cell, step)
+    of the milestone of another cell that training begins at.
     """
 
     cell: str
@@ -30,6 +31,7 @@ class CellWork:
     stages: tuple[str, ...]
     run: str
     options: dict[str, Any] = field(default_factory=dict)
+    after: tuple[str, int] | None = None
 
 
 @dataclass(eq=False)
@@ -82,7 +84,7 @@ def stage_name(stage: str) -> str:
 class Queue:
     """Hands out the next job that can start now.
 
-    An evaluation waits for its milestone when the same queue also trains its cell. A stage that somebody else holds goes
+    An evaluation waits for its milestone when the same queue also trains its cell, and so does a training that begins at one. A stage that somebody else holds goes
     behind everything that nobody holds, and is asked for again after a pause.
     """
 
@@ -121,9 +123,8 @@ class Queue:
         return job
 
     def _ready(self, job: Job) -> bool:
-        if job.kind == "train" or job.cell not in self._training:
-            return True
-        return job.step in self._reached.get(job.cell, ())
+        cell, step = (job.work.after or ("", 0)) if job.kind == "train" else (job.cell, job.step)
+        return cell not in self._training or step in self._reached.get(cell, ())
 
     def milestone(self, cell: str, step: int) -> None:
         """A training cell has written its milestone at `step`."""
@@ -144,6 +145,19 @@ class Queue:
         """A job ended badly: take out and return what can no longer start because of it."""
         if job.kind != "train":
             return []
-        lost = [other for other in self._waiting if other.cell == job.cell and not self._ready(other)]
+        lost: list[Job] = []
+        bad = {job.cell}
+        while more := [
+            o for o in self._waiting if o not in lost and self._waits_for(o) in bad and not self._ready(o)
+        ]:
+            lost += more
+            bad |= {other.cell for other in more if other.kind == "train"}
         self._waiting = [other for other in self._waiting if other not in lost]
         return lost
+
+    @staticmethod
+    def _waits_for(job: Job) -> str | None:
+        """The cell whose training a job needs."""
+        if job.kind != "train":
+            return job.cell
+        return job.work.after[0] if job.work.after else None

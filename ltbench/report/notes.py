@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltbench.report.axes import RowPlan, flat, seed_of
+from ltbench.report.axes import RowPlan, flat, seed_of, start_text
 
 Record = Mapping[str, Any]
 Found = Sequence[tuple[RowPlan, list[Record]]]  # every row with its records at the shown step
@@ -42,6 +42,9 @@ def row_notes(
         alone: Found = [(row, records)]
         own = [numbers[place]]
         _mixed(alone, "method code", lambda r: r["body"]["code"].get("method"), notes, own)
+        _mixed(alone, "code of the start", lambda r: r["body"]["code"].get("init"), notes, own)
+        if text := _start_note(row):
+            numbers[place].append(notes.number(text))
         if further := sum(others(record) for record in records):
             noun = "record" if further == 1 else "records"
             text = f"{row.label}: {further} older {noun} of the same cells and evaluation (other code or attempt) not used."
@@ -52,6 +55,21 @@ def row_notes(
             text = f"{row.label} trains against {extractor}, the extractor of these metrics: its values are flattered."
             numbers[place].append(notes.number(text))
     return [tuple(row) for row in numbers]
+
+
+def _start_note(row: RowPlan) -> str | None:
+    """What a row's steps do not count, and where its weights begin."""
+    init = row.cells[0]["settings"].get("init")
+    if init is None:
+        return None
+    if "source" in init:
+        cells = ", ".join(
+            f"{cell['settings']['init']['cell'][:8]} for seed {seed_of(cell)}" for cell in row.cells
+        )
+        begun = f"the EMA weights of {start_text(init)} (cell {cells})"
+    else:
+        begun = f"{start_text(init)} (external weights, prior steps as declared)"
+    return f"{row.label}: {init['prior_steps']:,} prior steps; its own are counted from {begun}."
 
 
 def _mixed(

@@ -164,7 +164,9 @@ def _source(
     start: CellStart,
 ) -> Source:
     """The cell that `start` names: the one at `axes`, but for what the start says of it; trained, and not evaluated."""
-    own = {**axes, **start.axes, "init": None if start.below is None else start.below.label}
+    own = {**axes, **start.axes}
+    if "init" in axes or start.below is not None:
+        own["init"] = None if start.below is None else start.below.label
     cell = _make(
         part,
         own,
@@ -186,7 +188,7 @@ def _init(start: CellStart | FileStart, source: Source | None) -> tuple[dict[str
         chosen = {"weights": start.weights} if start.weights != "ema" else {}
         chosen |= {"family": start.family} if start.family is not None else {}
         own = {"sha256": start.sha256, "weights": start.weights, "family": start.family}
-        settings = {**own, "classes": start.classes, "prior_steps": start.prior_steps, "label": start.label}
+        settings = {**own, "classes": start.classes, "prior_steps": start.prior_steps}
         return {"sha256": start.sha256, **chosen, **rule}, settings
     assert source is not None, "made from this start"
     before = source.cell.settings.get("init", {}).get("prior_steps", 0)
@@ -195,7 +197,6 @@ def _init(start: CellStart | FileStart, source: Source | None) -> tuple[dict[str
         "step": source.step,
         "classes": start.classes,
         "prior_steps": source.step + before,
-        "label": start.label,
         "source": source.cell.settings,
     }
     return {"cell": source.cell.id, "step": source.step, **rule}, settings

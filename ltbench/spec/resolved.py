@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +76,14 @@ class FileStart:
     weights: str
     family: str | None
     prior_steps: int
+
+    def located(self) -> Path:
+        """Where the file lies here: a relative path is looked for in LTBENCH_DATA, then in the working directory."""
+        path = Path(self.path).expanduser()
+        root = os.environ.get("LTBENCH_DATA")
+        if not path.is_absolute() and root and (Path(root) / path).is_file():
+            return Path(root).absolute() / path
+        return path.absolute()
 
 
 @dataclass(frozen=True)

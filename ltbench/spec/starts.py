@@ -9,7 +9,6 @@ It stands at the top of a part, on a row of grid.method (which wins), or as the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
@@ -298,15 +297,6 @@ def step_problems(parts: Iterable[Part]) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
-def locate(file: str) -> FilePath:
-    """Where a checkpoint of a spec lies here: a relative path is looked for in LTBENCH_DATA, then in the working directory."""
-    path = FilePath(file).expanduser()
-    root = os.environ.get("LTBENCH_DATA")
-    if not path.is_absolute() and root and (FilePath(root) / path).is_file():
-        return FilePath(root).absolute() / path
-    return path.absolute()
-
-
 def check_files(cells: Iterable[Cell], sha256: Callable[[FilePath], tuple[str, int]] = sha256_file) -> None:
     """Whether the checkpoint files that cells start from are here and are the ones named. Raises SpecError with all problems.
 
@@ -315,7 +305,7 @@ def check_files(cells: Iterable[Cell], sha256: Callable[[FilePath], tuple[str, i
     files = {(start.path, start.sha256): start for cell in cells for start in _files_of(cell)}
     problems = []
     for start in files.values():
-        path, where = locate(start.path), start.where
+        path, where = start.located(), start.where
         at = {"file": where.file, "line": where.line, "column": where.column}
         if not path.is_file():
             message = "init.checkpoint: there is no such file, neither in LTBENCH_DATA nor here"

@@ -27,7 +27,7 @@ class Options:
     micro_batch: images per forward (None: the whole batch). checkpoint_seconds: least time between checkpoints.
     log_every, preview_every: steps (None: a preview at each milestone). threads: torch's (None: as they are).
     device: "cpu", "cuda", "cuda:1" ... (None: a GPU where there is one). lease: seconds after which a silent owner on
-    another machine is taken for dead.
+    another machine is taken for dead. start: where the starting weights lie, if there are any: a run of their cell, or a file.
     """
 
     micro_batch: int | None = None
@@ -37,6 +37,7 @@ class Options:
     threads: int | None = None
     device: str | None = None
     lease: float = 60.0
+    start: str | None = None
 
 
 @dataclass

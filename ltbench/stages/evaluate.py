@@ -40,6 +40,7 @@ def evaluate_milestone(stage: Stage, data: Dataset, step: int, evaluation_id: st
         **context(stage, data, step),
         "kind": "evaluation",
         "milestone": info["sha256"],
+        **({"init": info["init"]} if "init" in info else {}),
         "evaluation": {"id": evaluation_id, **evaluation},
         "classes": list(data.classes),
         "train_counts": [int(n) for n in counts],
