@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def here(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LTBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("LTBENCH_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(TESTS)]))
     (tmp_path / "little.yaml").write_text(SPEC)
     provenance.forget()
     return tmp_path

@@ -198,8 +198,9 @@ class PartReader:
 
     def _check_twice(self, axis: str, values: tuple[Any, ...]) -> None:
         for i, value in enumerate(values):
-            # Elsewhere None stands for a value that has been refused already.
-            if value in values[:i] and (value is not None or axis in ("init", "resample")):
+            # None stands for a value that has been refused already, unless it is written there.
+            written = self.node.find(("grid", axis, i))
+            if value in values[:i] and (value is not None or (written is not None and written.value is None)):
                 self._add(("grid", axis, i), f"{axis} holds {shorten(value)} twice")
 
     # --- starts -----------------------------------------------------------------------------------------------------
