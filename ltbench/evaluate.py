@@ -39,11 +39,13 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Milestone:
-    """EMA weights: their sha256, and how to load them, which only sampling needs. network_code: digest of the network's code."""
+    """EMA weights: their sha256, and how to load them, which only sampling needs. network_code: digest of the network's code.
+    init: what training began at, where that was not a fresh network."""
 
     sha256: str
     load: Callable[[], Mapping[str, Tensor]]
     network_code: str
+    init: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ltbench.stages.common import Event, Followed, Options, Stage
 from ltbench.stages.evaluate import evaluate_milestone, look_at_reals, sample_part
 from ltbench.stages.names import stage_name
 from ltbench.stages.train import train
+from ltbench.start import StartProblem
 from ltbench.store import Claim, Held, Run, Store
 from ltbench.trainer import NonFinite, set_precision
 
@@ -182,6 +183,8 @@ def failure_cause(error: BaseException) -> str:
         return "disk" if "space" in str(error) or "read-only" in str(error).lower() else "data"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return "oom"
+    if isinstance(error, StartProblem):
+        return "data"
     if isinstance(error, ProcessChanged | ContractBroken):
         return "plugin"
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,17 @@ class Planned:
 
 @dataclass(frozen=True)
 class Work:
-    """All stages that one cell still needs for every part that wants it, training first."""
+    """All stages that one cell still needs for every part that wants it, training first.
+
+    after: (cell, step) of the milestone that training begins at, None where it begins anew or at a file. start: where the starting
+    weights lie: a run of that cell, or the file.
+    """
 
     cell: Cell
     run: str
     stages: tuple[str, ...]
+    after: tuple[str, int] | None = None
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,11 +126,12 @@ class Plan:
 
     def work(self) -> list[Work]:
         """What is to be done, each cell once."""
+        runs = {planned.cell.id: planned.run for planned in self.cells}
         wanted: dict[str, list[Planned]] = {}
         for planned in self.cells:
             if planned.due:
                 wanted.setdefault(planned.cell.id, []).append(planned)
-        return [_work(same) for same in wanted.values()]
+        return [_work(same, runs) for same in wanted.values()]
 
     def json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -165,21 +172,93 @@ def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 
     return helped
 
 
-def _work(same: Sequence[Planned]) -> Work:
+def _work(same: Sequence[Planned], runs: Mapping[str, str | None]) -> Work:
     cell = same[0].cell
     stages = list(dict.fromkeys(due.stage for planned in same for due in planned.due))
-    steps = {step for stage in stages if stage.startswith("train:") for step in stage[6:].split(",")}
-    train = ["train:" + ",".join(sorted(steps, key=int))] if steps else []
-    code = provenance.train_code(cell.settings)
-    run = same[0].run or provenance.run_id(code, cell.settings)
-    return Work(cell, run, (*train, *(stage for stage in stages if not stage.startswith("train:"))))
+    steps = {step for stage in stages for step in _steps(stage)}
+    train = ["train:" + ",".join(map(str, sorted(steps)))] if steps else []
+    after, start = None, None
+    if cell.source is not None:
+        source = cell.source.cell
+        after, start = (source.id, cell.source.step), runs.get(source.id) or _present_run(source)
+    elif cell.file is not None:
+        start = str(cell.file.located())
+    run = same[0].run or _present_run(cell)
+    return Work(
+        cell,
+        run,
+        (*train, *(stage for stage in stages if not stage.startswith("train:"))),
+        after,
+        start,
+    )
+
+
+def _steps(stage: str) -> list[int]:
+    """The milestones of a training stage; none for another."""
+    kind, _, steps = stage.partition(":")
+    return [int(step) for step in steps.split(",")] if kind == "train" else []
+
+
+def _present_run(cell: Cell) -> str:
+    """The run that the present code makes of a cell."""
+    return provenance.run_id(provenance.train_code(cell.settings), cell.settings)
 
 
 def plan(spec: Spec, store: Store, cells: Sequence[Cell] | None = None) -> Plan:
-    """The state of every cell (of `cells`, if given), derived from files alone."""
+    """The state of every cell (of `cells`, if given), derived from files alone.
+
+    A cell that is to begin at a milestone of another cell, which is not among them or has lost its weights, brings that cell in,
+    trained up to there and not evaluated; its reason says for whom.
+    """
     look = _Look(store)
     planned = [look.at(cell) for cell in (expand(spec) if cells is None else cells)]
-    return Plan(spec, tuple(_novelty(planned)))
+    return Plan(spec, tuple(_with_sources(list(_novelty(planned)), look)))
+
+
+def _with_sources(planned: list[Planned], look: _Look) -> list[Planned]:
+    """`planned`, and before the first cell that needs it each source; sources may have sources."""
+    own = {
+        item.cell.id: item for item in reversed(planned)
+    }  # of two parts that share a cell the first speaks
+    steps: dict[str, set[int]] = {}
+    brought: dict[str, tuple[str, Planned]] = {}  # source -> (the planned cell it goes before, its plan)
+    waiting = [(item, item) for item in planned]
+    while waiting:
+        item, first = waiting.pop(0)
+        source = item.cell.source
+        if source is None or not look.begins(item):
+            continue
+        cell, wanted = source.cell, steps.setdefault(source.cell.id, set())
+        if source.step in wanted:
+            continue
+        wanted.add(source.step)
+        reason = f"{item.cell.label} starts from its step {source.step}"
+        if cell.id in own:
+            known = own[cell.id]
+            own[cell.id] = look.with_weights(known, source.step, reason)
+            waiting += [(own[cell.id], first)] if own[cell.id] is not known else []
+            continue
+        found = look.at(replace(cell, milestones=tuple(sorted(wanted))))
+        for step in sorted(wanted):
+            found = look.with_weights(found, step, reason)
+        found = replace(found, reason=f"added: {reason}" if found.state in ("new", "done") else found.reason)
+        place = brought[cell.id][0] if cell.id in brought else first.cell.id
+        brought[cell.id] = (place, found)
+        waiting.append((found, first))
+    return list(_assembled(planned, own, brought))
+
+
+def _assembled(
+    planned: Sequence[Planned], own: dict[str, Planned], brought: Mapping[str, tuple[str, Planned]]
+) -> Iterator[Planned]:
+    """Sources before the cells that brought them; a source's own source, which was found later, before it."""
+    before: dict[str, list[Planned]] = {}
+    for place, found in brought.values():
+        before.setdefault(place, []).insert(0, found)
+    for item in planned:
+        yield from before.pop(item.cell.id, ())
+        changed = own.pop(item.cell.id, item)
+        yield changed if changed.cell is item.cell else item
 
 
 def _novelty(planned: Sequence[Planned]) -> Iterator[Planned]:
@@ -236,6 +315,23 @@ class _Look:
             return Planned(cell, "new", cell.missing or "never run", 0, total, _everything(cell, "never run"))
         reason = changed[0] + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
         return Planned(cell, "stale", reason, 0, total, _everything(cell, reason), changes=tuple(changed))
+
+    def begins(self, planned: Planned) -> bool:
+        """Whether a cell's training is to begin, i.e. is due and has no checkpoint to go on from."""
+        if not any(_steps(due.stage) for due in planned.due):
+            return False
+        run = planned.run or _present_run(planned.cell)
+        return not any(self.store.run(planned.cell.id, run).checkpoints.glob("step-*"))
+
+    def with_weights(self, planned: Planned, step: int, reason: str) -> Planned:
+        """The plan of a source, made to train up to `step` where its weights there are neither kept nor due."""
+        due = {each for stage in planned.due for each in _steps(stage.stage)}
+        run = planned.run or _present_run(planned.cell)
+        if step in due or (self.store.run(planned.cell.id, run).milestones / f"step-{step:09d}").is_dir():
+            return planned
+        more = (Due(f"train:{step}", reason), *planned.due)
+        state = "partial" if planned.state == "done" else planned.state
+        return replace(planned, due=more, state=state, reason=f"{reason}, and its weights are gone")
 
     def _current(
         self, cell: Cell, runs: Sequence[Run], code: provenance.Code

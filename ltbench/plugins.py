@@ -27,7 +27,7 @@ PACKAGE = Path(__file__).resolve().parent
 ROOTS = {"methods": "Method", "datasets": "Dataset"}  # kind -> class that its plugins descend from
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 VARIABLE = "LTBENCH_PLUGINS"
-TAKEN = ("name", "preset")  # words of the spec, so no hyper-parameter may have them
+TAKEN = ("name", "preset", "init")  # words of the spec, so no hyper-parameter may have them
 
 
 @dataclass(frozen=True)

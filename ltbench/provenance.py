@@ -25,6 +25,7 @@ from ltbench.spec.networks import network_numbers
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 COMPONENTS = ("trainer", "method", "network", "data")  # what a run's weights depend on
+START = "init"  # and, where they begin at other weights, the code that made and loaded these
 # Files and bookkeeping: they carry values to the code below and change none of them.
 PLUMBING = (
     "errors",
@@ -61,12 +62,15 @@ Code = dict[str, dict[str, Any]]  # component -> {"digest": 64 hex, "files": {pa
 
 def train_code(settings: Mapping[str, Any]) -> Code:
     """Code that decides a run's weights. Raises UsageError when the method or the data set is not there any more."""
-    return {
+    code = {
         "trainer": _trainer(),
         "method": _plugin("methods", settings["method"]["name"]),
         "network": _network(settings["network"]),
         "data": _plugin("datasets", settings["dataset"]["name"]),
     }
+    if "init" in settings:
+        code[START] = _start(settings["init"])
+    return code
 
 
 def evaluation_code() -> Code:
@@ -86,9 +90,8 @@ def extractor_code() -> str:
 
 def run_id(code: Code, settings: Mapping[str, Any]) -> str:
     """12 hex digits: the directory of runs of these settings by this code."""
-    return digest({"code": {part: code[part]["digest"] for part in COMPONENTS}, "settings": dict(settings)})[
-        :12
-    ]
+    parts = {part: code[part]["digest"] for part in (*COMPONENTS, START) if part in code}
+    return digest({"code": parts, "settings": dict(settings)})[:12]
 
 
 def changes(old: Code, new: Code) -> list[str]:
@@ -127,6 +130,7 @@ def forget() -> None:
         _evaluation,
         _images,
         _extractor,
+        _loader,
         names_of,
         _imports,
         _file_of,
@@ -183,6 +187,25 @@ def _network(name: str) -> dict[str, Any]:
     functions = {key: value for key, value in names_of(table).items() if key.startswith("function")}
     component[_shown(table)] = {**functions, f"size {name}": digest(network_numbers(name))}
     return _digested(component)
+
+
+def _start(init: Mapping[str, Any]) -> dict[str, Any]:
+    """How starting weights are loaded, and the code that trained them where that is ours."""
+    own = _loader()
+    if "source" not in init:
+        return own
+    made = train_code(init["source"])
+    files = dict(own["files"])
+    for part in made.values():
+        files |= part["files"]
+    digests = {part: entry["digest"] for part, entry in made.items()}
+    return {"digest": digest({"own": own["digest"], "source": digests}), "files": files}
+
+
+@functools.cache
+def _loader() -> dict[str, Any]:
+    without = (*PLUMBING, "networks", "datasets", "metrics", "methods", "trainer")
+    return _component(_closure([PACKAGE / "start.py"], without))
 
 
 def _component(files: Iterable[Path]) -> dict[str, Any]:

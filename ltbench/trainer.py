@@ -179,6 +179,7 @@ class Trainer:
     log_every: int
     step: int = 0
     ranks: Ranks = field(default_factory=Ranks)
+    origin: dict[str, Any] | None = None  # what the weights began at, if not at their initialisation
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema = field(init=False)
     curve: Curve = field(init=False)
@@ -306,7 +307,8 @@ class Trainer:
             "ema": dict(self.ema.shadow),
             "optim": slots,
         }
-        return tensors, {"step": self.step, "curve": self.curve.state()}
+        origin = {} if self.origin is None else {"init": self.origin}
+        return tensors, {"step": self.step, "curve": self.curve.state(), **origin}
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Continue from `state()`."""
@@ -322,6 +324,13 @@ class Trainer:
             self.optimizer.state[self.named[parameter]] = values
         self.step = int(state["step"])
         self.curve.load(state["curve"])
+        self.origin = state.get("init")
+
+    def start(self, weights: Mapping[str, Tensor], origin: dict[str, Any]) -> None:
+        """Begin at these weights of the network, live and EMA alike. Optimiser, step and the method's own parameters stay fresh."""
+        self.parts.objective.network.load_state_dict(dict(weights))
+        self.ema.load(weights)
+        self.origin = origin
 
 
 def set_precision(precision: str) -> None:

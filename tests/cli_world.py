@@ -54,7 +54,7 @@ def here(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LTBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("LTBENCH_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(TESTS)]))
     monkeypatch.setenv("LTBENCH_ASK", "0")  # a child that imports torch, in every test
     (tmp_path / "little.yaml").write_text(SPEC)
     provenance.forget()

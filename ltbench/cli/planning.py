@@ -43,10 +43,12 @@ def validate(
     """
     place(plugins=plugins)
     from ltbench.cli import targets
+    from ltbench.spec.starts import check_files
 
     try:
         benchmark = targets.load(spec, set_ or [], with_ or [])
         cells = targets.cells_of(benchmark)
+        check_files(cells)
     except SpecError as error:
         if not json:
             raise
@@ -101,6 +103,7 @@ def plan(
         asking.find_out(cells, house)
     found = plans.plan(benchmark, house, cells)
     asking.warn(found, house)
+    targets.check_starts(found)
     if json:
         dump({**found.json(), "to_do": totals(found)})
         return

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,6 +108,7 @@ def run(
         asking.find_out(cells, house, again=True)
     found = plans.plan(benchmark, house, cells)
     asking.warn(found, house)
+    targets.check_starts(found)
     skipped = {} if retry_failed else {i.cell.id: i for i in found.cells if i.due and i.cause in NOT_RETRIED}
     if ask:
         skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
@@ -175,13 +176,15 @@ def _refuse_missing_data(cells: Sequence[Cell]) -> None:
 
 
 def _do(
-    store: Store, found: Plan, skipped: Mapping[str, Planned], pool: _Pool, again: str
+    store: Store, found: Plan, skipped: dict[str, Planned], pool: _Pool, again: str
 ) -> tuple[list[Outcome], Any]:
     """Run the stages; the outcomes, and the signal that ended the run early (None otherwise)."""
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import local
     from ltbench.plan import register, with_helpers
 
+    for item in _waiting_for(found, skipped):
+        skipped[item.cell.id] = item
     for item in skipped.values():
         if item.cause == "impossible":
             continue  # said before
@@ -212,9 +215,41 @@ def _cell_work(work: Work, benchmark: Spec, options: dict[str, Any]) -> CellWork
     from ltbench.launch.work import CellWork
 
     cell = work.cell
+    start = {} if work.start is None else {"start": work.start}
     return CellWork(
-        cell.id, name_of(cell, benchmark), cell.seed, work.stages, work.run, {**cell.options, **options}
+        cell.id,
+        name_of(cell, benchmark),
+        cell.seed,
+        work.stages,
+        work.run,
+        {**cell.options, **options, **start},
+        work.after,
     )
+
+
+def _waiting_for(found: Plan, skipped: Mapping[str, Planned]) -> list[Planned]:
+    """Cells that are to begin at a milestone which a skipped cell would have to make, directly or through others."""
+    lost: dict[str, Planned] = {}
+    making = {
+        (work.cell.id, step) for work in found.work() for stage in work.stages for step in _trained(stage)
+    }
+    while more := [
+        item
+        for item in found.cells
+        if item.due
+        and item.cell.id not in {**skipped, **lost}
+        and (source := item.cell.source) is not None
+        and source.cell.id in {**skipped, **lost}
+        and (source.cell.id, source.step) in making
+    ]:
+        lost |= {i.cell.id: replace(i, reason="the cell that it starts from was skipped") for i in more}
+    return list(lost.values())
+
+
+def _trained(stage: str) -> tuple[int, ...]:
+    from ltbench.launch.work import milestones
+
+    return milestones(stage) if stage.startswith("train:") else ()
 
 
 class _Recorder:

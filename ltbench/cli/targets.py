@@ -10,7 +10,7 @@ from ltbench.cli import specs
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ltbench.plan import Cell
+    from ltbench.plan import Cell, Plan
     from ltbench.spec.resolved import Spec
 
 
@@ -36,6 +36,14 @@ def cells_of(benchmark: Spec, filters: Sequence[str] = ()) -> list[Cell]:
     if filters and not chosen:
         raise UsageError(f"no cell of {benchmark.name} fits " + " and ".join(filters))
     return chosen
+
+
+def check_starts(found: Plan) -> None:
+    """The files that cells still to be trained begin at. Raises SpecError for one that is missing or another."""
+    from ltbench.spec.starts import check_files
+
+    due = [item.cell for item in found.cells if any(due.stage.startswith("train:") for due in item.due)]
+    check_files(due)
 
 
 def name_of(cell: Cell, benchmark: Spec) -> str:

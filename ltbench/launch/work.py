@@ -20,7 +20,8 @@ HELD_PAUSE = 2.0  # seconds before a stage that another process holds is asked f
 class CellWork:
     """The stages that one cell still needs, in order.
 
-    run: the 12-digit name of its directory under the cell. options: handed to every job of the cell as they are.
+    run: the 12-digit name of its directory under the cell. options: handed to every job of the cell as they are. after: (cell, step)
+    of the milestone of another cell that training begins at.
     """
 
     cell: str
@@ -29,6 +30,7 @@ class CellWork:
     stages: tuple[str, ...]
     run: str
     options: dict[str, Any] = field(default_factory=dict)
+    after: tuple[str, int] | None = None
 
 
 @dataclass(eq=False)
@@ -67,7 +69,7 @@ class Queue:
     """Hands out the next job that can start now.
 
     An evaluation waits for its milestone when the same queue also trains its cell, for the features of the real images, and
-    for the shares of its images that other jobs make. A stage that somebody else holds goes
+    for the shares of its images that other jobs make. A training that begins at a milestone waits for it. A stage that somebody else holds goes
     behind everything that nobody holds, and is asked for again after a pause.
     """
 
@@ -111,15 +113,17 @@ class Queue:
         return job
 
     def _ready(self, job: Job) -> bool:
-        if job.kind in ("train", "reference"):
-            return True
-        if job.cell in self._training and self._untrained(job):
+        if self._untrained(job):
             return False
+        if job.kind != "evaluate":
+            return True
         mine = (job.cell, job.step, parse(job.stage).evaluation)
-        return job.kind == "sample" or not (self._helpers["reference"] or self._helpers[mine])
+        return not (self._helpers["reference"] or self._helpers[mine])
 
     def _untrained(self, job: Job) -> bool:
-        return job.kind in ("sample", "evaluate") and job.step not in self._reached.get(job.cell, ())
+        """Whether this queue has still to make the weights that a job needs."""
+        cell, step = self._needs(job)
+        return cell in self._training and step not in self._reached.get(cell, ())
 
     def milestone(self, cell: str, step: int) -> None:
         """A training cell has written its milestone at `step`."""
@@ -145,6 +149,19 @@ class Queue:
         self._helpers[job.helps] -= job.helps is not None
         if job.kind != "train":
             return []
-        lost = [other for other in self._waiting if other.cell == job.cell and self._untrained(other)]
+        lost: list[Job] = []
+        bad = {job.cell}
+        while more := [
+            o for o in self._waiting if o not in lost and self._needs(o)[0] in bad and self._untrained(o)
+        ]:
+            lost += more
+            bad |= {other.cell for other in more if other.kind == "train"}
         self._waiting = [other for other in self._waiting if other not in lost]
         return lost
+
+    @staticmethod
+    def _needs(job: Job) -> tuple[str, int]:
+        """The milestone that a job needs: (cell, step); of no cell where it needs none."""
+        if job.kind == "train":
+            return job.work.after or ("", 0)
+        return ("", 0) if job.kind == "reference" else (job.cell, job.step)

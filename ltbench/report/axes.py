@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ltbench.canonical import canonical_json
+from ltbench.canonical import canonical_json, digest
 from ltbench.protocols import sampling_text
 from ltbench.report.identity import section_id
 from ltbench.report.table import External
@@ -50,6 +50,32 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+def start_text(init: Mapping[str, Any]) -> str:
+    """Where weights begin, for a table: `ddpm@200000`, or `file 1a2b3c4d`."""
+    if "source" in init:
+        return f"{init['source']['method']['name']}@{init['step']}"
+    return f"file {init['sha256'][:8]}"
+
+
+def compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by which rows differ: of a start where it lies, in one value, for its source is another cell at every seed."""
+    init = settings.get("init")
+    if init is None:
+        return {**settings, "prior_steps": 0}
+    said = f"{start_text(init)} [{digest(_without_seed(init))[:8]}]"
+    return {**settings, "init": said, "prior_steps": init["prior_steps"]}
+
+
+def _without_seed(init: Mapping[str, Any]) -> dict[str, Any]:
+    """What two starts at different seeds share."""
+    kept = {key: value for key, value in init.items() if key not in ("cell", "source")}
+    if "source" in init:
+        source = {key: value for key, value in init["source"].items() if key != "seed"}
+        below = {"init": _without_seed(source["init"])} if "init" in source else {}
+        kept["source"] = source | below
+    return kept
+
+
 def seed_of(cell: Planned) -> int:
     """The training seed of a planned cell."""
     return int(cell["settings"]["seed"])
@@ -69,17 +95,23 @@ def rows_of(cells: Sequence[Planned]) -> tuple[tuple[str, ...], list[RowPlan]]:
     """
     grouped: dict[bytes, list[Planned]] = {}
     for cell in cells:
-        same = {key: value for key, value in cell["settings"].items() if key != "seed"}
+        same = {key: value for key, value in compared(cell["settings"]).items() if key != "seed"}
         grouped.setdefault(canonical_json([cell["label"], same]), []).append(cell)
     rows = [sorted(group, key=seed_of) for group in grouped.values()]
-    settings = [dict(flat(row[0]["settings"])) for row in rows]
+    settings = [dict(flat(compared(row[0]["settings"]))) for row in rows]
     labels = [str(row[0]["label"]) for row in rows]
     axes = [name for name in _varying(settings) if name != "seed" and not name.startswith("method.")]
-    unnamed = [name for name in axes if not any(f"{_last(name)}=" in label for label in labels)]
+    # prior steps have a footnote on every row that has some
+    said_elsewhere = {"prior_steps"}
+    unnamed = [
+        name
+        for name in axes
+        if name not in said_elsewhere and not any(f"{_last(name)}=" in label for label in labels)
+    ]
     plans = []
     for row, known, label in zip(rows, settings, labels, strict=True):
         twins = [s for s, other in zip(settings, labels, strict=True) if other == label]
-        extra = dict.fromkeys([*_varying(twins), *unnamed])
+        extra = dict.fromkeys(name for name in (*_varying(twins), *unnamed) if name not in said_elsewhere)
         said = ", ".join(f"{_last(name)}={setting_text(known.get(name))}" for name in extra if name != "seed")
         values = tuple(setting_text(known.get(name)) for name in axes)
         plans.append(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltbench.protocols import extractor_family
-from ltbench.report.axes import RowPlan, flat, stated_seed
+from ltbench.report.axes import RowPlan, flat, start_text, stated_seed
 from ltbench.report.columns import nfe_text
 from ltbench.report.words import of_seed
 
@@ -54,6 +54,9 @@ def row_notes(
         alone: Found = [(row, records)]
         own = [numbers[place]]
         _mixed(alone, "method code", lambda r: r["body"]["code"].get("method"), notes, own)
+        _mixed(alone, "code of the start", lambda r: r["body"]["code"].get("init"), notes, own)
+        if text := _start_note(row):
+            numbers[place].append(notes.number(text))
         if further := sum(others(record) for record in records):
             noun = "record" if further == 1 else "records"
             text = f"{row.label}: {further} older {noun} of the same cells and evaluation (other code or attempt) not used."
@@ -97,6 +100,21 @@ def _spent(found: Found, notes: Notes, numbers: list[list[int]]) -> None:
     number = notes.number(f"Evaluations of the network per image differ between rows: {said}.")
     for own in numbers:
         own.append(number)
+
+
+def _start_note(row: RowPlan) -> str | None:
+    """What a row's steps do not count, and where its weights begin."""
+    init = row.cells[0]["settings"].get("init")
+    if init is None:
+        return None
+    if "source" in init:
+        cells = ", ".join(
+            f"{cell['settings']['init']['cell'][:8]} for seed {stated_seed(cell)}" for cell in row.cells
+        )
+        begun = f"the EMA weights of {start_text(init)} (cell {cells})"
+    else:
+        begun = f"{start_text(init)} (external weights, prior steps as declared)"
+    return f"{row.label}: {init['prior_steps']:,} prior steps; its own are counted from {begun}."
 
 
 def _mixed(

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltbench.canonical import digest
 from ltbench.extractors import extractor_problem, named
 from ltbench.protocols import evaluation_id
-from ltbench.spec.resolved import Part, Spec
+from ltbench.spec.resolved import CellStart, Data, FileStart, MethodRow, Part, Recipe, Spec
 from ltbench.spec.types import spell
 
+if TYPE_CHECKING:
+    from ltbench.spec.yaml_io import Position
+
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """The milestone of another cell at which a cell's weights begin, and where the spec says so."""
+
+    cell: Cell
+    step: int
+    where: Position
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,8 @@ class Cell:
     settings: everything that decides its weights, defaults written out. identity: the same without values equal to a default; `id`
     is its digest. axes: the grid's coordinates, the method by its label. label: the row of a table, equal for all seeds.
     evaluations: id -> description, each wanted at every milestone. options: micro_batch, checkpoint_seconds, log_every, preview_every.
-    missing: None, or why the data cannot be read, or an evaluation not be measured, on this machine.
+    missing: None, or why the data cannot be read, or an evaluation not be measured, on this machine. source, file: where its
+    weights begin, if not anew.
     """
 
     id: str
@@ -36,6 +49,8 @@ class Cell:
     evaluations: dict[str, dict[str, Any]]
     options: dict[str, Any]
     missing: str | None = None
+    source: Source | None = None
+    file: FileStart | None = None
 
     @property
     def seed(self) -> int:
@@ -49,12 +64,13 @@ def cell_id(identity: dict[str, Any]) -> str:
 
 def expand(spec: Spec) -> list[Cell]:
     """Every cell of a benchmark, part after part, in the order of the grid. Two parts may share a cell."""
-    return [cell for part in spec.parts for cell in _expand_part(part)]
+    return [cell for part in spec.parts for cell in expand_part(part)]
 
 
-def _expand_part(part: Part) -> Iterator[Cell]:
+def expand_part(part: Part) -> Iterator[Cell]:
+    """The cells of one part."""
     names = list(part.axes)
-    shown = [a for a in names if a not in ("method", "resample", "seed") and len(part.axes[a]) > 1]
+    shown = [a for a in names if a not in ("method", "init", "resample", "seed") and len(part.axes[a]) > 1]
     ids = {key: {evaluation_id(e): e for e in found} for key, found in part.evaluations.items()}
     for values in itertools.product(*part.axes.values()):
         axes = dict(zip(names, values, strict=True))
@@ -69,9 +85,40 @@ def excluded(entry: dict[str, tuple[Any, ...]], axes: dict[str, Any]) -> bool:
 
 def _cell(part: Part, axes: dict[str, Any], shown: list[str], evaluations: dict[Any, dict[str, Any]]) -> Cell:
     row = part.methods[axes["method"]]
-    data_key = tuple(value for axis, value in axes.items() if axis.startswith("dataset."))
-    data = part.data[data_key]
-    recipe = part.recipes[tuple(value for axis, value in axes.items() if axis.startswith("train."))]
+    start = row.start if row.starts else part.starts.get(axes.get("init"))
+    named = {**axes, "init": None if row.starts else axes.get("init")}  # a row's own label says its start
+    data = _data_key(axes)
+    return _make(
+        part,
+        axes,
+        row,
+        part.recipes,
+        part.data,
+        start,
+        label=_label(row.label, named, shown),
+        evaluations=evaluations[data],
+    )
+
+
+def _data_key(axes: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(value for axis, value in axes.items() if axis.startswith("dataset."))
+
+
+def _make(
+    part: Part,
+    axes: dict[str, Any],
+    row: MethodRow,
+    recipes: Mapping[tuple[Any, ...], Recipe],
+    sets: Mapping[tuple[Any, ...], Data],
+    start: CellStart | FileStart | None,
+    *,
+    label: str,
+    evaluations: dict[str, dict[str, Any]],
+    milestones: tuple[int, ...] | None = None,
+) -> Cell:
+    """A cell at one point of the grid: `axes` and `start`, with the data and recipes of its part or of a source's own."""
+    data = sets[_data_key(axes)]
+    recipe = recipes[tuple(value for axis, value in axes.items() if axis.startswith("train."))]
     resample = axes["resample"]
     if isinstance(resample, int):
         resample = float(resample)
@@ -94,17 +141,22 @@ def _cell(part: Part, axes: dict[str, Any], shown: list[str], evaluations: dict[
         "seed": axes["seed"],
         "train": recipe.settings,
     }
+    source = _source(part, axes, recipes, sets, start) if isinstance(start, CellStart) else None
+    if start is not None:  # without a start neither holds the key, and ids and runs stay what they were
+        identity["init"], settings["init"] = _init(start, source)
     return Cell(
         id=cell_id(identity),
         part=part.name,
-        label=_label(row.label, axes, shown),
+        label=label,
         axes={**axes, "method": row.label},
         identity=identity,
         settings=settings,
-        milestones=recipe.milestones,
-        evaluations=evaluations[data_key],
+        milestones=recipe.milestones if milestones is None else milestones,
+        evaluations=evaluations,
         options=recipe.options,
-        missing=data.missing or _no_extractor(evaluations[data_key]),
+        missing=data.missing or _no_extractor(evaluations),
+        source=source,
+        file=start if isinstance(start, FileStart) else None,
     )
 
 
@@ -114,11 +166,59 @@ def _no_extractor(evaluations: dict[str, dict[str, Any]]) -> str | None:
     return next((problem for name in wanted if (problem := extractor_problem(name))), None)
 
 
+def _source(
+    part: Part,
+    axes: dict[str, Any],
+    recipes: Mapping[tuple[Any, ...], Recipe],
+    sets: Mapping[tuple[Any, ...], Data],
+    start: CellStart,
+) -> Source:
+    """The cell that `start` names: the one at `axes`, but for what the start says of it; trained, and not evaluated."""
+    own = {**axes, **start.axes}
+    if "init" in axes or start.below is not None:
+        own["init"] = None if start.below is None else start.below.label
+    cell = _make(
+        part,
+        own,
+        start.method,
+        start.recipes or recipes,
+        start.data or sets,
+        start.below,
+        label=_label(start.method.label, own, []),
+        evaluations={},
+        milestones=(start.step,),
+    )
+    return Source(cell, start.step, start.where)
+
+
+def _init(start: CellStart | FileStart, source: Source | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(identity, settings) of a start. Prior steps follow from a source's cell and are a statement about a file: no identity."""
+    rule = {} if start.classes == "keep" else {"classes": start.classes}
+    if isinstance(start, FileStart):
+        chosen = {"weights": start.weights} if start.weights != "ema" else {}
+        chosen |= {"family": start.family} if start.family is not None else {}
+        own = {"sha256": start.sha256, "weights": start.weights, "family": start.family}
+        settings = {**own, "classes": start.classes, "prior_steps": start.prior_steps}
+        return {"sha256": start.sha256, **chosen, **rule}, settings
+    assert source is not None, "made from this start"
+    before = source.cell.settings.get("init", {}).get("prior_steps", 0)
+    settings = {
+        "cell": source.cell.id,
+        "step": source.step,
+        "classes": start.classes,
+        "prior_steps": source.step + before,
+        "source": source.cell.settings,
+    }
+    return {"cell": source.cell.id, "step": source.step, **rule}, settings
+
+
 def _label(method: str, axes: dict[str, Any], shown: list[str]) -> str:
-    """The method and its parameters, resampling if any, and the axes that the grid varies; without the seed."""
+    """The method and its parameters, its start and resampling if any, and the axes that the grid varies; without the seed."""
     said = [f"{axis.rpartition('.')[2]}={spell(axes[axis])}" for axis in shown]
     if axes["resample"] is not None:
         said.insert(0, f"resample={spell(axes['resample'])}")
+    if axes.get("init") is not None:
+        said.insert(0, f"init={axes['init']}")
     if not said:
         return method
     inner = method[:-1] + ", " if method.endswith(")") else method + " ("

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,6 +36,15 @@ def thawed(value: Any) -> Any:
 def changed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """What differs from the defaults; 1 and true are different."""
     return {k: v for k, v in values.items() if (type(v), v) != (type(defaults[k]), defaults[k])}
+
+
+def variants(
+    axes: Mapping[str, tuple[Any, ...]], prefix: str
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """(values of the axes under `prefix`, what they change) for every combination; one empty combination without such axes."""
+    names = [axis for axis in axes if axis.startswith(prefix)]
+    for values in itertools.product(*(axes[name] for name in names)):
+        yield values, {name.removeprefix(prefix): value for name, value in zip(names, values, strict=True)}
 
 
 # --- plugins --------------------------------------------------------------------------------------------------------
@@ -68,7 +79,7 @@ def parameters(plugin: Plugin, item: Node, noun: str) -> tuple[dict[str, Any], l
     known = {parameter.name: parameter for parameter in plugin.parameters}
     given, problems = {}, []
     for key, node in item.value.items():
-        if key == "name" or (key == "preset" and plugin.kind == "methods"):
+        if key == "name" or (key in ("preset", "init") and plugin.kind == "methods"):
             continue
         if key not in known:
             message = f"{noun} '{plugin.name}' has no parameter '{key}'; it {plugin.takes()}"

@@ -19,6 +19,7 @@ from ltbench.spec.compose import (
 from ltbench.spec.part import PartReader, normalise
 from ltbench.spec.problems import problem, shorten
 from ltbench.spec.resolved import Part, Spec
+from ltbench.spec.starts import step_problems
 from ltbench.spec.yaml_io import Node, Position
 
 MAX_CELLS = 100_000
@@ -39,6 +40,7 @@ def load_spec(path: Path, *, changes: Sequence[str] = (), methods: Sequence[str]
         problems += reader.problems
         if part is not None:
             parts.append(part)
+    problems = problems or step_problems(parts)
     if problems:
         raise SpecError(_in_order(problems))
     name = root.value["name"].value

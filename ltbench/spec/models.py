@@ -152,6 +152,36 @@ class Method(Open):
     preset: str | None = None
 
 
+class Init(Strict):
+    """Where weights begin: at a milestone of another cell (`method`, `step`) or at a file (`checkpoint`, `sha256`, `prior_steps`).
+
+    The optimiser starts anew, the step counts from 0, and network and EMA both start from the EMA weights.
+    """
+
+    method: Method | None = Field(None, description="of the cell to start from, which is this one otherwise")
+    step: Count | None = Field(None, description="its milestone")
+    resample: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="of that cell, if another")
+    seed: Seed | None = Field(None, description="of that cell, if another")
+    train: dict[str, Any] = Field({}, description="keys of `train` in which that cell differs")
+    dataset: dict[str, Any] = Field({}, description="keys of `dataset` in which that cell differs")
+    init: Any = Field(None, description="where that cell starts in its turn; default: nowhere")
+    checkpoint: str | None = Field(
+        None, description=".pt, .pth or .safetensors; relative: in LTBENCH_DATA or here"
+    )
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = Field(None, description="of the file")
+    weights: Literal["ema", "model"] = Field("ema", description="which state dict of the file")
+    family: Literal["sit", "repa", "ddpm", "ltbench"] | None = Field(
+        None, description="how the file names its weights; default: told from the names"
+    )
+    prior_steps: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="steps the file was trained for; printed in every table"
+    )
+    classes: Literal["keep", "mean", "fresh"] = Field(
+        "keep",
+        description="the table of classes: kept, every class the mean of the old ones, or initialised anew",
+    )
+
+
 class Dataset(Open):
     """A data set with its parameters."""
 
@@ -184,6 +214,7 @@ class Part(Strict):
     dataset: Dataset
     pipeline: Literal["sit", "ddpm"]
     network: str
+    init: Any = Field(None, description="none, or where the weights begin")
     train: Train
     evaluate: tuple[Evaluate, ...] = ()
     grid: Grid

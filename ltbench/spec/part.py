@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,9 +24,10 @@ from ltbench.spec.cells import excluded
 from ltbench.spec.networks import network_names, network_problem
 from ltbench.spec.problems import Path, nearest, one_line, problem, problems_of, shorten, tuples, unknown_key
 from ltbench.spec.resolved import Data, MethodRow, Part, Recipe
+from ltbench.spec.starts import Start, StartReader, normalised
 from ltbench.spec.yaml_io import Node
 
-OWN_AXES = ("method", "resample", "seed")
+OWN_AXES = ("method", "init", "resample", "seed")
 
 
 def normalise(node: Node) -> Node:
@@ -45,6 +46,8 @@ def normalise(node: Node) -> Node:
     if "evaluate" in values:
         entries = _listed(values["evaluate"])
         values["evaluate"] = Node([_evaluate(entry) for entry in entries.value], entries.where)
+    if "init" in values:
+        values["init"] = normalised(values["init"])
     if "exclude" in values:
         values["exclude"] = _listed(values["exclude"])
     return Node(values, node.where, node.keys)
@@ -57,7 +60,9 @@ def _listed(node: Node) -> Node:
 def _axis(axis: str, node: Node) -> Node:
     items = _listed(node).value
     if axis == "method":
-        items = [_named(item) if isinstance(item.value, str) else item for item in items]
+        items = [_named(item) if isinstance(item.value, str) else _started(item) for item in items]
+    if axis == "init":
+        items = [normalised(item) for item in items]
     if axis == "resample":
         items = [_resample(item) for item in items]
     return Node(items, node.where)
@@ -69,6 +74,13 @@ def _resample(item: Node) -> Node:
     return (
         item if isinstance(item.value, dict) else Node({"factor": item}, item.where, {"factor": item.where})
     )
+
+
+def _started(item: Node) -> Node:
+    """A method's row with its own start."""
+    if not isinstance(item.value, dict) or "init" not in item.value:
+        return item
+    return Node({**item.value, "init": normalised(item.value["init"])}, item.where, item.keys)
 
 
 def _named(item: Node) -> Node:
@@ -103,11 +115,14 @@ class PartReader:
         """The part, or None with `problems` saying why."""
         self._check_models()
         pipeline = None if "pipeline" in self.bad else self.node.value["pipeline"].value
-        axes = self._axes()
+        self.start_reader = StartReader(self.node, pipeline)
+        starts = self._starts()
+        axes = self._axes(tuple(start.label if start else None for start in starts.values()))
         methods = self._methods(pipeline)
         data = self._data(axes)
         recipes = self._recipes(pipeline, axes)
         entries = self._entries(pipeline)
+        starts, methods = self._completed(starts, methods, axes, data)
         evaluations = {key: self._evaluations(entries, item) for key, item in data.items()}
         self._check_batches(data, recipes)
         self._check_networks(axes, data)
@@ -125,6 +140,7 @@ class PartReader:
             data=data,
             evaluations=evaluations,
             exclude=exclude,
+            starts={start.label if start else None: start for start in starts.values()},
         )
         return None if self.problems else part
 
@@ -141,8 +157,8 @@ class PartReader:
             self.problems += problems_of(error, models.Part, self.node)
             self.bad = {str(detail["loc"][0]) for detail in error.errors()}
 
-    def _axes(self) -> dict[str, tuple[Any, ...]]:
-        """Every axis but `method`, converted, in the order of listings: network, dataset, train, resample, seed."""
+    def _axes(self, starts: tuple[str | None, ...]) -> dict[str, tuple[Any, ...]]:
+        """Every axis but `method`, converted, in the order of listings: network, dataset, train, init, resample, seed."""
         grid = self.node.find(("grid",))
         found = dict(grid.value) if grid is not None and isinstance(grid.value, dict) else {}
         axes = {"network": self._networks(found)}
@@ -150,6 +166,8 @@ class PartReader:
             values = self._extra_axis(axis, found[axis])
             if values is not None:
                 axes[axis] = values
+        if starts:
+            axes["init"] = starts
         for axis, default in (("resample", (None,)), ("seed", (0,))):
             axes[axis] = tuple(n.plain() for n in found[axis].value) if axis in found else default
         axes["resample"] = tuple(map(choices.resampling, axes["resample"]))
@@ -208,9 +226,61 @@ class PartReader:
 
     def _check_twice(self, axis: str, values: tuple[Any, ...]) -> None:
         for i, value in enumerate(values):
-            # Elsewhere None stands for a value that has been refused already.
-            if value in values[:i] and (value is not None or axis == "resample"):
+            # None stands for a value that has been refused already, unless it is written there.
+            written = self.node.find(("grid", axis, i))
+            if value in values[:i] and (value is not None or (written is not None and written.value is None)):
                 self._add(("grid", axis, i), f"{axis} holds {shorten(value)} twice")
+
+    # --- starts -----------------------------------------------------------------------------------------------------
+
+    def _starts(self) -> dict[Path, Start | None]:
+        """Where cells begin, by the place where it is written: the axis if there is one, else the part's own; empty without either."""
+        axis = self.node.find(("grid", "init"))
+        paths: list[Path] = [("grid", "init", i) for i in range(len(axis.value))] if axis is not None else []
+        if not paths and self.node.find(("init",)) is not None:
+            paths = [("init",)]
+        if axis is not None and not paths:
+            self._add(("grid", "init"), "init is empty; it needs at least one value", key=True)
+        found = {path: self.start_reader.read(path) for path in paths}
+        self._take_start_problems()
+        return found
+
+    def _row_start(self, path: Path, row: MethodRow) -> MethodRow:
+        """The row with its own start, if it has one."""
+        if self.node.find((*path, "init")) is None:
+            return row
+        if self.node.find(("grid", "init")) is not None:
+            message = "a method has its own init while grid.init is an axis: say it in one of the two places"
+            self._add((*path, "init"), message, key=True)
+        start = self.start_reader.read((*path, "init"))
+        self._take_start_problems()
+        head, _, inner = row.label.removesuffix(")").partition(" (")
+        said = f"init={start.label if start else 'none'}"
+        label = f"{head} ({', '.join([inner, said] if inner else [said])})"
+        return replace(row, label=label, starts=True, start=start)
+
+    def _completed(
+        self,
+        starts: dict[Path, Start | None],
+        methods: tuple[MethodRow, ...],
+        axes: dict[str, tuple[Any, ...]],
+        data: dict[tuple[Any, ...], Data],
+    ) -> tuple[dict[Path, Start | None], tuple[MethodRow, ...]]:
+        """All starts with the data and recipes of their sources, once those of the part are known."""
+        complete = self.start_reader.complete
+        starts = {path: complete(start, path, axes, data) for path, start in starts.items()}
+        if any(row.starts for row in methods) and not self.problems:  # rows and their places still correspond
+            paths: list[Path] = [("grid", "method", i, "init") for i in range(len(methods))]
+            methods = tuple(
+                replace(row, start=complete(row.start, path, axes, data))
+                for row, path in zip(methods, paths, strict=True)
+            )
+        self._take_start_problems()
+        return starts, methods
+
+    def _take_start_problems(self) -> None:
+        self.problems += self.start_reader.problems
+        self.start_reader.problems = []
 
     # --- plugins ----------------------------------------------------------------------------------------------------
 
@@ -222,7 +292,8 @@ class PartReader:
             self.problems += problems
             if row is None:
                 continue
-            twin = next((other for other in rows if other.identity == row.identity), None)
+            row = self._row_start(("grid", "method", i), row)
+            twin = next((other for other in rows if _same_row(other, row)), None)
             if twin is not None:
                 self._add(
                     ("grid", "method", i),
@@ -244,7 +315,7 @@ class PartReader:
         if plugin is None or problems:
             return {}
         found = {}
-        for key, changed in _variants(axes, "dataset."):
+        for key, changed in choices.variants(axes, "dataset."):
             try:
                 found[key] = choices.read_data(plugin, {**given, **changed})
             except LtbenchError as error:
@@ -276,7 +347,7 @@ class PartReader:
         if node is None or "train" in self.bad or pipeline is None:
             return {}
         found = {}
-        for key, changed in _variants(axes, "train."):
+        for key, changed in choices.variants(axes, "train."):
             recipe, problems = choices.recipe(self.node, pipeline, changed)
             self.problems += problems
             if recipe is not None:
@@ -496,13 +567,10 @@ class PartReader:
         return tuple(wanted)
 
 
-def _variants(
-    axes: dict[str, tuple[Any, ...]], prefix: str
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """(values of the axes under `prefix`, what they change) for every combination; one empty combination without such axes."""
-    names = [axis for axis in axes if axis.startswith(prefix)]
-    for values in itertools.product(*(axes[name] for name in names)):
-        yield values, {name.removeprefix(prefix): value for name, value in zip(names, values, strict=True)}
+def _same_row(one: MethodRow, other: MethodRow) -> bool:
+    """Whether two rows mean the same cells."""
+    starts = [(row.starts, row.start.label if row.start else None) for row in (one, other)]
+    return one.identity == other.identity and starts[0] == starts[1]
 
 
 def _any_size(name: object) -> int:

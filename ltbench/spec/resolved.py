@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltbench.spec.yaml_io import Position
 
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One entry of grid.method. settings: name and every parameter. identity: name and those that differ from the signature."""
+    """One entry of grid.method. settings: name and every parameter. identity: name and those that differ from the signature.
+    start: where its cells begin, if the row itself says so (`starts`)."""
 
     name: str
     label: str
     settings: dict[str, Any]
     identity: dict[str, Any]
+    starts: bool = False
+    start: CellStart | FileStart | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,44 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class CellStart:
+    """Weights begin at milestone `step` of another cell: the same one but for `method` and what `resample`, `seed`, `recipes` and `data`
+    (keyed like a Part's; None: as they are) say. below: where that cell begins. where: of the step in the spec."""
+
+    label: str
+    classes: str
+    where: Position
+    step: int
+    method: MethodRow
+    axes: dict[str, Any]  # resample, seed, if they differ
+    below: CellStart | FileStart | None = None
+    recipes: dict[tuple[Any, ...], Recipe] | None = None
+    data: dict[tuple[Any, ...], Data] | None = None
+
+
+@dataclass(frozen=True)
+class FileStart:
+    """Weights begin at a file; `path` says where it should lie on this machine. where: of the file in the spec."""
+
+    label: str
+    classes: str
+    where: Position
+    path: str
+    sha256: str
+    weights: str
+    family: str | None
+    prior_steps: int
+
+    def located(self) -> Path:
+        """Where the file lies here: a relative path is looked for in LTBENCH_DATA, then in the working directory."""
+        path = Path(self.path).expanduser()
+        root = os.environ.get("LTBENCH_DATA")
+        if not path.is_absolute() and root and (Path(root) / path).is_file():
+            return Path(root).absolute() / path
+        return path.absolute()
+
+
+@dataclass(frozen=True)
 class Part:
     """A product of axes. Every axis but `method` holds plain values; `recipes` and `data` are keyed by the values of the axes
     that change them (`train.*` and `dataset.*`), in the order of `axes`, and `evaluations` like `data`."""
@@ -54,6 +100,9 @@ class Part:
     data: dict[tuple[Any, ...], Data]
     evaluations: dict[tuple[Any, ...], tuple[dict[str, Any], ...]]
     exclude: tuple[dict[str, Any], ...] = ()
+    starts: dict[str | None, CellStart | FileStart | None] = field(
+        default_factory=dict
+    )  # by value of the axis `init`
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def spec_schema() -> Schema:
     defs = part["$defs"]
     for unused in ("Method", "Dataset"):
         del defs[unused]
+    defs["Init"] = _init()
     methods, datasets = _usable("methods"), _usable("datasets")
     defs["MethodRow"] = {"anyOf": [{"enum": [p.name for p in methods]}, *(_object(p) for p in methods)]}
     defs["DatasetChoice"] = {"anyOf": [*(_object(p) for p in datasets), _partial_dataset(datasets)]}
@@ -31,6 +32,7 @@ def spec_schema() -> Schema:
     shared["network"] = {"type": "string", "examples": network_names()}
     shared["name"] = {"type": "string", "pattern": f"^{NAME.pattern}$"}
     shared["evaluate"] = _one_or_many({"$ref": "#/$defs/Evaluate"})
+    shared["init"] = {"$ref": "#/$defs/Init"}
     shared["exclude"] = _one_or_many({"type": "object"})
     parts = {"type": "array", "minItems": 1, "items": _object_of(shared, ["name"])}
     top = {**shared, "extends": {"type": "string"}, "parts": parts}
@@ -53,6 +55,7 @@ def _narrow(defs: Schema) -> None:
     values = _one_or_many({"type": "number", "minimum": 0})
     evaluate["properties"]["guidance"] = {"anyOf": [values, {"$ref": "#/$defs/Search"}]}
     grid["properties"]["method"] = _one_or_many({"$ref": "#/$defs/MethodRow"})
+    grid["properties"]["init"] = _one_or_many({"$ref": "#/$defs/Init"})
     share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
     grid["properties"]["resample"] = _one_or_many(
         {"anyOf": [{"enum": ["none", None]}, share, {"$ref": "#/$defs/Resample"}]}
@@ -69,6 +72,19 @@ def _narrow(defs: Schema) -> None:
     train["patternProperties"] = {r"\+$": {"type": "array"}}
     train.pop("required", None)
     grid.pop("required", None)
+
+
+def _init() -> Schema:
+    """none, or where weights begin."""
+    found = models.Init.model_json_schema()
+    found.pop("$defs")
+    properties = found["properties"]
+    properties["method"] = {"$ref": "#/$defs/MethodRow"}
+    properties["resample"] = {"anyOf": [{"const": "none"}, properties["resample"]]}
+    properties["train"] = {"$ref": "#/$defs/Train"}
+    properties["dataset"] = {"type": "object"}
+    properties["init"] = {"$ref": "#/$defs/Init"}
+    return {"anyOf": [{"enum": ["none", None]}, found]}
 
 
 def _one_or_many(item: Schema) -> Schema:
@@ -90,6 +106,7 @@ def _object(plugin: Plugin) -> Schema:
     properties: Schema = {"name": {"const": plugin.name}}
     if plugin.kind == "methods":
         properties["preset"] = {"enum": [*(plugin.presets or {}), None]}
+        properties["init"] = {"$ref": "#/$defs/Init"}
     for parameter in plugin.parameters:
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         properties[parameter.name] = {**_kind(parameter.kind), "default": default}

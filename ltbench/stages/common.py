@@ -30,7 +30,8 @@ class Options:
     micro_batch: images per forward (None: the whole batch). checkpoint_seconds: least time between checkpoints.
     log_every, preview_every: steps (None: a preview at each milestone). threads: torch's (None: as they are).
     device: "cpu", "cuda", "cuda:1" ... (None: a GPU where there is one). lease: seconds after which a silent owner on
-    another machine is taken for dead. keep_samples: generated images stay in the scratch folder.
+    another machine is taken for dead. keep_samples: generated images stay in the scratch folder. start: where the starting
+    weights lie, if there are any: a run of their cell, or a file.
     """
 
     micro_batch: int | None = None
@@ -41,6 +42,7 @@ class Options:
     device: str | None = None
     lease: float = 60.0
     keep_samples: bool = False
+    start: str | None = None
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def measured(stage: Stage, data: Dataset, step: int, evaluation: Mapping[str, An
         **context(stage, data, step),
         "kind": "evaluation",
         "milestone": milestone.sha256,
+        **({"init": milestone.init} if milestone.init else {}),
         "evaluation": {"id": evaluation_id, **evaluation},
         "classes": list(data.classes),
         "train_counts": [int(n) for n in data.counts()],
@@ -111,17 +112,20 @@ def _bench(stage: Stage, step: int, total: int) -> Bench:
 
 def _milestone(stage: Stage, step: int) -> Milestone:
     """What the training record says of the weights; they are read only if an image is missing."""
-    known = [record.body["milestone"] for record in stage.run.records("train") if record.step == step]
+    known = next((record.body for record in stage.run.records("train") if record.step == step), None)
 
     @cache
     def load() -> Mapping[str, Tensor]:
         weights, info = load_milestone(stage.run.milestones, step)
-        if known and info["sha256"] not in known:
+        if known is not None and info["sha256"] != known["milestone"]:
             raise LtbenchError(
                 f"the weights of milestone {step} are not those that its record names",
                 f"Remove {stage.run.milestones} to train this run again.",
             )
         return weights
 
-    sha = known[0] if known else load_milestone(stage.run.milestones, step)[1]["sha256"]
-    return Milestone(sha, load, stage.run.info()["code"]["network"]["digest"])
+    code = stage.run.info()["code"]["network"]["digest"]
+    if known is not None:
+        return Milestone(known["milestone"], load, code, known.get("init"))
+    info = load_milestone(stage.run.milestones, step)[1]
+    return Milestone(info["sha256"], load, code, info.get("init"))

@@ -23,6 +23,7 @@ from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
 from ltbench.sampling import sample
 from ltbench.stages.common import Stage, context, put_tiles
+from ltbench.start import start
 from ltbench.trainer import NonFinite, Trainer, build_parts
 
 PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
@@ -50,6 +51,8 @@ def _train(stage: Stage, data: Dataset, milestones: list[int], guard: Guard) -> 
     micro_batch = stage.options.micro_batch or parts.recipe.batch
     trainer = Trainer(parts, micro_batch, stage.options.log_every, ranks=stage.ranks)
     _resume(stage, trainer, milestones)
+    if "init" in stage.settings and trainer.origin is None:
+        start(trainer, stage.settings["init"], stage.run.store, stage.options.start)
     guard.check()
     return _Loop(stage, data, trainer, milestones, guard).run()
 
@@ -101,6 +104,7 @@ class _Loop:
     ) -> None:
         self.stage, self.data, self.trainer, self.guard = stage, data, trainer, guard
         self.milestones = set(milestones)
+        self.origin = {} if trainer.origin is None else {"init": trainer.origin}
         self.last = max(milestones)
         self.saved_at = time.monotonic()
         self.saved_step = trainer.step
@@ -159,12 +163,13 @@ class _Loop:
             stage.run.milestones,
             step,
             self.trainer.ema.shadow,
-            {"cell": stage.run.cell, "run": stage.run.run, "settings": stage.settings},
+            {"cell": stage.run.cell, "run": stage.run.run, "settings": stage.settings, **self.origin},
         )
         body = {
             **context(stage, self.data, step),
             "kind": "train",
             "milestone": sha,
+            **self.origin,
             "train_counts": parts.train_counts,
             "log_every": self.trainer.log_every,
             "curve": self.trainer.curve.columns(),
