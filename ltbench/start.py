@@ -17,7 +17,7 @@ from torch import Tensor
 from ltbench import provenance
 from ltbench.checkpoint import load_milestone, weights_sha256
 from ltbench.errors import LtbenchError
-from ltbench.external import LABELS, read_external
+from ltbench.external import LABELS, OPTIONAL, read_external
 from ltbench.networks import Network
 from ltbench.store import Store
 from ltbench.trainer import Trainer
@@ -86,6 +86,8 @@ def settle(weights: Mapping[str, Tensor], network: Network, rule: str) -> Weight
     found = dict(weights)
     if rule != "keep":
         found[LABELS] = _table(found.get(LABELS), own[LABELS].cpu(), network.classes, rule)
+    found = {name: tensor for name, tensor in found.items() if name in own or not name.startswith(OPTIONAL)}
+    found |= {name: own[name].cpu() for name in own if name.startswith(OPTIONAL) and name not in found}
     problems = [
         f"{name}: {_shape(found.get(name))}, and the network has {_shape(own.get(name))}"
         for name in sorted({*found, *own})

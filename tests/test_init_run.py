@@ -196,6 +196,20 @@ def test_the_table_of_classes_is_settled_by_its_rule():
             settle(weights, new, "mean")
 
 
+def test_an_embedding_of_augmentations_comes_and_goes():
+    """Networks with and without it are the same function of an image that was not moved."""
+    network = build_network("UNet-16", channels=1, resolution=16, classes=4)
+    plain = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    assert (
+        settle({**plain, "embed_augment.weight": torch.ones(64, 9)}, network, "keep").keys() == plain.keys()
+    )
+    network.embed_augment = torch.nn.Linear(9, 64, bias=False)
+    settled = settle(plain, network, "keep")
+    assert torch.equal(settled["embed_augment.weight"], network.state_dict()["embed_augment.weight"])
+    settled = settle({**plain, "embed_augment.weight": torch.ones(64, 9)}, network, "keep")
+    assert torch.equal(settled["embed_augment.weight"], torch.ones(64, 9))
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from ltbench.networks import Network
 __all__ = [
     "FAMILIES",
     "LABELS",
+    "OPTIONAL",
     "SUFFIXES",
     "External",
     "WeightsMismatch",
@@ -38,6 +39,9 @@ __all__ = [
     "read_external",
 ]
 
+OPTIONAL = (
+    "embed_augment."  # only in networks that are told how images were moved; without weights it keeps its own
+)
 STATES = {"ema": ("ema", "ema_model"), "model": ("model", "net_model", "state_dict")}
 ARGUMENTS = ("args",)
 STEPS = ("steps", "step")
@@ -172,7 +176,7 @@ def _problems(layout: Layout, theirs: State, network: Network, any_classes: bool
         expected = _expected(own[place.name], place)
         loose = any_classes and place.name == LABELS
         if name not in theirs:
-            if not loose:
+            if not loose and not place.name.startswith(OPTIONAL):
                 problems.append(f"missing: {name}, expected {expected}")
             continue
         given = tuple(theirs[name].shape)
@@ -182,7 +186,9 @@ def _problems(layout: Layout, theirs: State, network: Network, any_classes: bool
             problems.append(
                 f"not finite: {name} ({theirs[name].dtype}) holds something else than finite numbers"
             )
-    filled = {place.name for place in layout.places.values()}
+    filled = {place.name for place in layout.places.values()} | {
+        name for name in own if name.startswith(OPTIONAL)
+    }
     problems += [f"missing: nothing in this family fills {name}" for name in own if name not in filled]
     problems += [f"unexpected: {name} {_shape(theirs[name])}" for name in theirs if name not in layout.places]
     return problems
