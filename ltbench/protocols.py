@@ -186,10 +186,13 @@ def _last_step_problems(sampler: str, entry: Mapping[str, Any]) -> list[Wrong]:
 
 def guidance_problems(entry: Mapping[str, Any]) -> list[Wrong]:
     """What is wrong with an entry's guidance, its schedule and its labels; `labels: null` is unconditional sampling."""
-    guided = [key for key in ("guidance", "schedule", "guidance_channels") if entry.get(key) is not None]
+    keys = ("guidance", "search", "schedule", "guidance_channels")
+    guided = [key for key in keys if entry.get(key) is not None]
     if entry["labels"] is None:
         return [(key, f"sampling without labels is not guided: leave {key} out") for key in guided]
-    if "guidance" not in guided:
+    if "search" in guided and "guidance" in guided:
+        return [("search", "finds the guidance: leave guidance out")]
+    if not {"guidance", "search"} & set(guided):
         return [("", "needs the key 'guidance' (1 samples without guidance), or labels: null")]
     schedule = entry.get("schedule")
     return [] if schedule is None else _schedule_problems(schedule)
@@ -299,7 +302,7 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
     if evaluation.get("labels", "balanced") is None:
         return f"{text}, unconditional"
     if "search" in options:
-        tried = options["search"]["search"]
+        tried = options["search"]["guidance"]
         return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}"
     channels = options.get("guidance_channels")
     on = "" if channels is None else f" on the first {channels} channels"

@@ -23,16 +23,16 @@ pipeline: sit
 network: SiT-N/4
 train: {{batch: 12, local_batch: 6, milestones: [2], lr: 1e-3, ema: 0.9}}
 evaluate:
-  - {{protocol: small-data, sampler: euler, steps: 2, samples: 60, block: 20, metrics: [FD, KD, recall, CT], guidance: {guidance}}}
+  - {{protocol: small-data, sampler: euler, steps: 2, samples: 60, block: 20, metrics: [FD, KD, recall, CT], {guidance}}}
 grid: {{method: [sit], seed: 0}}
 """
-SEARCH = "{search: [1.0, 1.5, 3.0], samples: 20, keep: 2, metric: KD, seed: 7}"
+SEARCH = "search: {guidance: [1.0, 1.5, 3.0], samples: 20, keep: 2, metric: KD, seed: 7}"
 
 
 class House:
     """A store with one cell, trained two steps."""
 
-    def __init__(self, folder: Path, guidance: str = "1.5") -> None:
+    def __init__(self, folder: Path, guidance: str = "guidance: 1.5") -> None:
         self.folder = folder
         self.store = Store.open(folder / "store", folder / "scratch")
         (folder / "jobs.yaml").write_text(SPEC.format(guidance=guidance))
@@ -193,11 +193,11 @@ def test_a_search_keeps_every_point_and_reports_on_other_images(tmp_path: Path) 
 
 
 MISTAKES = [
-    ("{search: [1.0, 2.0, 3.0], seed: 0, samples: 20}", "seed is 0 like the entry's"),
-    ("{search: [1.0, 2.0, 3.0], metric: sFD, samples: 20}", "'sFD' is not measured here"),
-    ("{search: [1.0, 2.0, 3.0], group: few, samples: 20}", "there is no group 'few'"),
-    ("{search: [1.0, 2.0, 3.0], samples: 80}", "the first round has 80 images, the last 60"),
-    ("{search: [1.0, 2.0], samples: 20}", "keeps 2 of 2 values"),
+    ("search: {guidance: [1.0, 2.0, 3.0], seed: 0, samples: 20}", "seed is 0 like the entry's"),
+    ("search: {guidance: [1.0, 2.0, 3.0], metric: sFD, samples: 20}", "'sFD' is not measured here"),
+    ("search: {guidance: [1.0, 2.0, 3.0], group: few, samples: 20}", "there is no group 'few'"),
+    ("search: {guidance: [1.0, 2.0, 3.0], samples: 80}", "the first round has 80 images, the last 60"),
+    ("search: {guidance: [1.0, 2.0], samples: 20}", "keeps 2 of 2 values"),
 ]
 
 

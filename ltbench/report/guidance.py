@@ -52,7 +52,7 @@ def selections_of(
     """The selections of a cell whose final evaluation is in the store and of this family; `rule` as `rule` or `rule/metric/group`."""
     found = []
     for selection in selected.selections.get((cell, step), []):
-        final = selected.named.get((cell, step, selection["body"]["evaluation"]))
+        final = selected.named.get((cell, step, selection["body"]["final"]))
         known = final is not None and family_id(final["body"]["evaluation"]) == family
         if known and rule in (None, selection["body"]["rule"], "/".join(asked(selection))):
             found.append(selection)
@@ -99,7 +99,7 @@ def _best(family: Sequence[SectionPlan], selected: Selected, table: TableDefinit
     for place, selections in found.items():
         mine = [selection for selection in selections if asked(selection) == main]
         others = "; ".join(sorted(_rule_text(asked(selection)) for selection in selections))
-        final = selected.named[(*place, mine[0]["body"]["evaluation"])] if mine else None
+        final = selected.named[(*place, mine[0]["body"]["final"])] if mine else None
         if final is None:
             gaps[place] = (
                 f"chosen by {others}, not by {_rule_text(main)}" if others else "no selection record"
@@ -114,7 +114,7 @@ def _best(family: Sequence[SectionPlan], selected: Selected, table: TableDefinit
         text += f" Other selections are in the store ({'; '.join(_rule_text(r) for r in sorted(rules) if r != main)})."
     ids = sorted(
         {
-            selection["body"]["evaluation"]
+            selection["body"]["final"]
             for each in found.values()
             for selection in each
             if asked(selection) == main

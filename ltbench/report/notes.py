@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltbench.protocols import extractor_family
-from ltbench.report.axes import RowPlan, flat, start_text, stated_seed
+from ltbench.report.axes import RowPlan, flat, seed_of, start_text, stated_seed
 from ltbench.report.columns import nfe_text
 from ltbench.report.words import of_seed
 
@@ -109,7 +109,7 @@ def _start_note(row: RowPlan) -> str | None:
         return None
     if "source" in init:
         cells = ", ".join(
-            f"{cell['settings']['init']['cell'][:8]} for seed {stated_seed(cell)}" for cell in row.cells
+            f"{cell['settings']['init']['cell'][:8]} for seed {seed_of(cell)}" for cell in row.cells
         )
         begun = f"the EMA weights of {start_text(init)} (cell {cells})"
     else:

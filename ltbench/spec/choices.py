@@ -321,8 +321,8 @@ def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
         **({} if entry.groups == "thirds" else {"groups": thawed_groups(entry.groups)}),
         **sampler_options(given),
     }
-    if isinstance(entry.guidance, models.Search):
-        how = {key: thawed(value) for key, value in entry.guidance.model_dump().items()}
+    if entry.search is not None:
+        how = {key: thawed(value) for key, value in entry.search.model_dump().items()}
         return [{**fixed, "guidance": None, "search": how, **given_guidance(given)}]
     return [at_guidance({**fixed, **given_guidance(given)}, w) for w in entry.guidance or (0.0,)]
 

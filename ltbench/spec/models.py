@@ -96,7 +96,7 @@ class Schedule(Strict):
 class Search(Strict):
     """A staged search for the guidance, chosen on images that the reported value never sees."""
 
-    search: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    guidance: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         min_length=2, description="values of w to try; the best is evaluated with the entry's own seed"
     )
     samples: Count = Field(1000, description="images of every value in the first round")
@@ -112,9 +112,10 @@ class Evaluate(Strict):
     protocol: str
     sampler: Literal["euler", "heun", "dopri5", "sde-euler", "sde-heun", "ddim", "ddim-corrected", "ddpm"]
     steps: Count | None = Field(None, description="network calls on the grid; dopri5 alone takes none")
-    guidance: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] | Search | None = (
-        Field(None, description="w in u + w (c - u): values, or a search")
+    guidance: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="w in u + w (c - u)"
     )
+    search: Search | None = Field(None, description="in place of guidance: find the best value")
     schedule: Schedule | None = Field(None, description="guidance by noise level; default: constant")
     guidance_channels: Count | None = Field(
         None, description="channels that are guided, the first ones; default: all; the released SiT: 3"

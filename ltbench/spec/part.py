@@ -90,17 +90,7 @@ def _named(item: Node) -> Node:
 def _evaluate(entry: Node) -> Node:
     if not isinstance(entry.value, dict) or "guidance" not in entry.value:
         return entry
-    given = entry.value["guidance"]
-    if isinstance(given.value, dict):
-        values = (
-            {**given.value, "search": _listed(given.value["search"])}
-            if "search" in given.value
-            else given.value
-        )
-        guidance = Node(values, given.where, given.keys)
-    else:
-        guidance = _listed(given)
-    return Node({**entry.value, "guidance": guidance}, entry.where, entry.keys)
+    return Node({**entry.value, "guidance": _listed(entry.value["guidance"])}, entry.where, entry.keys)
 
 
 class PartReader:
@@ -451,10 +441,10 @@ class PartReader:
         return len(self.problems) == before
 
     def _check_search(self, path: Path, entry: models.Evaluate, data: Data) -> None:
-        how = entry.guidance
-        if not isinstance(how, models.Search):
+        how = entry.search
+        if how is None:
             return
-        protocol, at = PROTOCOLS[entry.protocol], (*path, "guidance")
+        protocol, at = PROTOCOLS[entry.protocol], (*path, "search")
         measured = entry.metrics or protocol.metrics
         rule = {"groups": choices.thawed_groups(entry.groups), "classes": protocol.classes}
         known = ["all", *class_groups(rule, data.counts)]
@@ -468,8 +458,8 @@ class PartReader:
             self._add((*at, "group"), f"there is no group '{how.group}'", allowed=", ".join(known))
         if how.samples > full:
             self._add((*at, "samples"), f"the first round has {how.samples} images, the last {full}")
-        if how.keep >= len(how.search):
-            message = f"keeps {how.keep} of {len(how.search)} values: nothing is left out"
+        if how.keep >= len(how.guidance):
+            message = f"keeps {how.keep} of {len(how.guidance)} values: nothing is left out"
             self._add((*at, "keep") if self.node.find((*at, "keep")) else at, message)
 
     def _check_groups(self, path: Path, entry: models.Evaluate, data: Data) -> None:

@@ -52,8 +52,7 @@ def _narrow(defs: Schema) -> None:
     evaluate["properties"]["protocol"] = {"enum": list(PROTOCOLS)}
     hashed = {"type": "string", "pattern": "^timm:[^@#]+#[0-9a-fA-F]{8,64}$"}
     evaluate["properties"]["extractor"] = {"anyOf": [{"enum": [*extractors(), None]}, hashed]}
-    values = _one_or_many({"type": "number", "minimum": 0})
-    evaluate["properties"]["guidance"] = {"anyOf": [values, {"$ref": "#/$defs/Search"}]}
+    evaluate["properties"]["guidance"] = _one_or_many({"type": "number", "minimum": 0})
     grid["properties"]["method"] = _one_or_many({"$ref": "#/$defs/MethodRow"})
     grid["properties"]["init"] = _one_or_many({"$ref": "#/$defs/Init"})
     share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}

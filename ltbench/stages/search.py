@@ -25,7 +25,9 @@ def search(stage: Stage, step: int, search_id: str, description: Mapping[str, An
         return
     how = description["search"]
     points: list[dict[str, Any]] = []
-    first = {w: at_guidance(description, w, samples=how["samples"], seed=how["seed"]) for w in how["search"]}
+    first = {
+        w: at_guidance(description, w, samples=how["samples"], seed=how["seed"]) for w in how["guidance"]
+    }
     finalists = best(_round(first, how, measure, points), how["keep"])
     last = {w: at_guidance(description, w, seed=how["seed"]) for w in finalists}
     chosen = best(_round(last, how, measure, points), 1)[0]
