@@ -24,6 +24,7 @@ from ltbench.extractors import INCEPTION_FILES, extractor, extractor_problem
 from ltbench.metrics.extractor import load_extractor
 from ltbench.metrics.frechet import frechet
 from ltbench.metrics.inception import prepare_tf1, prepare_torch
+from ltbench.metrics.inception_score import ISRule, inception_score
 from ltbench.metrics.kernel import kernel
 from ltbench.metrics.naming import KINDS, metric_name
 
@@ -280,12 +281,10 @@ class Pictures(torch.utils.data.Dataset):
 
 def scores(gen: Any, ref: Any, logits: Any) -> dict[str, float]:
     """FID, KID and IS of features as arrays; IS over one split."""
-    p = torch.from_numpy(logits).double().softmax(1)
-    inception_score = (p * (p.log() - p.mean(0).log())).sum(1).mean().exp()
     return {
         "frechet_inception_distance": frechet(gen, ref),
         "kernel_inception_distance_mean": kernel(gen, ref),
-        "inception_score_mean": float(inception_score),
+        "inception_score_mean": inception_score(logits, ISRule(splits=1, chunk=None)),
     }
 
 
