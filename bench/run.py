@@ -16,7 +16,7 @@ from typing import Any
 import startup  # beside this file
 from startup import ROOT
 
-PARTS = ("startup", "forms", "training", "neighbours")
+PARTS = ("startup", "forms", "training", "neighbours", "metrics")
 
 
 def main() -> int:
@@ -41,6 +41,9 @@ def main() -> int:
     if "neighbours" in parts:
         print("neighbour metrics ...", file=sys.stderr)
         found["neighbours"] = _neighbours(args.device)
+    if "metrics" in parts:
+        print("Fréchet distances ...", file=sys.stderr)
+        found["metrics"] = _metrics()
     found["seconds"] = round(time.perf_counter() - begun, 1)
     print(json.dumps(found, indent=1))
     return int(args.strict and bool(missed(found.get("startup", {}))))
@@ -72,6 +75,12 @@ def _neighbours(device: str) -> dict[str, Any]:
     import neighbours  # beside this file; imports torch
 
     return neighbours.measure(device)
+
+
+def _metrics() -> dict[str, Any]:
+    import metrics  # beside this file
+
+    return metrics.measure()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""The Fréchet solve against scipy's sqrtm and torch-fidelity on the same 2048-d statistics, and per-class distances, on one thread.
+
+All sides get statistics that are made already, and ours the root of its reference too, which one evaluation makes once for all
+milestones, groups and floors; what the root costs is printed. Sides take turns in one process, and process time is compared.
+That they agree is asserted before anything is timed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ltbench.metrics.frechet import Reference, between, estimate, root_of
+from ltbench.metrics.moments import Gaussian, Moments
+from ltbench.metrics.sets import folds_of
+
+N, M, D, TURNS = 5_000, 6_000, 2048, 2
+CLASSES, PER_CLASS, REAL_PER_CLASS = 1000, 50, 1300
+MEASURED = 20  # classes that are timed; the rest is proportional
+GOALS = {"over_scipy_sqrtm": 10.0, "over_torch_fidelity": 4.0, "per_class_s": 120.0}
+
+
+def measure() -> dict[str, Any]:
+    """Seconds of process time of each side, their ratios to ours, one distance with errors, and 1000 classes."""
+    gen, ref = _features(0, N), _features(1, M)
+    a, b = (Moments.of(x).gaussian() for x in (gen, ref))
+    root, root_s = _timed(lambda: root_of(b.cov))
+    sides: dict[str, Callable[[], float]] = {
+        "ours": lambda: between(a, b, root),
+        "scipy_sqrtm": lambda: _sqrtm(a, b),
+        "torch_fidelity": lambda: _torch_fidelity(a, b),
+    }
+    left_out = _not_here(sides)
+    apart = _most_apart(sides)
+    times = {name: [_timed(side)[1] for _ in range(TURNS)] for name, side in sides.items()}
+    ours = statistics.median(times["ours"])
+    ratios = {
+        f"over_{name}": round(statistics.median(t) / ours, 1) for name, t in times.items() if name != "ours"
+    }
+    return {
+        "n": N,
+        "d": D,
+        "relative_difference": float(f"{apart:.2g}"),
+        "seconds": {name: round(statistics.median(t), 2) for name, t in times.items()},
+        "reference_root_s": round(root_s, 2),
+        "ratios": ratios,
+        "goals": GOALS,
+        "left_out": left_out,
+        "with_errors_s": round(_with_errors(gen, ref), 1),
+        "per_class": _per_class(),
+    }
+
+
+def _features(seed: int, n: int) -> np.ndarray:
+    """(n, D) float32 like a pooled ReLU layer: not negative, correlated, with a long spectrum."""
+    rng = np.random.default_rng(seed)
+    mix = np.random.default_rng(9).normal(size=(D, D)) * np.exp(-np.arange(D) / 400) / 10
+    return np.maximum(rng.normal(size=(n, D)) @ mix.T + 0.1 * seed, 0).astype(np.float32)
+
+
+def _not_here(sides: dict[str, Callable[[], float]]) -> dict[str, str]:
+    """Takes out and names the sides whose library is not installed."""
+    missing = {}
+    for name, module in (("scipy_sqrtm", "scipy"), ("torch_fidelity", "torch_fidelity")):
+        try:
+            __import__(module)
+        except ImportError as error:
+            missing[name] = str(error)
+            del sides[name]
+    return missing
+
+
+def _most_apart(sides: dict[str, Callable[[], float]]) -> float:
+    values = {name: side() for name, side in sides.items()}
+    apart = max(abs(value / values["ours"] - 1) for value in values.values())
+    if apart > 1e-6:
+        raise AssertionError(f"the sides disagree, so their times mean nothing: {values}")
+    return apart
+
+
+def _sqrtm(a: Gaussian, b: Gaussian) -> float:
+    import scipy.linalg  # an oracle, of the test extra
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = np.asarray(scipy.linalg.sqrtm(a.cov @ b.cov))
+    shift = a.mean - b.mean
+    return float(shift @ shift + np.trace(a.cov) + np.trace(b.cov) - 2 * np.trace(root).real)
+
+
+def _torch_fidelity(a: Gaussian, b: Gaussian) -> float:
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    stats = [{"mu": x.mean, "sigma": x.cov} for x in (a, b)]
+    return fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"]
+
+
+def _with_errors(gen: np.ndarray, ref: np.ndarray) -> float:
+    """Seconds of one distance from features, sums included, with 10 folds of both sets."""
+    folds = [folds_of(np.arange(len(x)) % 10) for x in (gen, ref)]
+    return _timed(lambda: estimate(gen, Reference(ref, folds[1]), folds[0]))[1]
+
+
+def _per_class() -> dict[str, Any]:
+    """Distances of 1000 classes: values alone, and as `measure` makes them, with errors and the floor."""
+    gen, ref, held = (_features(seed, n) for seed, n in ((2, PER_CLASS), (3, REAL_PER_CLASS), (4, PER_CLASS)))
+    folds = [folds_of(np.zeros(len(x))) for x in (gen, ref)]
+
+    def alone() -> None:
+        estimate(gen, Reference(ref))
+
+    def complete() -> None:
+        reference = Reference(ref, folds[1])
+        estimate(gen, reference, folds[0])
+        estimate(held, reference)
+
+    found: dict[str, Any] = {
+        "classes": CLASSES,
+        "n_gen": PER_CLASS,
+        "n_ref": REAL_PER_CLASS,
+        "timed": MEASURED,
+    }
+    for name, work in (("values_s", alone), ("with_errors_and_floor_s", complete)):
+        work()
+        seconds = _timed(lambda work=work: [work() for _ in range(MEASURED)])[1]
+        found[name] = round(seconds * CLASSES / MEASURED, 1)
+    return found
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
