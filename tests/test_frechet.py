@@ -16,6 +16,7 @@ from ltbench.metrics.frechet import (
     _by_covariances,
     _by_gram,
     _by_root,
+    _congruent,
     _gram_is_cheaper,
     between,
     estimate,
@@ -206,3 +207,12 @@ def test_folds_that_cannot_be_left_out_give_no_error():
         bad[0, 0] = np.inf
         with pytest.raises(ValueError, match="NaN or infinite"):
             estimate(bad, Reference(b))
+
+
+@pytest.mark.parametrize("d", [1, 3, 17, 40])
+def test_the_product_of_triangles_is_the_whole_product(d):
+    cov, ref = np.cov(normal(0, 99, d).T).reshape(d, d), np.cov(normal(1, 99, d).T).reshape(d, d)
+    root = np.linalg.cholesky(ref)
+    np.testing.assert_allclose(
+        np.tril(_congruent(cov, root)), np.tril(root.T @ cov @ root), rtol=1e-9, atol=1e-12
+    )
