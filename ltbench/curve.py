@@ -44,6 +44,20 @@ class Curve:
                 for number in range(LEVELS):
                     self._bump_rows(f"{name}/level{number}", term, bins == number)
 
+    @property
+    def open(self) -> dict[str, Tensor]:
+        """What was added since the last window: (2,) float64 by name, a sum and its weight."""
+        return dict(self._sums)
+
+    def empty(self) -> Curve:
+        """A curve of the same groups that has seen nothing."""
+        return Curve(self._group_of_class, self.every)
+
+    def merge(self, sums: Mapping[str, Tensor]) -> None:
+        """Add what other curves hold open."""
+        for name, pair in sums.items():
+            self._bump(name, pair)
+
     def close_step(self, step: int, norm: Tensor, rate: float) -> dict[str, Any] | None:
         """Add the step's gradient norm; at the end of a window its point {step, lr, grad_norm, terms, loss}, else None."""
         self._bump("grad_norm", torch.stack([norm.double(), torch.ones_like(norm, dtype=torch.float64)]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +19,7 @@ from ltbench import seeds
 from ltbench.curve import Curve
 from ltbench.datasets import Dataset
 from ltbench.diffusion import Process, process_for
+from ltbench.distributed import Ranks
 from ltbench.draws import Drawer, Resident
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
@@ -170,18 +172,21 @@ def seeded(seed: int, build: Callable[[], T]) -> T:
 
 @dataclass
 class Trainer:
-    """State of a run between steps, and the step. `micro_batch`: images that one forward holds."""
+    """State of a run between steps, and the step. `micro_batch`: images that one forward holds. `ranks`: who shares it."""
 
     parts: Parts
     micro_batch: int
     log_every: int
     step: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema = field(init=False)
     curve: Curve = field(init=False)
 
     def __post_init__(self) -> None:
         recipe, objective = self.parts.recipe, self.parts.objective
+        self.shards = self.ranks.shards(recipe.batch // recipe.local_batch)
+        self.model = self.ranks.wrap(objective)
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
         self.named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self.optimizer = kind(
@@ -194,7 +199,7 @@ class Trainer:
                 of_class[c] = number
         device = self.parts.drawer.data.labels.device
         self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
-        objective.train()
+        self.model.train()
 
     def advance(self) -> dict[str, Any] | None:
         """One step; the point of the log window that it closes, if it does. Raises NonFinite and leaves the state as it was."""
@@ -205,8 +210,7 @@ class Trainer:
             norm, logged = self._gradients(step)
             if not self._finite(norm, logged):
                 raise NonFinite(step, self._evidence(norm, logged))
-        for terms, draw in logged:
-            self.curve.add(terms, draw.y, len(draw.y) / recipe.batch, draw.level)
+        self._log(logged)
         rate = recipe.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -216,30 +220,48 @@ class Trainer:
         return self.curve.close_step(step, norm, rate)
 
     def _gradients(self, step: int) -> tuple[Tensor, list[tuple[dict[str, Tensor], Draw]]]:
-        """Accumulate the gradient of a global batch over micro-batches; its norm before clipping, and the terms."""
+        """Accumulate the gradient of a global batch over micro-batches; its norm before clipping, and the terms of this rank."""
         recipe = self.parts.recipe
-        shards = recipe.batch // recipe.local_batch
+        own = recipe.batch // self.ranks.size  # shares are equal, so the mean over ranks is that over the batch
         per_forward = self.micro_batch // recipe.local_batch
         self.optimizer.zero_grad(set_to_none=True)
         logged = []
-        for first in range(0, shards, per_forward):
-            draw = self.parts.drawer.draw(step, range(first, min(first + per_forward, shards)))
-            terms = self.parts.objective(draw)
-            loss = torch.stack([term.mean() for term in terms.values()]).sum()
-            (loss * (len(draw.y) / recipe.batch)).backward()
+        for first in range(self.shards.start, self.shards.stop, per_forward):
+            shards = range(first, min(first + per_forward, self.shards.stop))
+            more = shards.stop < self.shards.stop
+            with self.ranks.alone(self.model) if more else nullcontext():
+                draw = self.parts.drawer.draw(step, shards)
+                terms = self.model(draw)
+                loss = torch.stack([term.mean() for term in terms.values()]).sum()
+                (loss * (len(draw.y) / own)).backward()
             seen = {**terms, **self.parts.objective.watched}
             logged.append(({name: term.detach() for name, term in seen.items()}, draw))
         limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
         norm = nn.utils.clip_grad_norm_(self.named.values(), limit)
         return norm, logged
 
-    @staticmethod
-    def _finite(norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> bool:
+    def _log(self, logged: list[tuple[dict[str, Tensor], Draw]]) -> None:
+        """Add the terms of the global batch to the curve: with several ranks, a step's sums are those of all of them."""
+        alone = self.ranks.size == 1
+        curve = self.curve if alone else self.curve.empty()
+        for terms, draw in logged:
+            curve.add(terms, draw.y, len(draw.y) / self.parts.recipe.batch, draw.level)
+        if not alone:
+            self.curve.merge(self.ranks.sum(curve.open))
+
+    def _finite(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> bool:
+        """Whether norm and terms are finite on every rank: all of them repeat the step, or none."""
         flags = [norm.isfinite(), *(term.isfinite().all() for terms, _ in logged for term in terms.values())]
-        return bool(torch.stack(flags).all())
+        return not self.ranks.any(not torch.stack(flags).all())[0]
 
     def _evidence(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> dict[str, Any]:
-        """What a person needs to look into it: each term, and the images whose share of it is not finite."""
+        """What a person needs to look into it: each term, and the images whose share of it is not finite, of every rank."""
+        found = self.ranks.gather(self._own_evidence(norm, logged))
+        rows = [row for each in found for row in each["rows"]]
+        bad = next((each for each in found if each["rows"]), found[0])  # the terms of a rank that has such images
+        return {**bad, "rows": rows[:16]}
+
+    def _own_evidence(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
         terms: dict[str, str] = {}
         for values, draw in logged:

@@ -34,6 +34,7 @@ LAYERS = {
     "ltbench.networks": 1,
     "ltbench.seeds": 1,
     "ltbench.ema": 1,
+    "ltbench.distributed": 1,
     "ltbench.encoders": 1,
     "ltbench.augment": 1,
     "ltbench.sampling": 2,
