@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import (
+    PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+    Store,  # pyright: ignore[reportPrivateImportUsage]
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch.nn.parallel import DistributedDataParallel
 
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
@@ -137,9 +142,13 @@ class Ranks:
         """Each flag: whether it is set on some rank."""
         return flags
 
-    def sum(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of equal shape by name, summed over the ranks; a name that a rank lacks counts as zero there."""
-        return values
+    def names(self, known: Sequence[str], mine: Iterable[str]) -> Sequence[str]:
+        """`known`, and whatever name some rank has beside; the same on every rank."""
+        return list(mine)
+
+    def sum(self, values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+        """Tensors of equal shape, summed over the ranks; one of `names` that a rank lacks counts as zero there."""
+        return dict(values)
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's value, by rank."""
@@ -162,7 +171,6 @@ class Joined(Ranks):
 
     def __init__(self, world: World, device: torch.device) -> None:
         self.rank, self.size, self.device = world.rank, world.size, device
-        self._names: list[str] = []
         # All ranks are on this node, whatever its name resolves to.
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")
@@ -170,7 +178,7 @@ class Joined(Ranks):
             self._store = _store(world)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                store=dist.PrefixStore("group", self._store),
+                store=PrefixStore("group", self._store),
                 rank=world.rank,
                 world_size=world.size,
                 timeout=timedelta(seconds=PATIENCE),
@@ -205,13 +213,17 @@ class Joined(Ranks):
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in told)
 
-    def sum(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.any(not values.keys() <= set(self._names))[0]:
-            self._names = sorted({*self._names, *(name for names in self.gather(list(values)) for name in names)})
+    def names(self, known: Sequence[str], mine: Iterable[str]) -> Sequence[str]:
+        new = sorted(set(mine) - set(known))
+        if not self.any(bool(new))[0]:
+            return known
+        return sorted({*known, *(name for each in self.gather(new) for name in each)})
+
+    def sum(self, values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
         like = next(iter(values.values()))
-        stacked = torch.stack([values.get(name, torch.zeros_like(like)) for name in self._names])
+        stacked = torch.stack([values.get(name, torch.zeros_like(like)) for name in names])
         dist.all_reduce(stacked)
-        return dict(zip(self._names, stacked, strict=True))
+        return dict(zip(names, stacked, strict=True))
 
     def gather(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
@@ -259,29 +271,28 @@ def _told(words: str) -> PeerFailed:
     return PeerFailed(cause, f"rank {rank}: {message}")
 
 
-_MET: dict[tuple[str, int], tuple[dist.TCPStore, int]] = {}  # the store at a place, and how often it was used
+_MET: dict[tuple[str, int], tuple[TCPStore, int]] = {}  # the store at a place, and how often it was used
 
 
-def _store(world: World) -> dist.Store:
+def _store(world: World) -> Store:
     """A key-value store of this meeting. A server of this process stays for the next meeting at the same place: a rank that
     is early would otherwise meet the old one just before it closes."""
     place = (world.address, world.port)
     if place not in _MET:
         _MET.clear()
         limit = timedelta(seconds=JOIN)
-        server = dist.TCPStore(world.address, world.port, world.size, world.rank == 0, timeout=limit)
+        server = TCPStore(world.address, world.port, world.size, world.rank == 0, timeout=limit)
         _MET[place] = (server, 0)
     server, used = _MET[place]
     _MET[place] = (server, used + 1)
-    return dist.PrefixStore(f"meeting {used}", server)
+    return PrefixStore(f"meeting {used}", server)
 
 
-def join(device: torch.device) -> tuple[Ranks, torch.device]:
-    """The ranks that this process's environment speaks of, once all have come, and this rank's device.
+def join(world: World | None, device: torch.device) -> tuple[Ranks, torch.device]:
+    """The group once all its ranks have come, and this rank's own device; a group of one for None.
 
-    Raises UsageError for several nodes, EnvironmentProblem where the ranks do not meet or lack a GPU each.
+    Raises EnvironmentProblem where the ranks do not meet or lack a GPU each.
     """
-    world = from_environment()
     if world is None:
         return Ranks(), device
     mine = device_of(world, device)

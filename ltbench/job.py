@@ -18,14 +18,15 @@ import torch
 import ltbench.methods
 from ltbench import provenance
 from ltbench.datasets import build_dataset
+from ltbench.distributed import Ranks, from_environment, join
 from ltbench.errors import EnvironmentProblem, LtbenchError
 from ltbench.guard import ProcessChanged
 from ltbench.methods import ContractBroken, Unsupported
-from ltbench.stages.common import Event, Options, Stage
+from ltbench.stages.common import Event, Followed, Options, Stage
 from ltbench.stages.evaluate import evaluate_milestone, look_at_reals, sample_part
 from ltbench.stages.names import stage_name
 from ltbench.stages.train import train
-from ltbench.store import Held, Store
+from ltbench.store import Claim, Held, Run, Store
 from ltbench.trainer import NonFinite, set_precision
 
 
@@ -41,9 +42,13 @@ def run_job(
 ) -> dict[str, Any]:
     """Run `stage` (as ltbench/stages/names.py spells it) of a run that `plan.register` has put into the store.
 
+    Where torchrun or srun started several ranks on this node (`ltbench.distributed`), each calls this with the same arguments:
+    they train together, rank 0 claims and writes, and all return the same outcome. An evaluation is rank 0's alone.
+
     Returns {"outcome": "done" | "failed" | "held" | "preempted", ...}; "failed" carries cause and message, "held" says who
-    works on it; "retire" asks for a fresh process before the next job. Raises only for a call that makes no sense (an unknown
-    run, a malformed stage).
+    works on it; "retire" asks for a fresh process before the next job, and after a failure of several ranks for an end of
+    this one, which is what the others notice. "peer": the message is another rank's. Raises only for a call that makes no
+    sense (an unknown run, a malformed stage).
     """
     kind, _, rest = stage.partition(":")
     opts = Options(**(options or {}))
@@ -52,14 +57,42 @@ def run_job(
     place = _open(store, scratch, opts.lease).run(cell, run)
     settings = place.info()["settings"]
     name = stage_name(stage)
-    claim = place.claim(name)
-    if isinstance(claim, Held):
-        on_event({"type": "held", "cell": cell, "stage": stage, "message": str(claim)})
-        return {"outcome": "held", "message": str(claim)}
-    on_event({"type": "claimed", "cell": cell, "stage": stage, "attempt": claim.attempt})
     device = torch.device(opts.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    context = Stage(place, claim, settings, opts, device, on_event, stop, time.time())
-    with claim:
+    world = from_environment()
+    if world is not None and kind != "train":
+        if world.rank:
+            return {"outcome": "done", "message": "rank 0 evaluates"}
+        world = None
+    ranks, device = join(world, device)
+    on_event = on_event if ranks.leads else _unheard
+    claim = _claim(place, name, ranks)
+    if isinstance(claim, str):
+        on_event({"type": "held", "cell": cell, "stage": stage, "message": claim})
+        outcome = {"outcome": "held", "message": claim}
+    else:
+        on_event({"type": "claimed", "cell": cell, "stage": stage, "attempt": claim.attempt})
+        context = Stage(place, claim, settings, opts, device, on_event, stop, time.time(), ranks)
+        outcome = _run(context, name, kind, rest)
+    if outcome["outcome"] != "failed":  # a broken group is left by ending the process
+        ranks.close()
+    return outcome
+
+
+def _unheard(event: dict[str, Any]) -> None:
+    """What a rank other than the leader reports: the leader says the same."""
+
+
+def _claim(place: Run, name: str, ranks: Ranks) -> Claim | Followed | str:
+    """The leader's claim; what the others hold instead; or, for all of them, who has the stage already."""
+    claim = place.claim(name) if ranks.leads else None
+    told = ranks.tell(str(claim) if isinstance(claim, Held) else claim and claim.attempt)
+    if isinstance(told, str):
+        return told
+    return claim if isinstance(claim, Claim) else Followed(told)
+
+
+def _run(context: Stage, name: str, kind: str, rest: str) -> dict[str, Any]:
+    with context.claim as claim:
         try:
             outcome = _dispatch(context, kind, rest)
         except (KeyboardInterrupt, SystemExit):
@@ -106,13 +139,21 @@ def _require_same_code(stage: Stage) -> None:
 
 
 def _failed(stage: Stage, name: str, error: BaseException) -> dict[str, Any]:
-    """Write down why, in one line and in full; an error of the store itself is reported and not written into it."""
+    """Write down why, in one line and in full; an error of the store itself is reported and not written into it.
+
+    Of several ranks the first to fail writes; a rank that ended without a word is written down by the leader.
+    """
     cause = failure_cause(error)
     evidence = error.evidence if isinstance(error, NonFinite) else {}
     step = error.step if isinstance(error, NonFinite) else None
     message = str(error) or type(error).__name__
     if cause in ("plugin", "code"):
         message = f"{type(error).__name__}: {message}"
+    told = stage.ranks.first_failure(error, cause, message)
+    if told is not None:
+        cause, message = told.cause, told.message
+    elif stage.ranks.size > 1:
+        evidence = {**evidence, "rank": stage.ranks.rank}
     fields = {
         "step": step,
         "cause": cause,
@@ -120,11 +161,13 @@ def _failed(stage: Stage, name: str, error: BaseException) -> dict[str, Any]:
         "traceback": "".join(traceback.format_exception(error))[-8000:],
         "evidence": evidence,
     }
-    try:
-        stage.run.fail(name, stage.claim.attempt, **fields)
-    except LtbenchError as second:
-        message = f"{message} (and the failure could not be recorded: {second.message})"
-    return {"outcome": "failed", "cause": cause, "message": message, "step": step}
+    if told is None or (told.silent and stage.ranks.leads):
+        try:
+            stage.run.fail(name, stage.claim.attempt, **fields)
+        except LtbenchError as second:
+            message = f"{message} (and the failure could not be recorded: {second.message})"
+    outcome = {"outcome": "failed", "cause": cause, "message": message, "step": step}
+    return outcome if stage.ranks.size == 1 else {**outcome, "retire": True, "peer": told is not None}
 
 
 def failure_cause(error: BaseException) -> str:

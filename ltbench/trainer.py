@@ -7,7 +7,7 @@ so a killed and resumed run equals an uninterrupted one bit for bit at equal thr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -199,6 +199,7 @@ class Trainer:
                 of_class[c] = number
         device = self.parts.drawer.data.labels.device
         self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
+        self._names: Sequence[str] = ()  # what ranks log, agreed on
         self.model.train()
 
     def advance(self) -> dict[str, Any] | None:
@@ -222,7 +223,9 @@ class Trainer:
     def _gradients(self, step: int) -> tuple[Tensor, list[tuple[dict[str, Tensor], Draw]]]:
         """Accumulate the gradient of a global batch over micro-batches; its norm before clipping, and the terms of this rank."""
         recipe = self.parts.recipe
-        own = recipe.batch // self.ranks.size  # shares are equal, so the mean over ranks is that over the batch
+        own = (
+            recipe.batch // self.ranks.size
+        )  # shares are equal, so the mean over ranks is that over the batch
         per_forward = self.micro_batch // recipe.local_batch
         self.optimizer.zero_grad(set_to_none=True)
         logged = []
@@ -247,7 +250,8 @@ class Trainer:
         for terms, draw in logged:
             curve.add(terms, draw.y, len(draw.y) / self.parts.recipe.batch, draw.level)
         if not alone:
-            self.curve.merge(self.ranks.sum(curve.open))
+            self._names = self.ranks.names(self._names, curve.open)
+            self.curve.merge(self.ranks.sum(curve.open, self._names))
 
     def _finite(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> bool:
         """Whether norm and terms are finite on every rank: all of them repeat the step, or none."""
@@ -258,7 +262,9 @@ class Trainer:
         """What a person needs to look into it: each term, and the images whose share of it is not finite, of every rank."""
         found = self.ranks.gather(self._own_evidence(norm, logged))
         rows = [row for each in found for row in each["rows"]]
-        bad = next((each for each in found if each["rows"]), found[0])  # the terms of a rank that has such images
+        bad = next(
+            (each for each in found if each["rows"]), found[0]
+        )  # the terms of a rank that has such images
         return {**bad, "rows": rows[:16]}
 
     def _own_evidence(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> dict[str, Any]:

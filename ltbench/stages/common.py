@@ -6,15 +6,17 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ltbench import provenance
 from ltbench.datasets import Dataset
+from ltbench.distributed import Ranks
 from ltbench.evaluate import Tiles
 from ltbench.store import Claim, Run
+from ltbench.store.claims import Outcome
 from ltbench.store.run import FACT_LIMIT
 from ltbench.tiles import grid_png, halved
 
@@ -41,18 +43,39 @@ class Options:
     keep_samples: bool = False
 
 
+@dataclass(frozen=True)
+class Followed:
+    """The leader's claim as the other ranks see it: they write nothing, so they have nothing to end or to ask."""
+
+    attempt: int
+
+    def __enter__(self) -> Followed:
+        return self
+
+    def __exit__(self, *_error: object) -> None: ...
+
+    def release(self, outcome: Outcome) -> None: ...
+
+    def beat(self, **progress: Any) -> bool:
+        return False
+
+    def still_mine(self) -> bool:
+        return True
+
+
 @dataclass
 class Stage:
-    """A claimed stage and all that its code needs around it."""
+    """A claimed stage and all that its code needs around it. `ranks`: the processes that run it together."""
 
     run: Run
-    claim: Claim
+    claim: Claim | Followed
     settings: dict[str, Any]
     options: Options
     device: torch.device
     emit: Event
     stop: Callable[[], bool]
     started: float
+    ranks: Ranks = field(default_factory=Ranks)
     tainted: bool = False  # a method left something in the process that cannot be put back
 
     def notice(self, message: str) -> None:
@@ -66,11 +89,12 @@ class Stage:
             "started": self.started,
             "finished": time.time(),
             "seconds": seconds,
-            "gpu_hours": seconds / 3600 if self.device.type == "cuda" else 0.0,
+            "gpu_hours": self.ranks.size * seconds / 3600 if self.device.type == "cuda" else 0.0,
             "attempt": self.claim.attempt,
             "host": platform.node(),
             "device": _device_name(self.device),
             "threads": torch.get_num_threads(),
+            "ranks": self.ranks.size,
             "memory_bytes": _peak_memory(self.device),
             **provenance.environment(),
             **more,

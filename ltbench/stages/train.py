@@ -16,6 +16,7 @@ from ltbench.checkpoint import newest_checkpoint, prune_checkpoints, save_checkp
 from ltbench.collect import shown_classes
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
+from ltbench.errors import EnvironmentProblem
 from ltbench.evaluate import Tiles
 from ltbench.generate import build_sampler, initial_noise, to_uint8
 from ltbench.guard import Guard, seed_globals
@@ -46,7 +47,8 @@ def _train(stage: Stage, data: Dataset, milestones: list[int], guard: Guard) -> 
     method = load_method(stage.settings["method"]["name"])
     seed_globals(_outside(stage, 0))
     parts = build_parts(stage.settings, data, method, stage.device)
-    trainer = Trainer(parts, stage.options.micro_batch or parts.recipe.batch, stage.options.log_every)
+    micro_batch = stage.options.micro_batch or parts.recipe.batch
+    trainer = Trainer(parts, micro_batch, stage.options.log_every, ranks=stage.ranks)
     _resume(stage, trainer, milestones)
     guard.check()
     return _Loop(stage, data, trainer, milestones, guard).run()
@@ -58,7 +60,20 @@ def _outside(stage: Stage, step: int) -> int:
 
 
 def _resume(stage: Stage, trainer: Trainer, milestones: list[int]) -> None:
-    """Load the newest checkpoint from before every milestone that is still missing."""
+    """Load the newest checkpoint from before every milestone that is still missing: the leader's choice, on every rank."""
+    step = stage.ranks.tell(_resume_newest(stage, trainer, milestones) if stage.ranks.leads else None)
+    if stage.ranks.leads or step is None:
+        return
+    found = newest_checkpoint(stage.run.checkpoints, cell=stage.run.cell, run=stage.run.run, at_most=step)
+    if found is None or found.step != step:
+        raise EnvironmentProblem(
+            f"rank {stage.ranks.rank} cannot read the checkpoint of step {step} that the others resume from",
+            f"all ranks must see {stage.run.checkpoints}",
+        )
+    trainer.load(found.tensors, found.state)
+
+
+def _resume_newest(stage: Stage, trainer: Trainer, milestones: list[int]) -> int | None:
     kept = {record.body["step"] for record in stage.run.records("train")}
     kept = {step for step in kept if (stage.run.milestones / f"step-{step:09d}").is_dir()}
     missing = [step for step in milestones if step not in kept]
@@ -66,15 +81,20 @@ def _resume(stage: Stage, trainer: Trainer, milestones: list[int]) -> None:
     at_most = min(missing) - 1 if missing else None
     found = newest_checkpoint(stage.run.checkpoints, cell=stage.run.cell, run=stage.run.run, at_most=at_most)
     if found is None:
-        return
+        return None
     for damaged in found.quarantined:
         stage.notice(f"checkpoint step {damaged.path.name} is damaged ({damaged.reason}) and was set aside")
     trainer.load(found.tensors, found.state)
     stage.notice(f"resuming from step {trainer.step}")
+    return trainer.step
 
 
 class _Loop:
-    """Steps, and what is kept when. A commit is fenced: a superseded attempt stops without writing."""
+    """Steps, and what is kept when. A commit is fenced: a superseded attempt stops without writing.
+
+    Of several ranks the leader alone keeps and reports. What ends the loop is agreed on at each step boundary, the last one
+    included: no rank is done before the leader's files are.
+    """
 
     def __init__(
         self, stage: Stage, data: Dataset, trainer: Trainer, milestones: list[int], guard: Guard
@@ -88,8 +108,18 @@ class _Loop:
         self.speed = _Speed(trainer.step, trainer.parts.recipe.batch)
 
     def run(self) -> dict[str, Any]:
-        while self.trainer.step < self.last:
-            if self.stage.stop():
+        kept = True
+        while True:
+            going = self.trainer.step < self.last
+            stopped, superseded = self.stage.ranks.any(going and self.stage.stop(), not kept)
+            if superseded:
+                return {
+                    "outcome": "held",
+                    "message": "superseded by a later attempt; stopped without writing",
+                }
+            if not going:
+                return {"outcome": "done", "step": self.trainer.step}
+            if stopped:
                 self._checkpoint()
                 return {"outcome": "preempted", "step": self.trainer.step}
             seed_globals(_outside(self.stage, self.trainer.step + 1))
@@ -102,13 +132,9 @@ class _Loop:
                 self.guard.check()  # a changed setting explains what it broke
                 raise
             self.guard.check()
-            self._report()
-            if not self._keep():
-                return {
-                    "outcome": "held",
-                    "message": "superseded by a later attempt; stopped without writing",
-                }
-        return {"outcome": "done", "step": self.trainer.step}
+            if self.stage.ranks.leads:
+                self._report()
+                kept = self._keep()
 
     def _keep(self) -> bool:
         """Whatever this step leaves behind; False when another attempt has taken over."""
@@ -171,7 +197,7 @@ class _Loop:
         return {"step": step, **put_tiles(self.stage.run, Tiles(grid, rows, list(range(PREVIEW_COLUMNS))))}
 
     def _checkpoint(self) -> None:
-        if self.saved_step == self.trainer.step and self.saved_step:
+        if not self.stage.ranks.leads or (self.saved_step == self.trainer.step and self.saved_step):
             return
         tensors, state = self.trainer.state()
         run, attempt = self.stage.run, self.stage.claim.attempt
