@@ -1,64 +1,63 @@
-"""What two spawned ranks do in the tests, in processes of their own: every method's gradients, and whole stages of a cell."""
+"""Ranks in forks of the test: what they do there comes back by pickle through a file of ours."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import subprocess
-import sys
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ltbench import plugins
+from ltbench.children import wait_or_kill
 from ltbench.conformance.suite import toy
 from ltbench.conformance.suite.subject import Subject
 from ltbench.distributed import Ranks, from_environment, join
 from ltbench.methods import Unsupported
 from ltbench.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[1]
 CASES = [(name, pipeline) for name in plugins.find("methods") for pipeline in toy.NETWORKS]
 STEPS = 3
 MICRO = 4  # a rank owns two local batches of 4: two micro-batches, of which the first exchanges nothing
 BATCH = 16
 
 
-def launch(
-    action: str, *words: object, size: int = 2, env: dict[str, str] | None = None
-) -> list[subprocess.Popen]:
-    """Start `size` ranks of this file; each prints one JSON line."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        **(env or {}),
-    }
-    shared |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(size), "HF_HUB_OFFLINE": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, __file__, action, *map(str, words)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+        return probe.getsockname()[1]
 
 
-def answers(ranks: list[subprocess.Popen], seconds: float = 120) -> list[Any]:
-    """What each rank printed last; raises with its errors where it failed."""
-    said = [rank.communicate(timeout=seconds) for rank in ranks]
-    for rank, (_, err) in zip(ranks, said, strict=True):
-        assert rank.returncode == 0, err[-4000:]
-    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+def in_ranks(folder: Path, work: Callable[[int], Any], size: int = 2, seconds: float = 120) -> list[Any]:
+    """`work(rank)` in one fork per rank, under torchrun's environment; what each returned, or its signal as a negative
+    number. Raises where a fork raised."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    pids = [_fork(folder, work, rank, shared) for rank in range(size)]
+    end, found = time.monotonic() + seconds, []
+    codes = [wait_or_kill(pid, max(0.1, end - time.monotonic())) for pid in pids]
+    for rank, code in enumerate(codes):
+        assert code is not None, f"rank {rank} did not end within {seconds:g} s"
+        assert code <= 0, (folder / f"{rank}.error").read_text()
+        found.append(torch.load(folder / f"{rank}.pt", weights_only=False) if code == 0 else code)
+    return found
+
+
+def _fork(folder: Path, work: Callable[[int], Any], rank: int, shared: dict[str, str]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.environ.update({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        torch.save(work(rank), folder / f"{rank}.pt")
+    except BaseException:
+        (folder / f"{rank}.error").write_text(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
 
 
 def trained(name: str, pipeline: str, ranks: Ranks) -> dict[str, Any] | None:
@@ -77,35 +76,9 @@ def trained(name: str, pipeline: str, ranks: Ranks) -> dict[str, Any] | None:
     return {"gradients": gradients, **tensors, "points": state["curve"]["points"]}
 
 
-def compare(folder: Path) -> None:
-    """Save what every method gives on this rank."""
+def all_methods(_rank: int) -> dict[str, Any]:
+    """What every method gives on this rank: one pair of processes tests them all."""
     ranks, _ = join(from_environment(), torch.device("cpu"))
     found = {f"{name}/{pipeline}": trained(name, pipeline, ranks) for name, pipeline in CASES}
-    torch.save(found, folder / f"rank{ranks.rank}.pt")
     ranks.close()
-    print(json.dumps(len(found)))
-
-
-def job(store: str, scratch: str, cell: str, run: str, stage: str, options: str, plugin_folder: str) -> None:
-    """One stage, as srun would call it; with STOP_AT, rank 1 alone is asked to stop once that step is reached."""
-    if plugin_folder:
-        plugins.use([Path(plugin_folder)])
-    from ltbench.job import run_job
-
-    asked = [0]
-
-    def stop() -> bool:
-        asked[0] += 1
-        return os.environ["RANK"] == "1" and asked[0] > int(os.environ.get("STOP_AT", "1000000"))
-
-    result = run_job(store, scratch, cell, run, stage, json.loads(options), stop=stop)
-    print(json.dumps(result), flush=True)
-    if result["outcome"] == "failed":
-        os._exit(0)
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "compare":
-        compare(Path(sys.argv[2]))
-    else:
-        job(*sys.argv[2:])
+    return found

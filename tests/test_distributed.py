@@ -9,7 +9,7 @@ import torch
 
 from ltbench.distributed import Ranks, World, from_environment
 from ltbench.errors import UsageError
-from tests.rank_jobs import CASES, answers, launch, trained
+from tests.rank_jobs import CASES, all_methods, in_ranks, trained
 
 SRUN = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}
 TORCHRUN = {
@@ -23,10 +23,8 @@ TORCHRUN = {
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two ranks found, for all methods: one pair of processes tests them all."""
-    folder = tmp_path_factory.mktemp("pair")
-    assert answers(launch("compare", folder)) == [len(CASES)] * 2
-    return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+    """What each of two ranks found, for all methods."""
+    return in_ranks(tmp_path_factory.mktemp("pair"), all_methods)
 
 
 @pytest.fixture(scope="module")
