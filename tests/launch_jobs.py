@@ -133,6 +133,31 @@ def do_full(*_):
     raise EnvironmentProblem("the store's disk is full", "free 3 GB")
 
 
+def do_rank(scratch, cell, stage, options, on_event, stop):
+    """Rank 1 does what the cell's name says next (`rank-kill`); the others wait until they are stopped."""
+    rank, what = int(os.environ["RANK"]), cell.split("-")[1]
+    (scratch / f"{cell}.{rank}").write_text(os.environ["MASTER_PORT"] + " of " + os.environ["WORLD_SIZE"])
+    if rank == 1 or what == "ok":
+        return globals()[f"do_{what}"](scratch, cell, stage, options, on_event, stop)
+    while not stop():
+        time.sleep(0.01)
+    return {"outcome": "preempted", "message": "stopped"}
+
+
+def do_peer(scratch, cell, stage, options, on_event, stop):
+    """Rank 1 fails by itself; rank 0, told of it, answers first."""
+    if os.environ["RANK"] == "0":
+        return {
+            "outcome": "failed",
+            "cause": "killed",
+            "message": "rank 1 is gone",
+            "peer": True,
+            "retire": True,
+        }
+    time.sleep(0.3)
+    return {"outcome": "failed", "cause": "oom", "message": "too large", "peer": False, "retire": True}
+
+
 def do_env(scratch, cell, stage, options, on_event, stop):
     told = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
     return {"outcome": "done", "message": json.dumps(told)}

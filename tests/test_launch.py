@@ -56,12 +56,14 @@ def launch(tmp_path, monkeypatch):
     """Run cells with the stand-in job; returns the run with `.notes`, `.recorded` and `.diary` beside its outcomes."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
 
-    def go(*cells, workers=1, stages=("train:3",), entry="launch_jobs:run_job", options=None, **settings):
+    def go(
+        *cells, workers=1, ranks=1, stages=("train:3",), entry="launch_jobs:run_job", options=None, **settings
+    ):
         work = [
             CellWork(cell, cell, seed=0, stages=tuple(stages), run="r" * 12, options=options or {})
             for cell in cells
         ]
-        seats = Seats((None,) * workers, 1)
+        seats = Seats((None,) * workers * ranks, 1, ranks)
         where = Settings(tmp_path, tmp_path, tmp_path / "logs", seats, entry=entry, **settings)
         notes, recorded = Notes(), []
         run = LocalRun(work, where, notes, lambda job, failure: recorded.append((job, failure)))

@@ -244,9 +244,10 @@ def watcher(workers: int, total: int) -> Lines | Bars:
     return Bars(workers, total) if sys.stderr.isatty() else Lines(workers)
 
 
-def counts_line(cells: int, stages: int, workers: int, threads: int) -> str:
+def counts_line(cells: int, stages: int, workers: int, threads: int, ranks: int = 1) -> str:
     """`12 cells, 36 stages to do; 2 workers, 1 thread each`."""
+    together = f", {ranks} train a cell together" if ranks > 1 else ""
     return (
         f"{plural(cells, 'cell')}, {plural(stages, 'stage')} to do; "
-        f"{plural(workers, 'worker')}, {plural(threads, 'thread')} each"
+        f"{plural(workers, 'worker')}, {plural(threads, 'thread')} each{together}"
     )

@@ -25,7 +25,7 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import clip, dump, duration, out, plural, say, table
 from ltbench.cli.targets import name_of
-from ltbench.errors import EnvironmentProblem, LtbenchError
+from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
 
 if TYPE_CHECKING:
     from ltbench.launch.devices import Seats
@@ -50,6 +50,12 @@ def run(
         int | None, typer.Option(help="Worker processes. [one per GPU, else one per cell and core]")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads per worker. [cores / workers]")] = None,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Processes that train one cell together, a GPU each if there are any."
+        ),
+    ] = 1,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda", help="Where to train. [a GPU if there is one]")
     ] = None,
@@ -90,7 +96,7 @@ def run(
     from ltbench.launch.devices import check
 
     place(store, scratch, plugins)
-    check(workers, threads, device)
+    check(workers, threads, device, ranks)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
     _refuse_missing_data(cells)
@@ -98,7 +104,7 @@ def run(
     again = _command(benchmark, house, spec, filter_ or [])
     found = plans.plan(benchmark, house, cells)
     skipped = {} if retry_failed else {i.cell.id: i for i in found.cells if i.due and i.cause in NOT_RETRIED}
-    pool = _Pool(workers, threads, device, job, split, keep_samples)
+    pool = _Pool(workers, threads, device, job, split, keep_samples, ranks)
     outcomes, stopped = _do(house, found, skipped, pool, again)
     code = _summarise(found, skipped, outcomes, stopped, "" if report else again, json)
     if report and not stopped:
@@ -119,12 +125,23 @@ class _Pool:
     job: str | None
     split: int = 1
     keep_samples: bool = False
+    ranks: int = 1
+
+    def refuse_uneven(self, cells: Sequence[Cell]) -> None:
+        """Raises UsageError where the ranks cannot share the local batches of every cell evenly, with the numbers that can."""
+        shares = {c.settings["train"]["batch"] // c.settings["train"]["local_batch"] for c in cells}
+        if any(share % self.ranks for share in shares):
+            allowed = ", ".join(str(n) for n in range(1, max(shares) + 1) if not any(s % n for s in shares))
+            raise UsageError(
+                f"--ranks {self.ranks} cannot share {' or '.join(map(str, sorted(shares)))} local batches per step evenly",
+                f"allowed here: {allowed}; or change train.local_batch",
+            )
 
     def seats(self, cells: int) -> Seats:
         """For a benchmark of `cells` cells, whatever is left of it: a resumed cell is bitwise equal only at equal threads."""
         from ltbench.launch.devices import seats
 
-        return seats(cells, workers=self.workers, threads=self.threads, device=self.device)
+        return seats(cells, workers=self.workers, threads=self.threads, device=self.device, ranks=self.ranks)
 
     def options(self, seats: Seats) -> dict[str, Any]:
         """What every job is told."""
@@ -165,11 +182,13 @@ def _do(
     due = [work for work in found.work() if work.cell.id not in skipped]
     if not due:
         return [], None
+    pool.refuse_uneven([work.cell for work in due])
     due = with_helpers(found, due, store.scratch, pool.split)
     seats = pool.seats(sum(math.prod(map(len, part.axes.values())) for part in found.spec.parts))
     register([item.cell for item in found.cells if item.due], store)
     stages = sum(len(work.stages) for work in due)
-    say(counts_line(len(due), stages, min(seats.workers, stages), seats.threads))
+    busy = min(seats.workers, stages * seats.ranks)
+    say(counts_line(len(due), stages, busy, seats.threads, seats.ranks))
     logs = store.scratch / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     settings = local.Settings(store.root, store.scratch, logs, seats, entry=pool.job or local.DEFAULT_JOB)
     cells = [_cell_work(work, found.spec, pool.options(seats)) for work in due]

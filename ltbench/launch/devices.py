@@ -16,10 +16,14 @@ CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True)
 class Seats:
-    """One entry per worker, its CUDA_VISIBLE_DEVICES ("" = no GPU, None = as inherited), and the threads each may use."""
+    """One entry per worker, its CUDA_VISIBLE_DEVICES ("" = no GPU, None = as inherited), and the threads each may use.
+
+    ranks: neighbouring workers that train a cell together.
+    """
 
     devices: tuple[str | None, ...]
     threads: int
+    ranks: int = 1
 
     @property
     def workers(self) -> int:
@@ -67,29 +71,37 @@ def _listed(listing: str) -> list[str]:
     return [uuid for gpu in found for uuid in (gpu[1:] or gpu)]
 
 
-def check(workers: int | None, threads: int | None, device: str | None) -> None:
+def check(workers: int | None, threads: int | None, device: str | None, ranks: int = 1) -> None:
     """Raise UsageError for numbers and names that cannot be meant; asks the system nothing."""
-    for name, value in (("--workers", workers), ("--threads", threads)):
+    for name, value in (("--workers", workers), ("--threads", threads), ("--ranks", ranks)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; it must be at least 1")
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"--device is '{device}'; allowed: cpu, cuda")
 
 
-def seats(cells: int, *, workers: int | None, threads: int | None, device: str | None) -> Seats:
+def seats(
+    cells: int, *, workers: int | None, threads: int | None, device: str | None, ranks: int = 1
+) -> Seats:
     """Workers, devices and threads for `cells` cells; every argument that is None is chosen here.
 
-    With GPUs, one worker each; without, one worker per cell and core. Threads share the cores evenly. Raises UsageError
-    for an impossible number and EnvironmentProblem when `device` is "cuda" and there is no GPU.
+    With GPUs, one worker each; without, one worker per cell and core. Threads share the cores evenly. With `ranks`,
+    `workers` counts cells at a time, and each has that many processes, on a GPU each. Raises UsageError for an impossible
+    number and EnvironmentProblem when `device` is "cuda" and there is no GPU, or fewer than `ranks`.
     """
-    check(workers, threads, device)
+    check(workers, threads, device, ranks)
     cards = [] if device == "cpu" else gpus()
     if device == "cuda" and not cards:
         raise EnvironmentProblem(
             "--device cuda: no GPU is visible here", "see `nvidia-smi -L` and CUDA_VISIBLE_DEVICES"
         )
-    count = workers or (len(cards) if cards else cores())
-    count = max(1, min(count, cells) if workers is None else count)
+    if cards and ranks > len(cards):
+        raise EnvironmentProblem(
+            f"--ranks {ranks}: {len(cards)} GPU{'s are' if len(cards) > 1 else ' is'} visible here, and each rank needs its own",
+            f"allowed here: up to --ranks {len(cards)}, or --device cpu",
+        )
+    count = workers or (len(cards) if cards else cores()) // ranks
+    count = max(1, min(count, cells) if workers is None else count) * ranks
     none = "" if device == "cpu" else None  # a machine whose GPU nvidia-smi does not know keeps it
     devices = tuple(cards[i % len(cards)] if cards else none for i in range(count))
-    return Seats(devices, threads or max(1, cores() // count))
+    return Seats(devices, threads or max(1, cores() // count), ranks)

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ltbench.errors import EnvironmentProblem
 from ltbench.launch.devices import Seats
 from ltbench.launch.process import CappedLog, WorkerProcess, exit_reason
+from ltbench.launch.team import Team, alone
 from ltbench.launch.work import CellWork, Job, Queue
 from ltbench.launch.worker import DEFAULT_JOB
 
@@ -87,6 +88,7 @@ class LocalRun:
         self._workers: dict[int, WorkerProcess] = {}
         self._logs: dict[int, CappedLog] = {}
         self._early_deaths = 0
+        self._teams: dict[Job, Team] = {}
         self._started: dict[Job, float] = {}
         self._dumped: set[Job] = set()
 
@@ -103,6 +105,8 @@ class LocalRun:
                 self._wait()
                 for worker in list(self._workers.values()):
                     self._attend(worker)
+                for team in list(self._teams.values()):
+                    self._decide(team)
                 waiting = [job.kind for job in self.queue.waiting()]
                 self.watcher.tick(len(self.outcomes), self.queue.total, waiting)
             self._unreached()
@@ -153,7 +157,8 @@ class LocalRun:
             return
         seats = self.settings.seats
         busy = sum(worker.job is not None for worker in self._workers.values())
-        wanted = min(seats.workers, busy + len(self.queue))
+        wanted = min(seats.workers, busy + seats.ranks * len(self.queue))
+        wanted += -wanted % seats.ranks
         for index in range(wanted):
             if index not in self._workers:
                 self._workers[index] = self._start(index)
@@ -176,12 +181,34 @@ class LocalRun:
                 if worker.idle:
                     worker.close()
             return
-        for worker in self._workers.values():
-            job = self.queue.next() if worker.idle else None
+        ranks = self.settings.seats.ranks
+        for worker in list(self._workers.values()):
+            if not worker.idle:
+                continue
+            seat = worker.index // ranks
+            free = [w for w in self._workers.values() if w.index // ranks == seat and w.idle]
+            # A training needs its seat's workers all at once; an evaluation is anybody's.
+            job = self.queue.next(trainings=len(free) == ranks)
             if job is not None:
-                self._started[job] = time.monotonic()
-                self.watcher.started(worker.index, job)
-                worker.send(job, self._message(job))
+                self._give(job, sorted(free, key=lambda w: w.index) if job.kind == "train" else [worker])
+
+    def _give(self, job: Job, workers: list[WorkerProcess]) -> None:
+        self._started[job] = time.monotonic()
+        self.watcher.started(workers[0].index, job)
+        environments = [alone()]
+        if len(workers) > 1:
+            team = self._teams[job] = Team(job, workers)
+            environments = team.environments()
+        for worker, environment in zip(workers, environments, strict=True):
+            worker.send(job, {**self._message(job), "environment": environment})
+
+    def _decide(self, team: Team) -> None:
+        """Settle a stage of several workers once it is known how it ended."""
+        verdict = team.verdict()
+        if verdict is not None:
+            del self._teams[team.job]
+            team.end()
+            self._result(verdict[0], team.job, verdict[1])
 
     def _message(self, job: Job) -> dict[str, Any]:
         where = {"store": str(self.settings.store), "scratch": str(self.settings.scratch)}
@@ -207,7 +234,9 @@ class LocalRun:
             self._handle(worker, message)
         if code is not None:
             self._gone(worker, code)
-        elif worker.job is not None:
+        elif worker.job is not None and (
+            worker.job not in self._teams or worker is self._teams[worker.job].leader
+        ):
             self._check_silence(worker, worker.job)
 
     def _handle(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
@@ -224,8 +253,8 @@ class LocalRun:
             worker.job = None
             if message.get("retire"):
                 worker.kill()  # everything is written; what a method left behind goes with the process
-            self._result(worker, job, message)
-        else:
+            self._heard(worker, job, message)
+        elif job not in self._teams or worker is self._teams[job].leader:
             self._event(worker, job, message)
 
     def _event(self, worker: WorkerProcess, job: Job, event: dict[str, Any]) -> None:
@@ -236,6 +265,13 @@ class LocalRun:
         if event.get("type") == "progress":
             job.claim["step"] = event.get("step")
         self.watcher.event(worker.index, job, event)
+
+    def _heard(self, worker: WorkerProcess, job: Job, result: dict[str, Any]) -> None:
+        """A worker's part of a stage is over; with several ranks that need not be the stage's end."""
+        if job in self._teams:
+            self._teams[job].hear(worker, result)
+        else:
+            self._result(worker, job, result)
 
     def _result(self, worker: WorkerProcess, job: Job, result: dict[str, Any]) -> None:
         """Take a stage's end in. `held` is no end: the stage goes back to the queue."""
@@ -273,14 +309,17 @@ class LocalRun:
         worker.finish()
         del self._workers[worker.index]
         job, worker.job = worker.job, None
-        if job is not None and self._signals:
+        if job is not None and self._signals and job in self._teams:
+            self._teams[job].hear(worker, {"outcome": "preempted", "message": "killed"})
+        elif job is not None and self._signals:
             self._settle(job, Outcome(job.cell, job.work.label, job.stage, "preempted", message="killed"))
         elif job is not None:
             step = job.claim.get("step")
-            message = f"the worker {exit_reason(code)}" + (f" at step {step}" if step is not None else "")
+            who = f"rank {self._teams[job].members.index(worker)}" if job in self._teams else "the worker"
+            message = f"{who} {exit_reason(code)}" + (f" at step {step}" if step is not None else "")
             cause = "killed" if code < 0 else "plugin"
             dead = {"outcome": "failed", "cause": cause, "message": message, "recorded": False}
-            self._result(worker, job, {**dead, "evidence": {"returncode": code}})
+            self._heard(worker, job, {**dead, "evidence": {"returncode": code}})
         elif worker.hello is None and not self._winding_down:
             self._failed_start(worker, code)
 
@@ -301,7 +340,8 @@ class LocalRun:
         quiet = time.monotonic() - worker.heard
         if quiet > self.settings.silence and job not in self._dumped:
             self._dumped.add(job)
-            worker.dump_stacks()
+            for member in self._teams[job].waiting if job in self._teams else [worker]:
+                member.dump_stacks()
             self.watcher.note(
                 f"worker {worker.index} ({job.work.label}, {job.stage}) has said nothing for {quiet:.0f} s; "
                 f"what it is doing is in {worker.log.path}"
@@ -311,7 +351,7 @@ class LocalRun:
             worker.job = None
             worker.kill()
             dead = {"outcome": "failed", "cause": "plugin", "message": message, "recorded": False}
-            self._result(worker, job, dead)
+            self._heard(worker, job, dead)
 
     def _unreached(self) -> None:
         for job in self.queue.waiting():

@@ -99,10 +99,11 @@ class Queue:
         """Jobs that nobody has been given yet."""
         return tuple(self._waiting)
 
-    def next(self, now: float | None = None) -> Job | None:
-        """Take out the job to start now; None when none is ready."""
+    def next(self, now: float | None = None, *, trainings: bool = True) -> Job | None:
+        """Take out the job to start now, without `trainings` an evaluation; None when none is ready."""
         now = time.monotonic() if now is None else now
-        ready = [job for job in self._waiting if job.not_before <= now and self._ready(job)]
+        wanted = [job for job in self._waiting if trainings or job.kind != "train"]
+        ready = [job for job in wanted if job.not_before <= now and self._ready(job)]
         if not ready:
             return None
         job = min(ready, key=lambda job: (job.holds, job.order))

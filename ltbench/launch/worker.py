@@ -150,6 +150,7 @@ def _run(
     job: dict[str, Any], run_job: Callable[..., dict[str, Any]], channel: Channel, stop: StopFlag
 ) -> None:
     stop.listen()
+    os.environ.update(job.get("environment", {}))  # its rank in this stage, as torchrun or srun would tell it
     try:
         result = run_job(
             job["store"],
