@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltbench import provenance
+from ltbench.answers import Answers
 from ltbench.files import Unreadable
 from ltbench.protocols import sampling_text
 from ltbench.sources import has_references, reference_key
@@ -36,7 +37,7 @@ __all__ = [
     "with_helpers",
 ]
 
-STATES = ("done", "running", "failed", "partial", "stale", "new")
+STATES = ("done", "running", "failed", "partial", "stale", "new", "n/a")
 
 
 # --- states ---------------------------------------------------------------------------------------------------------
@@ -54,7 +55,8 @@ class Due:
 class Planned:
     """How a cell stands. done and total count records (one per milestone and one per evaluation of it).
 
-    run: the run that counts for the present code, None if there is none yet. cause: of a failure. changes: what makes it stale.
+    run: the run that counts for the present code, None if there is none yet. cause: of a failure, or why there is none to wait for
+    (unsupported, impossible). changes: what makes it stale.
     progress: the last heartbeat of a running stage.
     """
 
@@ -190,7 +192,7 @@ def _novelty(planned: Sequence[Planned]) -> Iterator[Planned]:
                 axes[axis].add(spell(value))
     for item in planned:
         part = known.get(item.cell.part)
-        if item.state == "new" and part and item.cell.missing is None:
+        if item.state == "new" and part and item.cell.missing is None and item.cause is None:
             fresh = [f"{axis} {spell(v)}" for axis, v in item.cell.axes.items() if spell(v) not in part[axis]]
             yield replace(item, reason=" and ".join(fresh) + " is new") if fresh else item
         else:
@@ -203,9 +205,22 @@ class _Look:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.known = set(store.cells())
+        self.answers = Answers(store.scratch)
         self._evaluation = ""
 
     def at(self, cell: Cell) -> Planned:
+        """How the cell stands; what it cannot do, as far as that is known, is no work."""
+        planned = self._from_files(cell)
+        answer = self.answers.of(cell.settings) if planned.due and planned.state != "running" else None
+        if answer is None or answer.kind in ("yes", "broken"):
+            return planned
+        if answer.kind == "unsupported":
+            return replace(
+                planned, state="n/a", reason=answer.reason, cause="unsupported", due=(), changes=()
+            )
+        return replace(planned, reason=f"cannot run here: {answer.reason}", cause="impossible")
+
+    def _from_files(self, cell: Cell) -> Planned:
         total = len(cell.milestones) * (1 + len(cell.evaluations))
         runs = self.store.runs(cell.id) if cell.id in self.known else []
         if not runs:

@@ -39,7 +39,7 @@ PLUMBING = (
     "store",
     "report",
 )
-PLUMBING += ("checkpoint", "stages", "job", "launch", "status", "cli", "shards", "sources")
+PLUMBING += ("answers", "checkpoint", "stages", "job", "launch", "status", "cli", "shards", "sources")
 ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",

@@ -106,7 +106,7 @@ def build_parts(
         torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device)
     )
 
-    task = _task(settings, recipe, process, network, order, resident)
+    task = task_of(settings, recipe, process, network, order, resident)
     options = {name: value for name, value in settings["method"].items() if name != "name"}
     if reason := method.supports(task):
         raise Unsupported(reason)
@@ -129,7 +129,7 @@ def build_parts(
     return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts)
 
 
-def _task(
+def task_of(
     settings: Mapping[str, Any],
     recipe: Recipe,
     process: Process,

@@ -55,6 +55,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("LTBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("LTBENCH_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    monkeypatch.setenv("LTBENCH_ASK", "0")  # a child that imports torch, in every test
     (tmp_path / "little.yaml").write_text(SPEC)
     provenance.forget()
     return tmp_path

@@ -18,6 +18,7 @@ STYLES = {
     "failed": "bold red",
     "partial": "yellow",
     "stale": "magenta",
+    "n/a": "dim",
 }
 SEEDS = 8  # more columns than that, and every cell gets a line of its own
 
@@ -32,7 +33,7 @@ def render(rows: Sequence[Row]) -> RenderableType:
     parts: list[RenderableType] = [_grid(rows), Text(_tally(rows))]
     if any(row.state == "running" for row in rows):
         parts.append(_running(rows))
-    parts += [_trouble(row) for row in rows if row.state in ("failed", "partial", "stale")]
+    parts += [_trouble(row) for row in rows if row.state in ("failed", "partial", "stale", "n/a")]
     return Group(*parts)
 
 

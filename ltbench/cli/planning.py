@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltbench.cli.asking import Ask
 from ltbench.cli.options import (
     AsJson,
     Changes,
@@ -77,6 +78,7 @@ def plan(
     set_: Changes = None,
     with_: WithMethods = None,
     all_: All = False,
+    ask: Ask = True,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
@@ -90,11 +92,15 @@ def plan(
       python harness.py plan quickstart --all --filter method=ccua
     """
     from ltbench import plan as plans
-    from ltbench.cli import stores, targets
+    from ltbench.cli import asking, stores, targets
 
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
-    found = plans.plan(benchmark, stores.open_store(write=False), targets.cells_of(benchmark, filter_ or []))
+    cells, house = targets.cells_of(benchmark, filter_ or []), stores.open_store(write=False)
+    if ask:
+        asking.find_out(cells, house)
+    found = plans.plan(benchmark, house, cells)
+    asking.warn(found, house)
     if json:
         dump({**found.json(), "to_do": totals(found)})
         return

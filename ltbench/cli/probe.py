@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import IO
+from typing import Any
 
-from ltbench.children import wait_or_kill
+from ltbench.children import in_fork
 from ltbench.launch.process import exit_reason
 
 TIMEOUT = 30.0  # seconds for one file
@@ -27,16 +27,25 @@ START = 120.0  # seconds for importing torch on a cold network disk
 
 def probe(kind: str, names: Sequence[str], timeout: float = TIMEOUT) -> dict[str, str | None]:
     """Per name: None when `ltbench.<kind>.<name>` imports, else one line that says why not. timeout: seconds per file."""
-    with tempfile.TemporaryFile("w+") as answers:
+    lines, why = ask("ltbench.cli.probe", [str(timeout), kind, *names], "", START + timeout * len(names))
+    said = {line["name"]: line["problem"] for line in lines}
+    return {name: said.get(name, f"not tried: the process that imports files {why}") for name in names}
+
+
+def ask(module: str, words: Sequence[str], text: str, seconds: float) -> tuple[list[dict[str, Any]], str]:
+    """Run `python -m MODULE WORDS` with `text` as its input; the JSON lines it printed, and how it ended, in words."""
+    with tempfile.TemporaryFile("w+") as answers, tempfile.TemporaryFile("w+") as asked:
+        asked.write(text)
+        asked.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-m", "ltbench.cli.probe", str(timeout), kind, *names],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", module, *words],
+            stdin=asked,
             stdout=answers,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
-            child.wait(START + timeout * len(names))
+            child.wait(seconds)
             why = exit_reason(child.returncode)
         except subprocess.TimeoutExpired:
             why = "did not end"
@@ -45,8 +54,7 @@ def probe(kind: str, names: Sequence[str], timeout: float = TIMEOUT) -> dict[str
                 os.killpg(child.pid, signal.SIGKILL)  # what an import may have started too
             child.wait()
         answers.seek(0)
-        said = {line["name"]: line["problem"] for line in map(json.loads, answers.read().splitlines())}
-    return {name: said.get(name, f"not tried: the process that imports files {why}") for name in names}
+        return [json.loads(line) for line in answers.read().splitlines()], why
 
 
 def main(argv: Sequence[str]) -> None:
@@ -64,30 +72,20 @@ def main(argv: Sequence[str]) -> None:
 
 def _in_fork(module: str, seconds: float) -> str | None:
     """Import a module in a child; why that failed, None when it did not."""
-    with tempfile.TemporaryFile("w+") as told:
-        pid = os.fork()
-        if pid == 0:
-            _tell(module, told)
-        code = wait_or_kill(pid, seconds)
-        told.seek(0)
-        text = told.read()
+    code, found = in_fork(lambda: {"problem": _problem(module)}, seconds)
     if code is None:
         return f"its import did not end within {seconds:g} s"
-    if not text:
+    if found is None:
         return f"its import ended the process: it {exit_reason(code)}"
-    return json.loads(text)
+    return found["problem"]
 
 
-def _tell(module: str, told: IO[str]) -> None:
-    """The child: write None or the error as JSON, and end without any handler that the module may have left."""
-    problem = None
+def _problem(module: str) -> str | None:
     try:
         importlib.import_module(module)
     except BaseException as error:  # SystemExit of a script that was dropped in
-        problem = " ".join(f"{type(error).__name__}: {error}".split())
-    told.write(json.dumps(problem))
-    told.flush()
-    os._exit(0)
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltbench.cli.asking import Ask
 from ltbench.cli.options import (
     AsJson,
     Changes,
@@ -56,6 +57,7 @@ def run(
             metavar="N", help="Processes that train one cell together, a GPU each if there are any."
         ),
     ] = 1,
+    ask: Ask = True,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda", help="Where to train. [a GPU if there is one]")
     ] = None,
@@ -92,7 +94,7 @@ def run(
       python harness.py run quickstart --set train.batch=32 --with mine
     """
     from ltbench import plan as plans
-    from ltbench.cli import stores, targets
+    from ltbench.cli import asking, stores, targets
     from ltbench.launch.devices import check
 
     place(store, scratch, plugins)
@@ -102,8 +104,13 @@ def run(
     _refuse_missing_data(cells)
     house = stores.open_store(write=True)
     again = _command(benchmark, house, spec, filter_ or [])
+    if ask:
+        asking.find_out(cells, house, again=True)
     found = plans.plan(benchmark, house, cells)
+    asking.warn(found, house)
     skipped = {} if retry_failed else {i.cell.id: i for i in found.cells if i.due and i.cause in NOT_RETRIED}
+    if ask:
+        skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
     pool = _Pool(workers, threads, device, job, split, keep_samples, ranks)
     outcomes, stopped = _do(house, found, skipped, pool, again)
     code = _summarise(found, skipped, outcomes, stopped, "" if report else again, json)
@@ -176,6 +183,8 @@ def _do(
     from ltbench.plan import register, with_helpers
 
     for item in skipped.values():
+        if item.cause == "impossible":
+            continue  # said before
         say(
             f"skipped  {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (--retry-failed tries again)"
         )
@@ -252,13 +261,14 @@ def _summarise(
     failed = {outcome.cell: outcome for outcome in reversed(bad)}
     open_ = {outcome.cell for outcome in outcomes if outcome.outcome != "done"}
     cells = {item.cell.id for item in found.cells}
-    done = len(cells - open_ - set(skipped))
+    never = {item.cell.id for item in found.cells if item.state == "n/a"}
+    done = len(cells - open_ - set(skipped) - never)
     if json:
         dump(_summary(found, skipped, outcomes, done))
     else:
         out(
             f"{plural(len(cells), 'cell')} of {found.spec.name}: {done} done"
-            + _counts(failed, skipped, open_)
+            + _counts(failed, skipped, open_, never)
         )
         if outcomes:
             spent = duration(sum(outcome.seconds for outcome in outcomes))
@@ -270,13 +280,21 @@ def _summarise(
             out(f"next: python harness.py report {again.split()[0]}")
     if stopped:
         return 128 + int(stopped)
-    return 1 if failed or any(item.cause != "unsupported" for item in skipped.values()) else 0
+    causes = {item.cause for item in skipped.values()} - {"unsupported"}
+    if failed or causes - {"impossible"}:
+        return 1
+    return EnvironmentProblem.exit_code if causes else 0
 
 
-def _counts(failed: dict[str, Outcome], skipped: Mapping[str, Planned], open_: set[str]) -> str:
+def _counts(
+    failed: dict[str, Outcome], skipped: Mapping[str, Planned], open_: set[str], never: set[str]
+) -> str:
+    impossible = sum(item.cause == "impossible" for item in skipped.values())
     parts = {
         "failed": len(failed),
-        "skipped after an earlier failure": len(skipped),
+        "n/a": len(never),
+        "skipped after an earlier failure": len(skipped) - impossible,
+        "impossible here": impossible,
         "unfinished": len(open_ - set(failed)),
     }
     return "".join(f", {number} {words}" for words, number in parts.items() if number)

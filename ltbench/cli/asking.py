@@ -1,0 +1,61 @@
+"""Before anything starts: what of a benchmark cannot run, asked of a child process and said in one line per row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from ltbench.answers import Answer, Answers
+from ltbench.cli.output import say
+from ltbench.cli.probe import START, ask
+from ltbench.plan import Cell, Plan
+from ltbench.store import Store
+
+SECONDS = 120.0  # for one question: an encoder of a gigabyte is read meanwhile
+
+Ask = Annotated[
+    bool,
+    typer.Option(
+        "--ask/--no-ask",
+        envvar="LTBENCH_ASK",
+        help="Ask a child process what cannot run, where that is not known yet.",
+    ),
+]
+
+
+def find_out(cells: Iterable[Cell], store: Store, *, again: bool = False) -> None:
+    """Ask whatever is not known yet of these cells; `again`: what this machine lacked the last time, too."""
+    answers = Answers(store.scratch)
+    open_: dict[str, Cell] = {}
+    for cell in cells:
+        known = answers.of(cell.settings)
+        if cell.missing is None and (known is None or (again and known.kind in ("impossible", "broken"))):
+            open_.setdefault(answers.key(cell.settings), cell)
+    if not open_:
+        return
+    say(f"asking what can run here ({len(open_)} combinations of method, network and data)")
+    lines = [json.dumps({"key": key, "settings": cell.settings}) for key, cell in open_.items()]
+    found, how = ask("ltbench.questions", [str(SECONDS)], "\n".join(lines), START + SECONDS * len(lines))
+    for line in found:
+        answers.keep(line["key"], Answer(line["kind"], line["reason"]))
+    if len(found) < len(lines):
+        say(f"{len(lines) - len(found)} of them are not known: the process that was asked {how}")
+
+
+def warn(found: Plan, store: Store) -> None:
+    """One line per row of the table that cannot run, or whose method fails when it is asked."""
+    answers = Answers(store.scratch)
+    told: set[str] = set()
+    for item in found.cells:
+        answer = answers.of(item.cell.settings) if item.due or item.state == "n/a" else None
+        if answer is None or answer.kind == "yes":
+            continue
+        row = f"{item.cell.label} on {item.cell.settings['pipeline']}"
+        verdict = {"unsupported": "n/a", "impossible": "cannot run here", "broken": "will fail"}[answer.kind]
+        line = f"{row}: {verdict}: {answer.reason}"
+        if line not in told:
+            told.add(line)
+            say(line)
