@@ -1,7 +1,8 @@
 """What is known of cells before they run: whether a method supports its task and its frozen encoders can be had.
 
 A question is the part of a cell's settings on which the answer depends, with the code that would answer. The child process of
-`ltbench.questions` answers; answers are kept under the scratch root, where losing them costs a few seconds.
+`ltbench.questions` answers. Answers are kept beside the store's records, so that a copy of the store can say n/a too; what
+a machine lacks is kept in its scratch folder. Losing them costs a few seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from ltbench import files, provenance
 from ltbench.canonical import digest
+from ltbench.store import Store
 
 FORMAT = 1
 TRAIN = (
@@ -41,20 +43,22 @@ def question(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Answers:
-    """The answers kept in a scratch folder, each read once."""
+    """The answers kept for a store, each read once."""
 
-    def __init__(self, scratch: Path) -> None:
-        self.folder = scratch / "derived" / "answers"
+    def __init__(self, store: Store) -> None:
+        self._store = store.root
+        self._local, self._shared = (root / "derived" / "answers" for root in (store.scratch, store.root))
         self._keys: dict[str, str] = {}
         self._read: dict[str, Answer | None] = {}
 
     def of(self, settings: Mapping[str, Any]) -> Answer | None:
         """What is known of a cell with these settings; None where nobody has asked yet, or the code has changed since."""
-        if not self._read and not self.folder.is_dir():
+        if not self._read and not self._local.is_dir() and not self._shared.is_dir():
             return None
         key = self.key(settings)
         if key not in self._read:
-            self._read[key] = _read(self.folder / f"{key}.json")
+            name = f"{key}.json"
+            self._read[key] = _read(self._local / name) or _read(self._shared / name)
         return self._read[key]
 
     def key(self, settings: Mapping[str, Any]) -> str:
@@ -69,9 +73,14 @@ class Answers:
     def keep(self, key: str, answer: Answer) -> None:
         """Remember an answer; one that cannot be written is asked for again next time."""
         self._read[key] = answer
+        shared = answer.kind != "impossible" and self._store.is_dir()  # a plan makes no store
+        folder, name = self._shared if shared else self._local, f"{key}.json"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            files.replace(self.folder / f"{key}.json", json.dumps(asdict(answer)).encode(), durable=False)
+            if _read(folder / name) != answer:
+                folder.mkdir(parents=True, exist_ok=True)
+                files.replace(folder / name, json.dumps(asdict(answer)).encode(), durable=False)
+            if shared:
+                (self._local / name).unlink(missing_ok=True)
         except (OSError, files.StorageProblem):
             return
 

@@ -205,7 +205,7 @@ class _Look:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.known = set(store.cells())
-        self.answers = Answers(store.scratch)
+        self.answers = Answers(store)
         self._evaluation = ""
 
     def at(self, cell: Cell) -> Planned:

@@ -14,6 +14,7 @@ from ltbench import provenance, spec
 from ltbench.answers import Answer, Answers
 from ltbench.cli import asking
 from ltbench.plan import Cell, expand
+from ltbench.store import Store
 from tests import cli_world
 from tests.cli_world import ROOT, SPEC, TESTS
 
@@ -102,6 +103,13 @@ def test_plan_and_run_say_it_before_they_start_and_ask_once(
     assert code == 4
     assert not list((asked / "store").rglob("failed/*"))
 
+    # A copy of the store alone knows what is n/a, and not what another machine lacked.
+    monkeypatch.setenv("LTBENCH_SCRATCH", str(asked / "elsewhere"))
+    _, out, _ = cli("plan", "little.yaml", "--no-ask", "--json")
+    reasons = {cell["reason"] for cell in json.loads(out)["cells"] if cell["state"] != "partial"}
+    assert any("sit is the one here" in reason for reason in reasons)
+    assert not any("cannot run here" in reason for reason in reasons)
+
     _, out, _ = cli("status", "little.yaml", "--json")
     rows = json.loads(out)
     rows = rows["cells"] if isinstance(rows, dict) else rows
@@ -120,11 +128,15 @@ def test_no_ask_asks_nothing_and_tries_what_was_impossible(
     code, _, err = cli("plan", "little.yaml", "--no-ask")
     assert (code, child.asked, "cannot run" in err) == (0, [], False)
     for cell in expand(spec.load(asked / "little.yaml")):
-        answers = Answers(asked / "scratch")
+        answers = Answers(house(asked))
         answers.keep(answers.key(cell.settings), Answer("impossible", "no such file"))
     code, out, _ = cli("run", "little.yaml", "--no-ask", "--job", "cli_jobs:run_job")
     assert (code, child.asked) == (0, [])
     assert "6 cells of little: 6 done" in out
+
+
+def house(folder: Path) -> Store:
+    return Store.open(folder / "store", folder / "scratch")
 
 
 def cells(folder: Path, methods: str, **changes: str) -> list[Cell]:
@@ -136,26 +148,26 @@ def cells(folder: Path, methods: str, **changes: str) -> list[Cell]:
 
 
 def test_an_answer_belongs_to_settings_and_code(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Answers(here / "scratch")
+    answers = Answers(house(here))
     one, two = cells(here, "[ccua]")  # two seeds
     other = cells(here, "[{name: ccua, gamma: 0.3}]")[0]
     answers.keep(answers.key(one.settings), Answer("unsupported", "because"))
-    again = Answers(here / "scratch")
+    again = Answers(house(here))
     assert again.of(two.settings) == Answer("unsupported", "because")
     assert again.of(other.settings) is None
     code = provenance.train_code(one.settings)
     changed = {**code, "method": {**code["method"], "digest": "0" * 64}}
     monkeypatch.setattr("ltbench.provenance.train_code", lambda settings: changed)
-    assert Answers(here / "scratch").of(one.settings) is None
+    assert Answers(house(here)).of(one.settings) is None
 
 
 def test_a_damaged_answer_is_asked_again(here: Path) -> None:
-    answers = Answers(here / "scratch")
+    answers = Answers(house(here))
     (one, _) = cells(here, "[ccua]")
     answers.keep(answers.key(one.settings), Answer("yes"))
-    (file,) = (here / "scratch/derived/answers").iterdir()
+    (file,) = (here / "store/derived/answers").iterdir()
     file.write_text('{"kind": ')
-    assert Answers(here / "scratch").of(one.settings) is None
+    assert Answers(house(here)).of(one.settings) is None
 
 
 def test_a_plugin_that_hangs_exits_or_raises_costs_its_own_answer(here: Path) -> None:

@@ -28,12 +28,14 @@ Ask = Annotated[
 
 def find_out(cells: Iterable[Cell], store: Store, *, again: bool = False) -> None:
     """Ask whatever is not known yet of these cells; `again`: what this machine lacked the last time, too."""
-    answers = Answers(store.scratch)
+    answers = Answers(store)
     open_: dict[str, Cell] = {}
     for cell in cells:
         known = answers.of(cell.settings)
         if cell.missing is None and (known is None or (again and known.kind in ("impossible", "broken"))):
             open_.setdefault(answers.key(cell.settings), cell)
+        elif again and known is not None and known.kind == "unsupported":
+            answers.keep(answers.key(cell.settings), known)  # a plan may have asked before there was a store
     if not open_:
         return
     say(f"asking what can run here ({len(open_)} combinations of method, network and data)")
@@ -47,7 +49,7 @@ def find_out(cells: Iterable[Cell], store: Store, *, again: bool = False) -> Non
 
 def warn(found: Plan, store: Store) -> None:
     """One line per row of the table that cannot run, or whose method fails when it is asked."""
-    answers = Answers(store.scratch)
+    answers = Answers(store)
     told: set[str] = set()
     for item in found.cells:
         answer = answers.of(item.cell.settings) if item.due or item.state == "n/a" else None
