@@ -17,7 +17,6 @@ from ltbench.metrics.blocks import (
     Precision,
     between,
     centre,
-    full_precision,
     own_lists,
 )
 from ltbench.metrics.sets import FOLDS, Estimate, jackknifed
@@ -83,12 +82,17 @@ def prdc(
     missing = _why_no_error(k, fold_a, fold_b)
     left_out = FOLDS if missing is None else 0
 
+    import torch
+
+    from ltbench.metrics.extractor import exact
+
     how, used = _How(k, boundary, dtype, block, device, left_out), str(dtype)
-    try:
-        values = _count(a, b, fold_a, fold_b, how)
-    except HalfOverflow:
-        used = "float32, since float16 overflowed"
-        values = _count(a, b, fold_a, fold_b, replace(how, precision="float32"))
+    with exact(torch.device(device)):  # TF32 would decide who is a neighbour
+        try:
+            values = _count(a, b, fold_a, fold_b, how)
+        except HalfOverflow:
+            used = "float32, since float16 overflowed"
+            values = _count(a, b, fold_a, fold_b, replace(how, precision="float32"))
     return _estimates(values, f"k = {k}, {boundary}, {used}; {missing or _what_is_left_out(fold_a, fold_b)}")
 
 
@@ -211,7 +215,6 @@ class _Tally:
         return {kind: values.tolist() for kind, values in found.items()}
 
 
-@full_precision()
 def _count(
     gen: Features, ref: Features, fold_gen: Folds, fold_ref: Folds, how: _How
 ) -> dict[str, list[float]]:
