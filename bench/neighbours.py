@@ -17,7 +17,7 @@ import torch
 from ltbench.metrics.neighbours import prdc
 from ltbench.metrics.sets import folds_of
 
-N, D, K, TURNS = 6_000, 2048, 3, 3
+N, D, K, TURNS = 4_000, 2048, 3, 2
 WIDE = 50_000  # at 16 dimensions: what is kept beside the features does not depend on D, but for one block of rows
 GOAL_MB = 2_000
 PAGE = 4096
