@@ -30,6 +30,7 @@ __all__ = [
     "Planned",
     "Work",
     "cell_id",
+    "evaluations_only",
     "expand",
     "plan",
     "register",
@@ -143,6 +144,19 @@ class Plan:
             "reasons": [{"state": s, "reason": r, "cells": n} for s, r, n in self.reasons()],
             "cells": [planned.json() for planned in self.cells],
         }
+
+
+def evaluations_only(work: Sequence[Work]) -> list[Work]:
+    """What can be measured as things stand: the evaluations of milestones that are there, and no training."""
+    found = []
+    for item in work:
+        missing = {step for stage in item.stages for step in _steps(stage)}
+        ready = tuple(
+            s for s in item.stages if (n := parse(s)).kind == "evaluate" and n.steps[0] not in missing
+        )
+        if ready:
+            found.append(replace(item, stages=ready, after=None))
+    return found
 
 
 def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 1) -> list[Work]:

@@ -93,38 +93,60 @@ def run(
       python harness.py run table1 --filter method=ccua --filter seed=0
       python harness.py run quickstart --set train.batch=32 --with mine
     """
+    from ltbench.cli import targets
+
+    place(store, scratch, plugins)
+    benchmark = targets.load(spec, set_ or [], with_ or [])
+    pool = Pool(workers, threads, device, ranks, job, split, keep_samples)
+    asked = Asked("run", spec, tuple(filter_ or ()), ask, report, retry_failed, json)
+    raise typer.Exit(carry_out(benchmark, pool, asked))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command said about the work. verb: `run`, or `evaluate`, which trains nothing."""
+
+    verb: str
+    spec: str
+    filters: tuple[str, ...] = ()
+    ask: bool = True
+    report: bool = False
+    retry_failed: bool = False
+    json: bool = False
+
+
+def carry_out(benchmark: Spec, pool: Pool, asked: Asked) -> int:
+    """Run what a benchmark still needs and say what came of it; the exit code."""
     from ltbench import plan as plans
     from ltbench.cli import asking, stores, targets
     from ltbench.launch.devices import check
 
-    place(store, scratch, plugins)
-    check(workers, threads, device, ranks)
-    benchmark = targets.load(spec, set_ or [], with_ or [])
-    cells = targets.cells_of(benchmark, filter_ or [])
+    check(pool.workers, pool.threads, pool.device, pool.ranks)
+    cells = targets.cells_of(benchmark, asked.filters)
     _refuse_missing_data(cells)
     house = stores.open_store(write=True)
-    again = _command(benchmark, house, spec, filter_ or [])
-    if ask:
+    again = _command(benchmark, house, asked)
+    if asked.ask:
         asking.find_out(cells, house, again=True)
     found = plans.plan(benchmark, house, cells)
     asking.warn(found, house)
     targets.check_starts(found)
-    skipped = {} if retry_failed else {i.cell.id: i for i in found.cells if i.due and i.cause in NOT_RETRIED}
-    if ask:
+    retried = () if asked.retry_failed else NOT_RETRIED
+    skipped = {item.cell.id: item for item in found.cells if item.due and item.cause in retried}
+    if asked.ask:
         skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
-    pool = _Pool(workers, threads, device, ranks, job, split, keep_samples)
-    outcomes, stopped = _do(house, found, skipped, pool, again)
-    code = _summarise(found, skipped, outcomes, stopped, "" if report else again, json)
-    if report and not stopped:
+    outcomes, stopped = _do(house, found, skipped, pool, asked, again)
+    code = _summarise(found, skipped, outcomes, stopped, "" if asked.report else again, asked)
+    if asked.report and not stopped:
         from ltbench.cli import reporting
 
         house = stores.open_store(write=False)
-        reporting.build(plans.plan(benchmark, house, cells), house, quiet=json)
-    raise typer.Exit(code)
+        reporting.build(plans.plan(benchmark, house, cells), house, quiet=asked.json)
+    return code
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Pool:
     """What the command said about workers and their jobs."""
 
     workers: int | None
@@ -159,14 +181,14 @@ class _Pool:
         return {"threads": seats.threads, **chosen}
 
 
-def _command(benchmark: Spec, store: Store, given: str, filters: Sequence[str]) -> str:
+def _command(benchmark: Spec, store: Store, asked: Asked) -> str:
     """The arguments that name this work again; a changed spec is kept in the store under its own name."""
-    name = given
+    name = asked.spec
     if benchmark.derived is not None:
         path = store.put_spec(benchmark.name, benchmark.derived)
         say(f"the changed spec is kept as {path}; its name is {benchmark.name}")
         name = benchmark.name
-    return " ".join([name, *(f"--filter {text}" for text in filters)])
+    return " ".join([asked.verb, name, *(f"--filter {text}" for text in asked.filters)])
 
 
 def _refuse_missing_data(cells: Sequence[Cell]) -> None:
@@ -176,12 +198,12 @@ def _refuse_missing_data(cells: Sequence[Cell]) -> None:
 
 
 def _do(
-    store: Store, found: Plan, skipped: dict[str, Planned], pool: _Pool, again: str
+    store: Store, found: Plan, skipped: dict[str, Planned], pool: Pool, asked: Asked, again: str
 ) -> tuple[list[Outcome], Any]:
     """Run the stages; the outcomes, and the signal that ended the run early (None otherwise)."""
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import local
-    from ltbench.plan import register, with_helpers
+    from ltbench.plan import evaluations_only, register, with_helpers
 
     for item in _waiting_for(found, skipped):
         skipped[item.cell.id] = item
@@ -192,6 +214,11 @@ def _do(
             f"skipped  {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (--retry-failed tries again)"
         )
     due = [work for work in found.work() if work.cell.id not in skipped]
+    if asked.verb == "evaluate":
+        due = evaluations_only(due)
+        for item in _untrained(found, skipped, due):
+            skipped[item.cell.id] = item
+            say(f"waits    {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (run trains it)")
     if not due:
         return [], None
     pool.refuse_uneven([work.cell for work in due])
@@ -209,6 +236,14 @@ def _do(
         outcomes = going.run()
     _after(going, logs, again)
     return outcomes, going.stopped
+
+
+def _untrained(found: Plan, skipped: Mapping[str, Planned], due: Sequence[Work]) -> list[Planned]:
+    """Cells that want an evaluation of weights that are not there, and have nothing else to measure."""
+    has_work = {work.cell.id for work in due} | set(skipped)
+    return [
+        replace(item, cause="untrained") for item in found.cells if item.due and item.cell.id not in has_work
+    ]
 
 
 def _cell_work(work: Work, benchmark: Spec, options: dict[str, Any]) -> CellWork:
@@ -276,10 +311,10 @@ def _after(going: LocalRun, logs: Path, again: str) -> None:
     if any(path.stat().st_size for path in logs.glob("*.log")):
         say(f"output of the workers: {logs}")
     if going.stopped:
-        say(f"stopped by {going.stopped.name}; the same command continues: python harness.py run {again}")
+        say(f"stopped by {going.stopped.name}; the same command continues: python harness.py {again}")
     if going.environment:
         raise EnvironmentProblem(
-            f"the run was ended: {going.environment}", f"then continue: python harness.py run {again}"
+            f"the run was ended: {going.environment}", f"then continue: python harness.py {again}"
         )
 
 
@@ -289,7 +324,7 @@ def _summarise(
     outcomes: Sequence[Outcome],
     stopped: Any,
     again: str,
-    json: bool,
+    asked: Asked,
 ) -> int:
     """Say what came of it (stdout); the exit code."""
     bad = [outcome for outcome in outcomes if outcome.outcome == "failed" and outcome.cause != "unsupported"]
@@ -298,7 +333,7 @@ def _summarise(
     cells = {item.cell.id for item in found.cells}
     never = {item.cell.id for item in found.cells if item.state == "n/a"}
     done = len(cells - open_ - set(skipped) - never)
-    if json:
+    if asked.json:
         dump(_summary(found, skipped, outcomes, done))
     else:
         out(
@@ -312,10 +347,10 @@ def _summarise(
         if failed:
             out(f"next: python harness.py why {next(iter(failed))[:12]}")
         elif again and not stopped:
-            out(f"next: python harness.py report {again.split()[0]}")
+            out(f"next: python harness.py report {again.split()[1]}")
     if stopped:
         return 128 + int(stopped)
-    causes = {item.cause for item in skipped.values()} - {"unsupported"}
+    causes = {item.cause for item in skipped.values()} - {"unsupported", "untrained"}
     if failed or causes - {"impossible"}:
         return 1
     return EnvironmentProblem.exit_code if causes else 0
@@ -325,11 +360,13 @@ def _counts(
     failed: dict[str, Outcome], skipped: Mapping[str, Planned], open_: set[str], never: set[str]
 ) -> str:
     impossible = sum(item.cause == "impossible" for item in skipped.values())
+    untrained = sum(item.cause == "untrained" for item in skipped.values())
     parts = {
         "failed": len(failed),
         "n/a": len(never),
-        "skipped after an earlier failure": len(skipped) - impossible,
+        "skipped after an earlier failure": len(skipped) - impossible - untrained,
         "impossible here": impossible,
+        "not trained": untrained,
         "unfinished": len(open_ - set(failed)),
     }
     return "".join(f", {number} {words}" for words, number in parts.items() if number)

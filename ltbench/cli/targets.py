@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from ltbench.spec.resolved import Spec
 
 
-def load(name: str, changes: Sequence[str] = (), methods: Sequence[str] = ()) -> Spec:
-    """The benchmark that SPEC, --set and --with name."""
+def load(
+    name: str, changes: Sequence[str] = (), methods: Sequence[str] = (), measures: Sequence[str] = ()
+) -> Spec:
+    """The benchmark that SPEC, --set, --with and --add name."""
     from ltbench import spec
 
-    return spec.load(specs.find(name), changes=changes, methods=methods)
+    return spec.load(specs.find(name), changes=changes, methods=methods, measures=measures)
 
 
 def cells_of(benchmark: Spec, filters: Sequence[str] = ()) -> list[Cell]:

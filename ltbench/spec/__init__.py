@@ -12,15 +12,22 @@ if TYPE_CHECKING:
 __all__ = ["load", "schema"]
 
 
-def load(path: str | Path, *, changes: Sequence[str] = (), methods: Sequence[str] = ()) -> Spec:
-    """The benchmark in `path`, with `--set` changes ("train.batch=32") and `--with` methods ("ccua", "{name: ccua, alpha: 1}").
+def load(
+    path: str | Path,
+    *,
+    changes: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    measures: Sequence[str] = (),
+) -> Spec:
+    """The benchmark in `path`, with `--set` changes ("train.batch=32"), `--with` methods ("ccua", "{name: ccua, alpha: 1}") and
+    `--add` evaluations ("metrics: [vendi]": every entry of `evaluate` once more, with these keys).
 
     Raises SpecError with all its problems. `Spec.derived` holds the text of the changed spec, for the store to keep.
     """
     # Imported here: pydantic and yaml cost a twentieth of a second that `--help` must not pay.
     from ltbench.spec.loader import load_spec
 
-    return load_spec(Path(path), changes=changes, methods=methods)
+    return load_spec(Path(path), changes=changes, methods=methods, measures=measures)
 
 
 def schema() -> dict[str, Any]:

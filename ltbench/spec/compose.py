@@ -105,18 +105,25 @@ def parts_of(root: Node) -> list[Node]:
 # --- changes from the command line ----------------------------------------------------------------------------------
 
 
-def apply_changes(root: Node, changes: Sequence[str], methods: Sequence[str]) -> Node:
-    """The tree with `--set KEY=VALUE` and `--with METHOD` applied, in that order. Raises SpecError."""
+def apply_changes(
+    root: Node, changes: Sequence[str], methods: Sequence[str], measures: Sequence[str] = ()
+) -> Node:
+    """The tree with `--set KEY=VALUE`, `--with METHOD` and `--add EVALUATION` applied, in that order. Raises SpecError."""
     for change in changes:
         _set(root, change)
     for method in methods:
         _with(root, method)
+    for measure in measures:
+        _add_measure(root, measure)
     return root
 
 
-def derived_text(root: Node, name: str, changes: Sequence[str], methods: Sequence[str]) -> str:
+def derived_text(
+    root: Node, name: str, changes: Sequence[str], methods: Sequence[str], measures: Sequence[str] = ()
+) -> str:
     """The YAML of a changed benchmark, complete in itself, opened by a line that says where it comes from."""
     options = [f"--set {change}" for change in changes] + [f"--with {method}" for method in methods]
+    options += [f"--add {measure}" for measure in measures]
     origin = " ".join(" ".join(options).split())
     return f"# {name}, changed by {origin}\n{dump_yaml(root.plain())}"
 
@@ -233,6 +240,30 @@ def _with(root: Node, method: str) -> None:
         items = old.value if isinstance(old.value, list) else [old]
         if value.plain() not in [_short(item.plain()) for item in items]:
             grid.value[key] = Node([*items, value], old.where)
+
+
+def _add_measure(root: Node, text: str) -> None:
+    """To every list of evaluations, each of its entries once more with the keys of `text` in place of its own."""
+    origin = Position(f"--add {text}")
+    more = _value(text, origin)
+    if not isinstance(more.value, dict):
+        message = "expects keys of an evaluation, e.g. --add 'metrics: [vendi]' or --add 'groups: shots'"
+        raise error_at(origin, message)
+    holders = [root, *root.value.get("parts", Node([], origin)).value]
+    lists = [
+        (holder, key)
+        for holder in holders
+        if isinstance(holder.value, dict)
+        for key in ("evaluate", "evaluate+")
+        if key in holder.value
+    ]
+    if not lists:
+        raise error_at(origin, "the benchmark has no evaluation to vary; --set evaluate=[{...}] gives it one")
+    for holder, key in lists:
+        old = holder.value[key]
+        entries = old.value if isinstance(old.value, list) else [old]
+        varied = [merge(entry, more) for entry in entries if isinstance(entry.value, dict)]
+        holder.value[key] = Node([*entries, *varied], old.where)
 
 
 def _method_key(grid: Node) -> str:

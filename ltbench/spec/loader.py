@@ -25,9 +25,11 @@ from ltbench.spec.yaml_io import Node, Position
 MAX_CELLS = 100_000
 
 
-def load_spec(path: Path, *, changes: Sequence[str] = (), methods: Sequence[str] = ()) -> Spec:
+def load_spec(
+    path: Path, *, changes: Sequence[str] = (), methods: Sequence[str] = (), measures: Sequence[str] = ()
+) -> Spec:
     """See `ltbench.spec.load`."""
-    root = apply_changes(read_tree(path), changes, methods)
+    root = apply_changes(read_tree(path), changes, methods, measures)
     problems = _check_names(root)
     nodes = [normalise(part) for part in parts_of(root)]
     problems += _too_many(root, nodes)
@@ -45,11 +47,11 @@ def load_spec(path: Path, *, changes: Sequence[str] = (), methods: Sequence[str]
         raise SpecError(_in_order(problems))
     name = root.value["name"].value
     derived = None
-    if changes or methods:
+    if changes or methods or measures:
         if not any(change.startswith("name=") for change in changes):
             origin = root.value["name"].where
             root.value["name"] = Node(derived_name(root, name), origin)
-        derived = derived_text(root, name, changes, methods)
+        derived = derived_text(root, name, changes, methods, measures)
     title = root.value.get("title", Node("", Position(str(path)))).value
     return Spec(root.value["name"].value, title or name, str(path), tuple(parts), derived)
 
