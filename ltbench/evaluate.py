@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from ltbench import provenance, sources
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.generate import Block, blocks, build_sampler
+from ltbench.metrics.catalogue import Estimators
 from ltbench.metrics.extractor import Extractor, load_extractor
-from ltbench.metrics.features import evaluate_features
+from ltbench.metrics.inception_score import ISRule
+from ltbench.metrics.measure import ALL, measure
+from ltbench.metrics.sets import FeatureSet, interleaved
 from ltbench.protocols import class_groups, sampled_classes
 from ltbench.reals import images_of, real_features
 from ltbench.shards import Arrays, Shards
@@ -82,7 +85,7 @@ def evaluate(
     made = collector.collect(int(evaluation["samples"]))
     real = real_features(data, settings, evaluation, extractor, references(bench))
     named = class_groups(evaluation, data.counts())
-    measured = measured_rows(made, real, evaluation, named, extractor)
+    measured = measured_rows(made, real, evaluation, named, extractor, bench.device)
     rows = shown_classes(sampled_classes(evaluation, data.counts()))
     if evaluation["labels"] is None:
         samples = _unlabelled_tiles(made.shown)
@@ -159,35 +162,51 @@ def measured_rows(
     evaluation: Mapping[str, Any],
     named: Mapping[str, list[int]],
     extractor: Extractor,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class."""
-    ref, holdout = real["reference"], real["holdout"]
-    gen = made.arrays["pool"]
-    name = f"{extractor.name}@{extractor.sha256}"
+    gen = feature_set(made.arrays, made.labels)
+    sets = {name: feature_set(arrays, arrays["labels"]) for name, arrays in real.items()}
+    groups = dict(named)
+    if evaluation["labels"] is None:
+        # The first n held-out images, the floor, have all classes alike.
+        sets["holdout"] = sets["holdout"].take(interleaved(sets["holdout"].labels))
+        gen, groups = _classless(gen), {ALL: [0]}
+        sets = {name: _classless(part) for name, part in sets.items()}
+    found = measure(
+        gen,
+        sets["reference"],
+        sets["holdout"],
+        groups,
+        evaluation["metrics"],
+        f"{extractor.name}@{extractor.sha256}",
+        estimators_of(evaluation),
+        train=sets.get("train"),
+        device=str(device),
+    )
     if evaluation["labels"] is not None:
-        return evaluate_features(
-            gen,
-            made.labels,
-            ref["pool"],
-            ref["labels"],
-            holdout["pool"],
-            holdout["labels"],
-            dict(named),
-            name,
-        )
-    order = interleaved(holdout["labels"])  # its first n images, the floor, have all classes alike
-    parts = (gen, ref["pool"], holdout["pool"][order])
-    one = [np.zeros(len(part), dtype=np.int64) for part in parts]
-    found = evaluate_features(gen, one[0], parts[1], one[1], parts[2], one[2], {"all": [0]}, name)
+        return found
     nothing = {key: type(value)() for key, value in found["per_class"].items()}
     return {"rows": found["rows"], "per_class": nothing}
 
 
-def interleaved(labels: np.ndarray) -> np.ndarray:
-    """(n,) positions in an order whose every beginning holds all classes alike: the first image of each, the second of each ..."""
-    order = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[order], labels[order])
-    return order[np.lexsort((labels[order], np.arange(len(labels)) - first))]
+def feature_set(arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> FeatureSet:
+    """What an extractor gave of images with these labels, as metrics take it."""
+    return FeatureSet(arrays["pool"], labels, arrays.get("spatial"), arrays.get("logits"))
+
+
+def estimators_of(evaluation: Mapping[str, Any]) -> Estimators:
+    """The estimators of an evaluation: the defaults and what its protocol names."""
+    named = dict(evaluation["estimators"])
+    splits, chunk = named.pop("is_splits", None), named.pop("is_chunk", None)
+    if splits or chunk:
+        named["inception_score"] = ISRule(splits=splits, chunk=chunk)
+    return Estimators(**named)
+
+
+def _classless(part: FeatureSet) -> FeatureSet:
+    """All images in one class."""
+    return replace(part, labels=np.zeros(len(part), np.int64))
 
 
 def _cost(spent: Sequence[int]) -> dict[str, Any]:

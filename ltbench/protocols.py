@@ -5,18 +5,20 @@ A protocol says what is compared with what. An evaluation is a protocol at one s
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ltbench.canonical import digest
-from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
+from ltbench.errors import LtbenchError
+
+# Evaluations name their extractor: what is known of one without torch can be had here too.
+from ltbench.extractors import extractor as extractor
+from ltbench.extractors import extractor_family as extractor_family
+from ltbench.extractors import extractor_problem as extractor_problem
+from ltbench.extractors import extractors as extractors
 from ltbench.groups import groups
 
-INDEX = Path(__file__).resolve().parent / "metrics" / "weights" / "index.json"
 DDPM_STEPS = 1000
 # pipeline -> samplers that integrate its process
 SAMPLERS = {
@@ -118,26 +120,6 @@ PROTOCOLS = {
         estimators={"k": 5, "is_splits": 10},
     ),
 }
-
-
-@functools.cache
-def extractors() -> dict[str, dict[str, Any]]:
-    """The shipped feature extractors: name -> {"file", "sha256", "datasets", "dim", ...}. Raises EnvironmentProblem."""
-    try:
-        return json.loads(INDEX.read_text())
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"{INDEX}: cannot read the list of extractors: {error}",
-            "restore it from the repository (git checkout -- ltbench/metrics/weights)",
-        ) from None
-
-
-def extractor(name: str) -> dict[str, str]:
-    """`{"name", "sha256"}` of a shipped extractor, as evaluations hold it. Raises UsageError for an unknown name."""
-    known = extractors()
-    if name not in known:
-        raise UsageError(f"unknown extractor '{name}'", f"there are {', '.join(sorted(known)) or 'none'}")
-    return {"name": name, "sha256": known[name]["sha256"]}
 
 
 def evaluation_id(evaluation: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ PLUMBING = (
     "provenance",
     "plan",
     "protocols",
+    "extractors",
     "spec",
     "store",
     "report",

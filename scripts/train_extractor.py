@@ -25,7 +25,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ltbench.datasets import Dataset, build_dataset
-from ltbench.metrics.extractor import WEIGHTS, Extractor, SmallCNN, build_network, fit, read_index
+from ltbench.metrics.classifier import WEIGHTS, SmallCNN, as_extractor, build_network, fit, read_index
+from ltbench.metrics.extractor import Extractor
 from ltbench.seeds import permutation, stream, torch_seed
 
 
@@ -169,7 +170,7 @@ def make(name: str, recipe: Recipe) -> tuple[bytes, dict[str, Any]]:
         "datasets": [recipe.dataset["name"]],
         **shapes(recipe, pool),
     }
-    extractor = Extractor(name, entry, network)
+    extractor = as_extractor(name, entry, network)
     views = {r: build_dataset({**recipe.dataset, "resolution": r}) for r in recipe.views}
     entry["accuracy"] = {str(r): score(extractor, view) for r, view in views.items()}
     entry["recipe"] = {**asdict(recipe), "train_images": len(pool.labels), "train_sha256": pool.sha256}

@@ -19,12 +19,13 @@ from ltbench.evaluate import (
     Milestone,
     _unlabelled_tiles,
     evaluate,
-    interleaved,
     measured_rows,
     planned_extractor,
 )
 from ltbench.generate import blocks, build_sampler, initial_noise, labels_of, quantised, step_noise, to_uint8
-from ltbench.metrics.features import evaluate_features
+from ltbench.metrics.catalogue import Estimators
+from ltbench.metrics.measure import measure
+from ltbench.metrics.sets import FeatureSet, interleaved
 from ltbench.networks import Network, build_network
 from ltbench.protocols import extractor, sampler_options
 from ltbench.sampling import nfe
@@ -232,14 +233,18 @@ def test_without_labels_the_metrics_are_those_of_all_classes_together() -> None:
     kinds = {"gen": np.arange(60) % 10, "ref": np.arange(80) % 10, "holdout": np.repeat(np.arange(10), 10)}
     ranked = {"head": [0, 1, 2], "body": [3, 4, 5, 6], "tail": [7, 8, 9]}
     name = "digits-cnn-v1@" + "0" * 64
-    sets = ((ref, kinds["ref"]), (holdout, kinds["holdout"]))
     made = Collected({"pool": gen}, np.zeros(60), [1], np.empty(0), np.empty(0))
     real = {"reference": {"pool": ref, "labels": kinds["ref"]}}
     real |= {"holdout": {"pool": holdout, "labels": kinds["holdout"]}}
     extractor = planned_extractor(evaluation("euler", 2), CPU)
     extractor.sha256 = "0" * 64
-    free = measured_rows(made, real, evaluation("euler", 2, labels=None), {}, extractor)["rows"]
-    known = evaluate_features(gen, kinds["gen"], *sets[0], *sets[1], ranked, name)["rows"]
+    free = measured_rows(made, real, evaluation("euler", 2, labels=None), {}, extractor, CPU)["rows"]
+    sets = (
+        FeatureSet(gen, kinds["gen"]),
+        FeatureSet(ref, kinds["ref"]),
+        FeatureSet(holdout, kinds["holdout"]),
+    )
+    known = measure(*sets, ranked, evaluation("euler", 2)["metrics"], name, Estimators())["rows"]
     for one, other in zip(free, (row for row in known if row["group"] == "all"), strict=True):
         assert one["value"] == pytest.approx(other["value"])
         assert one["floor"] == pytest.approx(other["floor"])

@@ -16,7 +16,8 @@ import torch
 
 from ltbench.datasets import Dataset, build_dataset
 from ltbench.errors import EnvironmentProblem, UsageError
-from ltbench.metrics.extractor import WEIGHTS, fit, load_extractor, read_index
+from ltbench.metrics.classifier import SPATIAL_CHANNELS, WEIGHTS, fit, load_classifier, read_index
+from ltbench.metrics.extractor import BATCH, Extractor, load_extractor
 
 NAMES = sorted(read_index())
 PATH = Path(__file__).parents[1] / "scripts" / "train_extractor.py"
@@ -88,7 +89,75 @@ def test_features_do_not_depend_on_neighbours(name):
         apart = extractor.features(images[order], batch=batch)
         for key in together:
             assert torch.allclose(apart[key], together[key][order], rtol=0, atol=1e-5)
-    assert extractor.features(images[:0])["pool"].shape == (0, 64)
+    assert {key: values.shape for key, values in extractor.features(images[:0]).items()} == {
+        "pool": (0, 64),
+        "spatial": (0, 64),
+        "logits": (0, 10),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_the_same_bits_however_a_set_is_cut_between_batches(name):
+    """The last batch is filled up, so that its images meet the same kernels; their company does not matter."""
+    images, _ = _reference(name)
+    extractor, images = load_extractor(name), images[: 2 * BATCH + 7]
+    whole = extractor.features(images)
+    for cuts in ([BATCH, BATCH + 7], [2 * BATCH, 7], [BATCH, BATCH, 7]):
+        parts = [extractor.features(part) for part in images.split(cuts)]
+        for key in whole:
+            assert torch.equal(torch.cat([part[key] for part in parts]), whole[key])
+    others = images.flip(0)
+    others[3] = images[3]
+    for key, values in extractor.features(others).items():
+        assert torch.equal(values[3], whole[key][3])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_spatial_features_are_the_first_channels_of_the_last_map(name):
+    images, _ = _reference(name)
+    extractor = load_extractor(name)
+    assert (SPATIAL_CHANNELS, extractor.dims["spatial"]) == (4, 64)
+    found = extractor.features(images[:300])["spatial"].reshape(300, 4, 4, 4)
+    network = extractor._network.network
+    kept = []
+    handle = network.trunk.register_forward_hook(lambda module, args, out: kept.append(out))
+    extractor.features(images[:BATCH])
+    handle.remove()
+    assert torch.equal(kept[0][:, :4], found[:BATCH])
+    assert found.min() == 0
+    assert (found.std(0) > 0.01).float().mean() > 0.9, "most places of these channels say something"
+
+
+class Settings(torch.nn.Module):
+    """Gives the numerical settings under which it is asked."""
+
+    def forward(self, images):
+        settings = [
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cudnn.benchmark,
+            not torch.backends.cudnn.deterministic,
+            torch.is_autocast_enabled("cpu"),
+            torch.is_grad_enabled(),
+            self.training,
+            len(images) != BATCH,
+        ]
+        return {"pool": torch.tensor(settings).float().expand(len(images), -1)}
+
+
+def test_extraction_is_exact_whatever_the_caller_has_set():
+    extractor = Extractor("settings", "0" * 64, Settings(), dims={"pool": 8}, channels=(1,))
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        with torch.autocast("cpu"):
+            found = extractor.features(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))["pool"]
+            assert torch.is_autocast_enabled("cpu")
+        assert found.tolist() == [[0.0] * 8] * 3
+        assert torch.backends.cuda.matmul.allow_tf32, "the caller's setting comes back"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.mark.parametrize(("resolution", "least"), [(28, 0.9), (16, 0.88)])
@@ -142,13 +211,11 @@ def test_wrong_or_absent_weights_and_unknown_names_are_errors(tmp_path):
     data[-5] ^= 1  # a flipped bit that safetensors itself accepts
     file.write_bytes(data)
     with pytest.raises(EnvironmentProblem, match="not the weights of extractor 'digits-cnn-v1'"):
-        load_extractor("digits-cnn-v1", folder)
+        load_classifier("digits-cnn-v1", folder)
     file.unlink()
     with pytest.raises(EnvironmentProblem, match="cannot read the weights"):
-        load_extractor("digits-cnn-v1", folder)
-    with pytest.raises(
-        UsageError, match="unknown extractor 'inception'; there are digits-cnn-v1, fashion-cnn-v1"
-    ):
+        load_classifier("digits-cnn-v1", folder)
+    with pytest.raises(UsageError, match=r"unknown extractor 'inception'\n.*digits-cnn-v1, fashion-cnn-v1"):
         load_extractor("inception")
 
 
@@ -205,7 +272,7 @@ def test_the_command_reproduces_an_extractor(script, tmp_path, monkeypatch, caps
     made, shipped = read_index(tmp_path)["digits-cnn-v1"], read_index()["digits-cnn-v1"]
     assert made["recipe"] == shipped["recipe"]
     assert made["accuracy"]["8"]["all"] >= AT_LEAST["digits-cnn-v1"]
-    assert load_extractor("digits-cnn-v1", tmp_path).sha256 == made["sha256"]
+    assert load_classifier("digits-cnn-v1", tmp_path).sha256 == made["sha256"]
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--check"])
     assert script.main() == 0
     assert "equal to the shipped weights" in capsys.readouterr().out

@@ -147,7 +147,7 @@ def _command(benchmark: Spec, store: Store, given: str, filters: Sequence[str]) 
 def _refuse_missing_data(cells: Sequence[Cell]) -> None:
     problems = sorted({cell.missing for cell in cells if cell.missing})
     if problems:
-        raise EnvironmentProblem("data that the benchmark needs is not here:\n" + "\n".join(problems))
+        raise EnvironmentProblem("what the benchmark needs is not here:\n" + "\n".join(problems))
 
 
 def _do(

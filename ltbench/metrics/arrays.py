@@ -14,12 +14,15 @@ class TooFew(ValueError):
     """A set holds too few images for the metric to be defined; the text says how many it needs."""
 
 
-def feature_pair(a: Any, b: Any, least: int, metric: str) -> tuple[Features, Features]:
+def feature_pair(
+    a: Any, b: Any, least: int, metric: str, *, stored: bool = False
+) -> tuple[Features, Features]:
     """`a` (n, D) and `b` (m, D) as finite float64 arrays with n, m >= `least`.
 
+    With `stored`, float32 arrays and memory maps stay as they are, for metrics that read them a block at a time.
     Raises TooFew for small sets, ValueError for other shapes and for NaN or infinite features.
     """
-    left, right = _features(a, "first", metric), _features(b, "second", metric)
+    left, right = features_of(a, "first", metric, stored), features_of(b, "second", metric, stored)
     if left.shape[1] != right.shape[1]:
         raise ValueError(
             f"{metric}: features of {left.shape[1]} and {right.shape[1]} dimensions; they must agree"
@@ -30,8 +33,11 @@ def feature_pair(a: Any, b: Any, least: int, metric: str) -> tuple[Features, Fea
     return left, right
 
 
-def _features(values: Any, side: str, metric: str) -> Features:
-    array = np.asarray(values, dtype=np.float64)
+def features_of(values: Any, side: str, metric: str, stored: bool = False) -> Features:
+    """The `side` set of `metric` as a finite array (n, D); float64, or with `stored` float32 where it is. Raises ValueError."""
+    array = np.asarray(values)
+    if not (stored and array.dtype == np.float32):
+        array = array.astype(np.float64, copy=False)
     if array.ndim != 2 or array.shape[1] == 0:
         raise ValueError(
             f"{metric}: the {side} set has shape {array.shape}; features are (images, dimensions)"

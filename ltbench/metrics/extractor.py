@@ -1,77 +1,44 @@
-"""Feature extractors that ship with ltbench: small classifiers trained on real, balanced images, one per embedded data set.
+"""A feature extractor: a frozen network in evaluation mode that turns images into numbers, the same way everywhere.
 
-They are never trained on generated images, nor on the images that metrics compare with. Their scores are printed under their
-own name and hash (`FD[fashion-cnn-v1@...]`), never as FID. `scripts/train_extractor.py` made the weights.
+Features depend in their last digits on the shape of what goes through a network at once, and on the place in it, because libraries
+choose their kernels by it. So every extractor has one batch size, `BATCH`, as a part of what it is, and fills the last batch up: on
+one machine, images cut at multiples of `BATCH` get the same bits as all together, whoever their neighbours are. Cut elsewhere or with
+another batch size they agree to about 1e-6 of their spread. TF32 and autocast are off, whatever the caller had set.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from ltbench.errors import EnvironmentProblem, UsageError
+from ltbench.extractors import extractor_problem, parse
 
-WEIGHTS = Path(__file__).resolve().parent / "weights"
-
-
-class SmallCNN(nn.Module):
-    """3x3 convolutions, maps halved down to 4x4, then FLATTENED to the features: averaging over the map leaves many dead.
-
-    The features are batch-normalised without a learnt scale: every one has unit variance over the training images, so none is
-    dead and none dominates a distance.
-    """
-
-    def __init__(self, *, channels: int, size: int, widths: Sequence[int], dim: int, classes: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, width in zip((channels, *widths[:-1]), widths, strict=True):
-            layers.append(nn.Conv2d(before, width, 3, padding=1, bias=False))
-            if size > 4:
-                layers.append(nn.MaxPool2d(2))
-                size //= 2
-            layers += [nn.BatchNorm2d(width), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers)
-        self.project = nn.Linear(widths[-1] * size * size, dim, bias=False)
-        self.normalise = nn.BatchNorm1d(dim, affine=False)
-        self.head = nn.Linear(dim, classes)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, S, S) float in [-1, 1] -> features (B, dim), logits (B, K)."""
-        features = self.normalise(self.project(self.trunk(x).flatten(1)))
-        return features, self.head(F.gelu(features))
-
-
-def fit(images: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) uint8 -> (B, C, size, size) float32 in [0, 255]: bilinear where enlarged, area means where reduced."""
-    x = images.float()
-    if x.shape[-1] == size:
-        return x
-    if x.shape[-1] < size:
-        return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=False)
-    return F.interpolate(x, size=(size, size), mode="area")
-
-
-def to_input(images: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) uint8 -> (B, C, size, size) float32 in [-1, 1], as SmallCNN takes it."""
-    return fit(images, size) / 127.5 - 1.0
+BATCH = 50  # pytorch-fid's, and half a sampling block
 
 
 class Extractor:
-    """A frozen network in evaluation mode, on one device. `name`, `sha256` (of the weights file), `dim`, `classes`, `channels`."""
+    """name, sha256 (of the weights, or the digits that are known), dims (what it gives -> its dimension), channels it takes.
 
-    def __init__(self, name: str, entry: dict[str, Any], network: SmallCNN) -> None:
-        self.name, self.sha256 = name, str(entry["sha256"])
-        self.dim, self.classes, self.channels, self.size = (
-            int(entry[key]) for key in ("dim", "classes", "channels", "size")
-        )
+    network: (B, C, H, H) on the device, uint8 or, for an extractor that takes `unquantised` images, float32 in [0, 1] -> a dict of
+    (B, D) with the keys of `dims`: pool, and where there are such, spatial and logits.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sha256: str,
+        network: nn.Module,
+        *,
+        dims: Mapping[str, int],
+        channels: tuple[int, ...],
+        unquantised: bool = False,
+    ) -> None:
+        self.name, self.sha256, self.dims, self.channels = name, sha256, dict(dims), channels
+        self.unquantised = unquantised
         self._network = network.eval().requires_grad_(False)
         self._device = torch.device("cpu")
 
@@ -86,66 +53,93 @@ class Extractor:
         self._network.to(self._device)
         return self
 
-    @torch.inference_mode()
-    def features(self, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
-        """Features of (B, C, H, W) uint8 images, H = W: {"pool": (B, dim), "logits": (B, K)}, float32 on the CPU.
+    def features(self, images: Tensor, batch: int = BATCH) -> dict[str, Tensor]:
+        """Features of (B, C, H, H) images: {"pool": (B, D), "spatial": (B, S), "logits": (B, K)}, float32 on the CPU.
 
-        `batch` images go through the network at a time; an image's features do not depend on its neighbours. Raises UsageError
-        for another dtype, shape or number of channels.
+        Images are uint8, or float in [0, 1] where the extractor takes unquantised ones. A grey image is seen as three equal
+        channels by a network of three. `batch` images go through the network at a time; another number than its own changes
+        the last digits. Raises UsageError for another dtype, shape, number of channels or range.
         """
-        expected = f"(B, {self.channels}, H, H) uint8"
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.channels:
+        self._check(images, batch)
+        found = {key: torch.empty(len(images), dim) for key, dim in self.dims.items()}
+        with exact(self._device):
+            for start in range(0, len(images), batch):
+                rows = images[start : start + batch].to(self._device)
+                out = self._network(filled(rows if rows.dtype == torch.uint8 else rows.float(), batch))
+                for key, values in found.items():
+                    values[start : start + len(rows)] = out[key][: len(rows)].float().cpu()
+        return found
+
+    def _check(self, images: Tensor, batch: int) -> None:
+        kinds = "uint8, or float in [0, 1]" if self.unquantised else "uint8"
+        expected = f"(B, {' or '.join(map(str, self.channels))}, H, H) {kinds}"
+        given = f"{tuple(images.shape)} {images.dtype}"
+        if images.dtype != torch.uint8 and not (self.unquantised and images.dtype.is_floating_point):
+            raise UsageError(f"extractor '{self.name}' takes {expected}, got {given}")
+        if images.ndim != 4 or images.shape[1] not in self.channels or images.shape[2] != images.shape[3]:
+            raise UsageError(f"extractor '{self.name}' takes {expected}, got {given}")
+        if images.dtype != torch.uint8 and not bool(((images >= 0) & (images <= 1)).all()):
             raise UsageError(
-                f"extractor '{self.name}' takes {expected}, got {tuple(images.shape)} {images.dtype}"
-            )
-        if images.shape[2] != images.shape[3]:
-            raise UsageError(
-                f"extractor '{self.name}' takes square images {expected}, got {tuple(images.shape)}"
+                f"extractor '{self.name}' takes {expected}; some values are outside or not numbers"
             )
         if batch < 1:
             raise UsageError(f"extractor '{self.name}': batch is {batch}; allowed: 1 or more")
-        pool = torch.empty(len(images), self.dim)
-        logits = torch.empty(len(images), self.classes)
-        for start in range(0, len(images), batch):
-            rows = slice(start, start + batch)
-            features, scores = self._network(to_input(images[rows].to(self._device), self.size))
-            pool[rows], logits[rows] = features.cpu(), scores.cpu()
-        return {"pool": pool, "logits": logits}
 
 
-def read_index(folder: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
-    """The shipped extractors by name: file, sha256, data sets, shapes, accuracy, recipe."""
-    return json.loads((folder / "index.json").read_text())
+def filled(images: Tensor, batch: int) -> Tensor:
+    """(b, ...) -> (batch, ...): the first image again where images are missing."""
+    missing = batch - len(images)
+    return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
 
 
-def load_extractor(name: str, folder: Path = WEIGHTS) -> Extractor:
-    """A shipped extractor on the CPU, its weights checked against the index first.
-
-    Raises UsageError for an unknown name, EnvironmentProblem for weights that are absent or not those of the index.
-    """
-    index = read_index(folder)
-    if name not in index:
-        raise UsageError(f"unknown extractor '{name}'; there are {', '.join(sorted(index))}")
-    entry = index[name]
-    path = folder / entry["file"]
-    remedy = "restore it from the repository (git checkout -- ltbench/metrics/weights)"
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Inference in float32: no TF32, no autocast, the same cuDNN kernels each time. What was set before comes back."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"{path}: cannot read the weights of extractor '{name}': {error.strerror}", remedy
-        ) from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != entry["sha256"]:
-        raise EnvironmentProblem(
-            f"{path}: sha256 is {found}, but the index has {entry['sha256']}: not the weights of extractor '{name}'",
-            remedy,
-        )
-    network = build_network(entry)
-    network.load_state_dict(load(data))
-    return Extractor(name, entry, network)
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def build_network(entry: dict[str, Any]) -> SmallCNN:
-    """An untrained network with the shapes of an index entry (channels, size, widths, dim, classes)."""
-    return SmallCNN(**{key: entry[key] for key in ("channels", "size", "widths", "dim", "classes")})
+def rgb(images: Tensor) -> Tensor:
+    """(B, 1 or 3, H, W) -> (B, 3, H, W)."""
+    return images.expand(-1, 3, -1, -1)
+
+
+def load_extractor(text: str, *, download: bool = False) -> Extractor:
+    """The extractor NAME[@FILE][#SHA] on the CPU, its weights' hash checked first; `ltbench.extractors` lists names and places.
+
+    Weights that are not on this machine are fetched only with `download`. Raises UsageError for an unknown name,
+    EnvironmentProblem where `extractor_problem` has a reason.
+    """
+    wanted = parse(text)
+    if download:
+        from ltbench.metrics.downloads import fetch
+
+        fetch(wanted)
+    if problem := extractor_problem(text):
+        raise EnvironmentProblem(problem)
+    with torch.random.fork_rng(devices=[]):  # a network is born with random weights
+        match wanted.kind:
+            case "embedded":
+                from ltbench.metrics.classifier import load_classifier
+
+                return load_classifier(wanted.name)
+            case "inception":
+                from ltbench.metrics.inception import load_inception
+
+                return load_inception(wanted)
+            case "lite0":
+                from ltbench.metrics.pretrained import load_lite0
+
+                return load_lite0(wanted)
+        from ltbench.metrics.pretrained import load_timm
+
+        return load_timm(wanted)

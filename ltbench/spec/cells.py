@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltbench.canonical import digest
+from ltbench.extractors import extractor_problem, named
 from ltbench.protocols import evaluation_id
 from ltbench.spec.resolved import Part, Spec
 from ltbench.spec.types import spell
@@ -22,7 +23,7 @@ class Cell:
     settings: everything that decides its weights, defaults written out. identity: the same without values equal to a default; `id`
     is its digest. axes: the grid's coordinates, the method by its label. label: the row of a table, equal for all seeds.
     evaluations: id -> description, each wanted at every milestone. options: micro_batch, checkpoint_seconds, log_every, preview_every.
-    missing: None, or why the data cannot be read on this machine.
+    missing: None, or why the data cannot be read, or an evaluation not be measured, on this machine.
     """
 
     id: str
@@ -101,8 +102,14 @@ def _cell(part: Part, axes: dict[str, Any], shown: list[str], evaluations: dict[
         milestones=recipe.milestones,
         evaluations=evaluations[data_key],
         options=recipe.options,
-        missing=data.missing,
+        missing=data.missing or _no_extractor(evaluations[data_key]),
     )
+
+
+def _no_extractor(evaluations: dict[str, dict[str, Any]]) -> str | None:
+    """Why an evaluation could not measure here: better known before the training than after it."""
+    wanted = sorted({named(evaluation["extractor"]) for evaluation in evaluations.values()})
+    return next((problem for name in wanted if (problem := extractor_problem(name))), None)
 
 
 def _label(method: str, axes: dict[str, Any], shown: list[str]) -> str:

@@ -384,10 +384,13 @@ class PartReader:
         except LtbenchError as error:
             self._add((*path, "extractor"), one_line(error))
             return
-        fitting = extractors()[name].get("datasets", [])
-        if data.settings["name"] not in fitting:
-            message = f"extractor '{name}' was made for {', '.join(fitting)}, not for {data.settings['name']}"
-            self._add((*path, "extractor"), message)
+        known = extractors().get(name)
+        if known is None or not known.datasets or data.settings["name"] in known.datasets:
+            return
+        message = (
+            f"extractor '{name}' was made for {', '.join(known.datasets)}, not for {data.settings['name']}"
+        )
+        self._add((*path, "extractor"), message)
 
     # --- exclusions -------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,8 @@ def _narrow(defs: Schema) -> None:
     train["properties"]["preset"] = {"enum": [*PRESETS, None]}
     train["properties"]["milestones"] = _one_or_many({"type": "integer", "minimum": 1})
     evaluate["properties"]["protocol"] = {"enum": list(PROTOCOLS)}
-    evaluate["properties"]["extractor"] = {"enum": [*extractors(), None]}
+    hashed = {"type": "string", "pattern": "^timm:[^@#]+#[0-9a-fA-F]{8,64}$"}
+    evaluate["properties"]["extractor"] = {"anyOf": [{"enum": [*extractors(), None]}, hashed]}
     evaluate["properties"]["guidance"] = _one_or_many({"type": "number", "minimum": 0})
     grid["properties"]["method"] = _one_or_many({"$ref": "#/$defs/MethodRow"})
     share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
