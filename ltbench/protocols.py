@@ -290,6 +290,8 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
         return f"{text}, unconditional"
     channels = options.get("guidance_channels")
     on = "" if channels is None else f" on the first {channels} channels"
+    if options.get("guidance") is None:  # a table in which every row has its own
+        return f"{text}, chosen guidance{on}{_schedule_text(options.get('schedule'))}"
     return f"{text}, guidance {options['guidance']:g}{on}{_schedule_text(options.get('schedule'))}"
 
 

@@ -93,6 +93,16 @@ def value_of(kind: str, group: str, label: str, seed: int, step: int, spread: fl
     return base * factor if better == "lower" else base / factor
 
 
+def noise_of(kind: str, group: str, label: str, seed: int, step: int) -> dict[str, Any]:
+    """se, corrected and ten folds of a value; folds share most of their noise between labels, as paired samples do."""
+    value = value_of(kind, group, label, seed, step)
+    shifts = [0.002 * _hash(f, kind, group) + 0.0004 * _hash(f, kind, group, label, seed) for f in range(10)]
+    folds = [value * (1 + shift - 0.0012) for shift in shifts]
+    mean = sum(folds) / 10
+    error = (0.9 * sum((fold - mean) ** 2 for fold in folds)) ** 0.5
+    return {"se": error, "corrected": 10 * value - 9 * mean if kind == "FD" else None, "folds": folds}
+
+
 def record(
     cell: dict[str, Any], step: int, which: dict[str, Any] | None = None, **body: Any
 ) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def record(
             floor = base * 0.1 if better == "lower" else base * 1.4
             rows.append({"metric": kind, "name": f"{kind}[{extractor}]", "group": group, "better": better})  # fmt: skip
             rows[-1] |= {"value": value_of(kind, group, cell["label"], seed, step), "floor": floor, "k": k}
+            rows[-1] |= noise_of(kind, group, cell["label"], seed, step) | {"estimator": f"{kind} by hand"}
             rows[-1] |= {"n_gen": 50 * size, "n_ref": 200 * size, "n_floor": 50 * size, "scale": scale}
     per_class = {
         f"{kind}[{extractor}]": [
@@ -155,6 +166,60 @@ def record(
         **body,
     }
     return {"body": known, "digest": digest(known), "envelope": {"finished": 1.0 + seed, "attempt": 1}}
+
+
+def external(
+    name: str = "adm",
+    which: dict[str, Any] | None = None,
+    declared: dict[str, Any] | None = None,
+    **body: Any,
+) -> dict[str, Any]:
+    """An evaluation record of somebody's samples; its evaluation says nothing about how they were sampled."""
+    which = evaluation() if which is None else which
+    told = {"name": name, "kind": "samples", "sha256": digest(name), "declared": declared or {}}
+    sampling = ("sampler", "steps", "guidance", "seed", "block")
+    measured = {key: value for key, value in which.items() if key not in (*sampling, "id")}
+    cell = planned(name, 0, evaluations=[which])
+    settings_ = {"dataset": cell["settings"]["dataset"], **told["declared"]}
+    made = record(cell, 0, {"id": digest(measured)[:12], **measured})["body"] | {
+        "cell": digest(told),
+        "external": told,
+        "settings": settings_,
+        "nfe": None,
+        "code": {"evaluation": 64 * "a"},
+        "facts": {},
+        **body,
+    }
+    return {"body": made, "digest": digest(made), "envelope": {"finished": 1.0, "attempt": 1}}
+
+
+def selection(
+    cell: dict[str, Any],
+    step: int,
+    which: dict[str, Any],
+    candidates: dict[float, float],
+    rule: str = "min-of-search",
+    **body: Any,
+) -> dict[str, Any]:
+    """A selection record: the guidance of `which` was chosen among {w: value} on 100 independent images each."""
+    tried = [{"guidance": w, "value": value, "se": 0.1, "n": 100} for w, value in candidates.items()]
+    known = {
+        "format": 1,
+        "kind": "selection",
+        "cell": cell["cell"],
+        "run": "0" * 12,
+        "step": step,
+        "rule": rule,
+    }
+    known |= {
+        "metric": "FD",
+        "group": "tail",
+        "candidates": tried,
+        "chosen": which["guidance"],
+        "evaluation": which["id"],
+    }
+    known |= body
+    return {"body": known, "digest": digest(known), "envelope": {"finished": 5.0, "attempt": 1}}
 
 
 def train_record(cell: dict[str, Any], step: int) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from ltbench.canonical import digest
 from ltbench.errors import SpecError
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition, TableDefinition, load_definition
-from ltbench.report.marks import marks
-from ltbench.report.table import Entry, Inputs, SeedValue
+from ltbench.report.table import Inputs
 from tests.report_world import (
     GROUPS,
     STEPS,
@@ -289,6 +288,32 @@ def test_a_method_trained_against_the_extractor_is_flagged():
     assert table.sections[0].rows[1].notes == ()
 
 
+@pytest.mark.parametrize(
+    ("parameters", "extractor", "flagged"),
+    [
+        ({"encoder": "timm:vit_base_patch14_dinov2.lvd142m"}, "timm:vit_large_patch14_dinov2.lvd142m", True),
+        (
+            {"encoder": ["random", "timm:vit_base_patch14_dinov2@w.pth"]},
+            "timm:vit_large_patch14_dinov2",
+            True,
+        ),
+        ({"encoder": "timm:vit_base_patch14_dinov2.lvd142m"}, "inception-2015-12-05", False),
+        ({"mode": "dinov2"}, "timm:vit_large_patch14_dinov2", False),  # not an encoder
+        ({"encoder": "lite0"}, "timm:efficientnet_lite0.ra_in1k", True),
+    ],
+)
+def test_an_encoder_of_the_extractors_family_is_flagged(parameters, extractor, flagged):
+    which = evaluation(extractor=extractor)
+    cells = [
+        planned("repa", 0, parameters=parameters, evaluations=[which]),
+        planned("sit", 0, evaluations=[which]),
+    ]
+    table = build(cells, [record(cell, 560) for cell in cells])
+    assert any("of the same family" in note for note in table.notes) is flagged
+    assert bool(table.sections[0].rows[0].notes) is flagged
+    assert table.sections[0].rows[1].notes == ()
+
+
 def test_what_could_not_be_read_is_said_below_the_table():
     inputs = replace(quickstart(), problems=["b.json: its bytes changed", "a.json: is empty"])
     assert build_table(inputs, SUMMARY).notes == (
@@ -307,42 +332,6 @@ def test_floors_that_differ_are_noted():
 
 
 # marks
-
-
-def seeds(*values):
-    known = tuple(SeedValue(i, v, "c", "d") for i, v in enumerate(values) if v is not None)
-    mean = statistics.mean(v.value for v in known) if known else None
-    return Entry(mean, None, len(values), known, ())
-
-
-def test_best_needs_more_than_two_standard_errors_of_the_paired_difference():
-    steady = [
-        seeds(1.0, 5.0, 9.0),
-        seeds(2.0, 6.1, 9.9),
-        seeds(3.1, 7.0, 10.8),
-    ]  # far apart seeds, steady differences
-    assert marks(steady, "lower") == {0: "best", 1: "second"}
-    assert marks(steady, "higher") == {2: "best", 1: "second"}
-    shaky = [seeds(1.0, 5.0, 9.0), seeds(0.0, 7.0, 9.5)]
-    assert marks(shaky, "lower") == {}
-    assert marks(steady, "") == {}
-
-
-def test_the_threshold_is_two_standard_errors():
-    # differences 1 and x: mean (1 + x) / 2, standard error |1 - x| / 2, so the mark needs (1 + x) > 2 |1 - x|, x in (1/3, 3)
-    for x, marked in ((0.32, False), (0.35, True), (2.9, True), (3.1, False)):
-        assert bool(marks([seeds(0.0, 0.0), seeds(1.0, x)], "lower")) is marked
-
-
-def test_what_cannot_be_compared_is_not_marked():
-    assert marks([seeds(1.0), seeds(2.0)], "lower") == {}
-    assert marks([seeds(1.0, 1.1), seeds(9.0)], "lower") == {}
-    assert marks([seeds(1.0, 1.1, None, None), seeds(None, None, 9.0, 9.1)], "lower") == {}  # no common seed
-    assert marks([seeds(1.0, 1.1), seeds(None, None)], "lower") == {}
-    assert marks([seeds(1.0, 1.0), seeds(1.0, 1.0)], "lower") == {}
-    assert marks([seeds(1.0, 1.1), seeds(2.0, 2.2)], "lower") == {0: "best"}  # the last is never second
-    assert marks([seeds(0.3, 0.3), seeds(0.301, 0.301)], "lower") == {}  # one image of a thousand, twice
-    assert marks([], "lower") == {}
 
 
 def test_marks_reach_the_table():

@@ -135,7 +135,7 @@ def test_missing_seeds_and_cells_are_visible_in_every_view(view, partial):
     plain = text.replace("\\", "")
     assert "running 63 %" in plain
     if view != "csv":
-        assert "(1/2)" in plain
+        assert "(n=1 of 2)" in plain
         lost = partial.sections[0].missing[0]
         assert lost.cell[:12] in text
         assert "step 353 of 560" in plain
@@ -269,7 +269,7 @@ def test_markdown_reads_back_as_the_labels(hostile):
 def test_latex_holds_no_command_or_column_from_a_label(hostile):
     text = render_latex.render_latex(hostile)
     ours = """begin end toprule midrule bottomrule multicolumn emph mathbf underline pm textsuperscript footnotesize
-        linewidth textbackslash textasciicircum textasciitilde textless textgreater textbar textquotedbl
+        linewidth approx mathrm rightarrow textbackslash textasciicircum textasciitilde textless textgreater textbar textquotedbl
         textasciigrave downarrow uparrow times usepackage"""
     assert set(re.findall(r"\\([a-zA-Z]+)", text)) <= set(re.findall(r"\w+", ours))
     assert "\\input" not in text

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ltbench.canonical import canonical_json
 from ltbench.protocols import sampling_text
+from ltbench.report.identity import section_id
+from ltbench.report.table import External
 
 Planned = Mapping[str, Any]
 
@@ -20,6 +22,7 @@ class RowPlan:
     method: str
     axes: tuple[str, ...]
     cells: tuple[Planned, ...]  # by seed
+    external: External | None = None
 
 
 def setting_text(value: Any) -> str:
@@ -52,6 +55,11 @@ def seed_of(cell: Planned) -> int:
     return int(cell["settings"]["seed"])
 
 
+def stated_seed(row: RowPlan, cell: Planned) -> int | None:
+    """The same; None for an external row, which has no training of ours."""
+    return None if row.external else seed_of(cell)
+
+
 def rows_of(cells: Sequence[Planned]) -> tuple[tuple[str, ...], list[RowPlan]]:
     """(axis names, rows) of one section, rows in the order of the plan.
 
@@ -80,6 +88,26 @@ def rows_of(cells: Sequence[Planned]) -> tuple[tuple[str, ...], list[RowPlan]]:
     return tuple(axes), plans
 
 
+def baselines_of(rows: Sequence[RowPlan]) -> list[int | None]:
+    """For every row the place of its baseline: the row of its pipeline's plain objective (sit or ddpm, a method of the
+    pipeline's name) with the same other settings. None for a baseline itself and where there is no such row."""
+
+    def others(row: RowPlan) -> bytes:
+        settings = row.cells[0]["settings"]
+        return canonical_json(
+            {key: value for key, value in settings.items() if key not in ("method", "seed")}
+        )
+
+    own = [(place, row) for place, row in enumerate(rows) if not row.external]
+    plain = {
+        others(row): place
+        for place, row in reversed(own)
+        if row.method == row.cells[0]["settings"]["pipeline"]
+    }
+    found = [None if row.external else plain.get(others(row)) for row in rows]
+    return [None if base == place else base for place, base in enumerate(found)]
+
+
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
@@ -96,32 +124,46 @@ class SectionPlan:
     part: str
     title: str
     dataset: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    evaluation: Mapping[str, Any]  # without "metrics"; its "id" is `identity.section_id`
+    ids: tuple[str, ...]  # of the planned evaluations that meet here: they differ in their metrics only
     cells: tuple[Planned, ...]
+    # Where guidance was chosen (`guidance.py`), by (cell, step): the section id whose records count, why there is none, and w.
+    picks: Mapping[tuple[str, int], str] | None = None
+    gaps: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    weights: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    chosen_by: str = ""
 
 
 def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
     """Sections in the order of the plan. Titles name what differs between them."""
-    found: dict[tuple[str, bytes, str], list[Planned]] = {}
+    found: dict[tuple[str, bytes, str], dict[str, Planned]] = {}
+    ids: dict[tuple[str, bytes, str], list[str]] = {}
     evaluations: dict[str, Mapping[str, Any]] = {}
     for cell in planned:
         dataset = canonical_json(cell["settings"]["dataset"])
         for evaluation in cell["evaluations"]:
-            evaluations[evaluation["id"]] = evaluation
-            found.setdefault((cell["part"], dataset, evaluation["id"]), []).append(cell)
+            which = section_id(evaluation)
+            shared = {key: value for key, value in evaluation.items() if key != "metrics"}
+            evaluations[which] = {**shared, "id": which}
+            key = cell["part"], dataset, which
+            place = canonical_json([cell["cell"], cell["label"]]).decode()
+            found.setdefault(key, {}).setdefault(place, cell)
+            ids.setdefault(key, []).append(evaluation["id"])
     return [
         SectionPlan(
-            part,
-            _title(part, cells[0], evaluations[which]),
-            cells[0]["settings"]["dataset"],
-            evaluations[which],
-            tuple(cells),
+            part=key[0],
+            title=section_title(key[0], next(iter(cells.values())), evaluations[key[2]]),
+            dataset=next(iter(cells.values()))["settings"]["dataset"],
+            evaluation=evaluations[key[2]],
+            ids=tuple(dict.fromkeys(ids[key])),
+            cells=tuple(cells.values()),
         )
-        for (part, _, which), cells in found.items()
+        for key, cells in found.items()
     ]
 
 
-def _title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:
+def section_title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:
+    """Part, data set and sampling in one line."""
     dataset = cell["settings"]["dataset"]
     words = [str(dataset["name"])]
     if dataset.get("resolution"):

@@ -64,7 +64,7 @@ def write_report(
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    table, selected = build_table(inputs, definition), select(inputs.records)
+    table, selected = build_table(inputs, definition), select([*inputs.records, *inputs.externals])
     pictures: list[Picture] = []
     if {"png", "html"} & set(formats):
         from ltbench.report.pictures import draw_all
@@ -76,7 +76,7 @@ def write_report(
         if name in _TEXT:
             paths[name] = _write(out / f"{inputs.name}.{name}", _TEXT[name](table).encode())
     if "html" in formats:
-        page = render_html(table, pictures, list(selected.chosen.values()))
+        page = render_html(table, pictures, [r for found in selected.chosen.values() for r in found])
         paths["html"] = _write(out / f"{inputs.name}.html", page.encode())
     if "png" in formats:
         make_directory(out / "figures")

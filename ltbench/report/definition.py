@@ -24,6 +24,18 @@ class TableDefinition(_Strict):
     groups: list[Group] = ["all", "head", "body", "tail"]
     step: Literal["last"] | int = "last"
     decimals: dict[str, int] = {}  # of the printed value, by kind
+    guidance: Literal["each", "common", "best"] = (
+        "each"  # sections per value; one for all rows; each row's own
+    )
+    common_guidance: float | None = (
+        None  # with `common`: this value; None: the best on average by the selections' candidates
+    )
+    rule: str | None = (
+        None  # of selections, `rule` or `rule/metric/group`; None: the one that most of them went by
+    )
+    differences: bool = (
+        False  # also tables of paired differences against the pipeline's baseline (Markdown, HTML)
+    )
 
 
 class MetricSteps(_Strict):
@@ -63,12 +75,20 @@ class LossCurves(_Strict):
     terms: list[str]
 
 
+class GuidanceCurve(_Strict):
+    """A metric against the guidance w, one line per method, from every stored evaluation and from the candidates of searches."""
+
+    kind: Literal["guidance_curve"]
+    metric: str
+    groups: list[Group] = ["all", "tail"]
+
+
 FigureDefinition = Annotated[
-    MetricSteps | GroupBars | ClassQuality | Samples | LossCurves, Field(discriminator="kind")
+    GuidanceCurve | MetricSteps | GroupBars | ClassQuality | Samples | LossCurves, Field(discriminator="kind")
 ]
 
 
-_KINDS = {"metric_steps", "group_bars", "class_quality", "samples", "loss_curves"}
+_KINDS = {"metric_steps", "group_bars", "class_quality", "samples", "loss_curves", "guidance_curve"}
 
 
 class Definition(_Strict):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltbench.report.select import Record, Selected
+from ltbench.report.guidance import selections_of
+from ltbench.report.identity import ROW_KEYS, family_id
+from ltbench.report.select import Record, Selected, age
 from ltbench.report.table import Column, Section
-from ltbench.report.words import clean
+from ltbench.report.words import BETTER, clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +84,7 @@ class SampleGrid:
 def axis_label(column: Column) -> str:
     """ "KD[...] ×1000 (lower is better)" """
     scale = "" if column.scale == 1 else f" ×{column.scale:g}"
-    better = f"\n({column.better} is better)" if column.better else ""
+    better = f"\n({BETTER[column.better]})" if column.better in BETTER else ""
     return f"{column.name}{scale}{better}"
 
 
@@ -93,6 +95,8 @@ def metric_steps(section: Section, metric: str, groups: Sequence[str]) -> LinePl
     for j in places:
         column, lines = section.columns[j], []
         for i in range(len(section.rows)):
+            if section.rows[i].external:
+                continue  # its steps are not these
             entries = [(step, section.entry(i, j, step)) for step in section.steps]
             known = [(step, entry) for step, entry in entries if entry.mean is not None]
             if known:
@@ -110,6 +114,79 @@ def metric_steps(section: Section, metric: str, groups: Sequence[str]) -> LinePl
     if not any(panel.lines for panel in panels):
         return None
     return LinePlot(tuple(panels), "training steps", axis_label(section.columns[places[0]]))
+
+
+def guidance_curve(
+    section: Section, selected: Selected, metric: str, groups: Sequence[str]
+) -> LinePlot | None:
+    """A metric against guidance at the shown step, from all stored points; None below two values of w.
+
+    One panel per group with the evaluations of the section's family, and one per number of images that searches tried
+    candidates on: a bias that falls with the number of images must not look like an effect of w.
+    """
+    places = [j for j, c in enumerate(section.columns) if c.metric == metric and c.group in groups]
+    found: dict[tuple[int, int], _Points] = {}  # (column, images of a search or 0) -> label -> w -> values
+    for j in places:
+        for i, row in enumerate(section.rows):
+            label = clean(section.rows[i].label)
+            for _, cell in () if row.external else row.cells:
+                for n, w, value in _guided(section, selected, cell, section.columns[j]):
+                    of_row = found.setdefault((j, n), {}).setdefault(label, {})
+                    of_row.setdefault(w, []).append(value * section.columns[j].scale)
+    panels = []
+    for j, n in sorted(found, key=lambda key: (key[1], key[0])):
+        if len({w for of_row in found[j, n].values() for w in of_row}) > 1:
+            floor = None if n else section.floors.get((j, section.shown))
+            column = section.columns[j]
+            title = f"{column.group}, search on {n} images" if n else column.group
+            lines = tuple(_line(label, of_row) for label, of_row in found[j, n].items())
+            panels.append(Panel(title, lines, None if floor is None else floor * column.scale))
+    return LinePlot(tuple(panels), "guidance w", axis_label(section.columns[places[0]])) if panels else None
+
+
+_Points = dict[str, dict[float, list[float]]]
+
+
+def _guided(
+    section: Section, selected: Selected, cell: str, column: Column
+) -> Iterator[tuple[int, float, float]]:
+    """(0 or the images of a search, w, value) of a cell at the shown step."""
+    family, step = family_id(section.evaluation), section.shown
+    for where in selected.points.get((cell, step), []):
+        for record in selected.at(cell, step, where)[:1]:
+            if (w := record["body"]["evaluation"].get("guidance")) is None:
+                continue
+            if family_id(record["body"]["evaluation"]) == family:
+                value = _value_in(selected.at(cell, step, where), column)
+                if value is not None:
+                    yield 0, float(w), value
+    for selection in selections_of(family, cell, step, selected)[:1]:
+        if (selection["body"]["metric"], selection["body"]["group"]) == (column.metric, column.group):
+            for each in selection["body"]["candidates"]:
+                if each["value"] is not None:
+                    yield int(each["n"]), float(each["guidance"]), float(each["value"])
+
+
+def _value_in(records: Sequence[Record], column: Column) -> float | None:
+    """The latest value of a column that fits it."""
+    for record in records:
+        for row in record["body"]["rows"]:
+            known = all(row.get(key) == getattr(column, key) for key in ("metric", "group", *ROW_KEYS))
+            if known and row["value"] is not None:
+                return float(row["value"])
+    return None
+
+
+def _line(label: str, of_row: Mapping[float, Sequence[float]]) -> Line:
+    stats = [(w, *_mean_sd(of_row[w])) for w in sorted(of_row)]
+    points = tuple((w, value) for w in sorted(of_row) for value in of_row[w])
+    return Line(
+        label,
+        tuple(w for w, _, _ in stats),
+        tuple(m for _, m, _ in stats),
+        tuple(s for *_, s in stats),
+        points,
+    )
 
 
 def group_bars(section: Section, metric: str) -> Bars | None:
@@ -132,26 +209,36 @@ def group_bars(section: Section, metric: str) -> Bars | None:
     return Bars(tuple(places), values, floors, axis_label(section.columns[next(iter(places.values()))]))
 
 
-def records_of(section: Section, selected: Selected, place: int) -> list[Record]:
-    """The records of a row at the shown step, by seed."""
-    keys = [(cell, section.shown, section.evaluation["id"]) for _, cell in section.rows[place].cells]
-    return [selected.chosen[key] for key in keys if key in selected.chosen]
+def records_of(
+    section: Section, selected: Selected, place: int, wanted: Callable[[Record], bool]
+) -> list[Record]:
+    """Of every seed of a row the latest record at the shown step that has what is wanted, by seed."""
+    found = []
+    for _, cell in section.rows[place].cells:
+        known = [record for key in section.keys[cell] for record in selected.at(*key) if wanted(record)]
+        found += sorted(known, key=age)[-1:]
+    return found
 
 
 def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot | None:
     """A per-class metric of every row at the shown step; None when no record holds it per class."""
     column = next((c for c in section.columns if c.metric == metric), None)
-    every = [record for i in range(len(section.rows)) for record in records_of(section, selected, i)]
-    if column is None or not any(column.name in _per_class(record) for record in every):
+    if column is None:
+        return None
+    name = column.name
+    held = [
+        records_of(section, selected, i, lambda record: name in _per_class(record))
+        for i in range(len(section.rows))
+    ]
+    every = [record for records in held for record in records]
+    if not every:
         return None
     body = every[0]["body"]
     order = ranked_classes(body)
     counts, lines = body["train_counts"], []
     for i in range(len(section.rows)):
         arrays = [
-            _by_class(record, column.name)
-            for record in records_of(section, selected, i)
-            if column.name in _per_class(record) and record["body"]["groups"] == body["groups"]
+            _by_class(record, column.name) for record in held[i] if record["body"]["groups"] == body["groups"]
         ]
         known = [(c, [a[c] for a in arrays if a.get(c) is not None]) for c in order]
         known = [
@@ -170,7 +257,7 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
                     points,
                 )
             )
-    floor = _by_class(next(r for r in every if column.name in _per_class(r)), column.name, "floor")
+    floor = _by_class(every[0], column.name, "floor")
     return ClassPlot(
         tuple(clean(body["classes"][c]) for c in order),
         tuple(int(counts[c]) for c in order),
@@ -210,7 +297,11 @@ def sample_grid(
     """
     shown: dict[str, tuple[int, Record]] = {}
     for i in range(len(section.rows)):
-        if found := records_of(section, selected, i):
+        if section.rows[i].external:
+            continue  # it did not start from this noise
+        if found := records_of(
+            section, selected, i, lambda record: "samples" in record["body"].get("facts", {})
+        ):
             shown[clean(section.rows[i].label)] = (int(found[0]["body"]["settings"]["seed"]), found[0])
     if not shown:
         return None

@@ -1,53 +1,53 @@
-"""Best and second best, only where seeds carry it."""
+"""Best and second best where the difference is real, and ties where it is not."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ltbench.report.table import Entry
+from ltbench.report.differences import difference
+from ltbench.report.table import Column, Entry
 
-_ROUNDING = 1e-9  # a standard error below this share of the mean is 0 up to rounding
 
+def marks(entries: Sequence[Entry], column: Column) -> dict[int, str]:
+    """{row: "best" | "second" | "tie"} for one column with a direction; the rule of `differences.difference` decides.
 
-def marks(entries: Sequence[Entry], better: str) -> dict[int, str]:
-    """{row: "best" | "second"} for one column; `better` is "lower" or "higher".
-
-    A row is marked only if it beats every row below it by more than 2 standard errors of the paired difference (same seed in
-    both rows), over at least 2 common seeds. A standard error of exactly 0 says that the metric moves in steps, not that the
-    difference is certain, and marks nothing. A row that cannot be compared so with some row below it is not marked, and where
-    there is no best there is no second. The last of two rows is never called second best.
+    Best is the row of the best mean, if it is better than every other row. If it is not, it and the rows that it is not better
+    than are a tie. Second is the same among the rows without the best. A row that cannot be compared with the leader (no
+    common seed, no error) is neither beaten nor tied, and keeps the leader from its mark. Where there is no best there is no
+    second, and the last of two rows is never called second best. The order of rows does not matter.
     """
-    if better not in ("lower", "higher"):
+    if column.better not in ("lower", "higher", "zero"):
         return {}
-    sign = 1.0 if better == "lower" else -1.0
-    rows = [row for row, entry in enumerate(entries) if entry.mean is not None]
-    ranked = sorted(rows, key=lambda row: (sign * (entries[row].mean or 0.0), row))
+    rows = [row for row, entry in enumerate(entries) if entry.values]
     found: dict[int, str] = {}
-    for name, place in (("best", 0), ("second", 1)):
-        below = ranked[place + 1 :]
-        if not below or not all(_beats(entries[ranked[place]], entries[other], sign) for other in below):
+    for place in ("best", "second"):
+        if len(rows) < 2:
             break
-        found[ranked[place]] = name
+        leaders = _leaders(rows, entries, column)
+        verdicts = [
+            (row, (gap := difference(entries[leader], entries[row], column)) and gap.verdict)
+            for leader in leaders
+            for row in rows
+            if row != leader
+        ]
+        if len(leaders) > 1 or any(verdict != "better" for _, verdict in verdicts):
+            tied = {row for row, verdict in verdicts if verdict in ("tie", "worse")}
+            return {**found, **dict.fromkeys(sorted({*leaders, *tied}), "tie")} if tied else found
+        found[leaders[0]] = place
+        rows.remove(leaders[0])
     return found
 
 
-def _beats(a: Entry, b: Entry, sign: float) -> bool:
-    left, right = _by_seed(a), _by_seed(b)
-    gaps = [sign * (right[seed] - left[seed]) for seed in sorted(left.keys() & right.keys())]
-    if len(gaps) < 2:
-        return False
-    mean, error = mean_and_error(gaps)
-    return error > _ROUNDING * mean and mean > 2 * error
+def _leaders(rows: Sequence[int], entries: Sequence[Entry], column: Column) -> list[int]:
+    """The rows of the best mean: one, unless means are equal."""
+    scores = {row: _score(entries[row], column) for row in rows}
+    best = min(scores.values())
+    return [row for row in rows if scores[row] == best]
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error from at least 2 values, sums rounded once."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, math.sqrt(variance / n)
-
-
-def _by_seed(entry: Entry) -> Mapping[int, float]:
-    return {value.seed: value.value for value in entry.values}
+def _score(entry: Entry, column: Column) -> float:
+    """Lower is better: the mean, its negative, or the mean distance from zero."""
+    turn = {"higher": -1.0}.get(column.better, 1.0)
+    values = [abs(v.value) if column.better == "zero" else turn * v.value for v in entry.values]
+    return math.fsum(values) / len(values)

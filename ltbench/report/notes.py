@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltbench.report.axes import RowPlan, flat, seed_of
+from ltbench.protocols import extractor_family
+from ltbench.report.axes import RowPlan, flat, stated_seed
+from ltbench.report.columns import nfe_text
+from ltbench.report.words import of_seed
 
 Record = Mapping[str, Any]
 Found = Sequence[tuple[RowPlan, list[Record]]]  # every row with its records at the shown step
@@ -32,12 +35,21 @@ def row_notes(
 ) -> list[tuple[int, ...]]:
     """Footnote numbers of every row: mixed code, mixed data, further records, a method trained against the extractor."""
     numbers: list[list[int]] = [[] for _ in found]
+    for place, (row, _) in enumerate(found):
+        if row.external:
+            numbers[place].append(notes.number(row.external.note))
+    everyone, found = found, [(row, [] if row.external else records) for row, records in found]
     for component in SHARED_CODE:
-        _mixed(found, f"{component} code", lambda r, c=component: r["body"]["code"].get(c), notes, numbers)
-    for network in sorted({row.cells[0]["settings"]["network"] for row, _ in found}):
-        same = [(row, rs if row.cells[0]["settings"]["network"] == network else []) for row, rs in found]
+        who = everyone if component == "evaluation" else found
+        _mixed(
+            who, f"{component} code", lambda r, c=component: r["body"].get("code", {}).get(c), notes, numbers
+        )
+    networks = {row.cells[0]["settings"]["network"] for row, _ in found if not row.external}
+    for network in sorted(networks):
+        same = [(row, rs if row.cells[0]["settings"].get("network") == network else []) for row, rs in found]
         _mixed(same, "network code", lambda r: r["body"]["code"].get("network"), notes, numbers)
     _mixed(found, "training data", lambda r: r["body"].get("data_sha256"), notes, numbers)
+    _spent(found, notes, numbers)
     for place, (row, records) in enumerate(found):
         alone: Found = [(row, records)]
         own = [numbers[place]]
@@ -46,12 +58,45 @@ def row_notes(
             noun = "record" if further == 1 else "records"
             text = f"{row.label}: {further} older {noun} of the same cells and evaluation (other code or attempt) not used."
             numbers[place].append(notes.number(text))
-        if any(
-            value == extractor for name, value in flat(row.cells[0]["settings"]) if name.startswith("method.")
-        ):
-            text = f"{row.label} trains against {extractor}, the extractor of these metrics: its values are flattered."
+        if text := _flattered(row, extractor):
             numbers[place].append(notes.number(text))
     return [tuple(row) for row in numbers]
+
+
+def _flattered(row: RowPlan, extractor: str) -> str | None:
+    """A sentence where a method trains against the extractor, or against another network of its family."""
+    told = [(name, value) for name, value in flat(row.cells[0]["settings"]) if name.startswith("method.")]
+    texts = [(name, text) for name, value in told for text in _texts(value)]
+    if any(text == extractor for _, text in texts):
+        return f"{row.label} trains against {extractor}, the extractor of these metrics: its values are flattered."
+    family = extractor_family(extractor)
+    for name, text in texts:
+        if "encoder" in name.rpartition(".")[2] and extractor_family(text) == family:
+            return (
+                f"{row.label} trains against {text}, a network of the same family ({family}) as {extractor}, the extractor of "
+                "these metrics: they favour it. Judge it by another extractor."
+            )
+    return None
+
+
+def _texts(value: Any) -> list[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, str)]
+
+
+def _spent(found: Found, notes: Notes, numbers: list[list[int]]) -> None:
+    """One footnote, on every row, where the rows' evaluations per image differ, which only an adaptive sampler may do."""
+    spent = [
+        (row.label, ", ".join(dict.fromkeys(nfe_text(record) for record in records)))
+        for row, records in found
+        if records
+    ]
+    if len({text for _, text in spent}) < 2:
+        return
+    said = "; ".join(f"{label} {text}" for label, text in spent)
+    number = notes.number(f"Evaluations of the network per image differ between rows: {said}.")
+    for own in numbers:
+        own.append(number)
 
 
 def _mixed(
@@ -65,7 +110,7 @@ def _mixed(
     holders = []
     for digest in ranked:
         who = [
-            f"{row.label} seed {seed_of(cell)}"
+            f"{row.label}{of_seed(stated_seed(row, cell))}"
             for row, records in found
             for cell in row.cells
             if any(r["body"]["cell"] == cell["cell"] and str(value(r)) == digest for r in records)

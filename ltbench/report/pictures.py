@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ltbench.canonical import canonical_json
 from ltbench.report.definition import (
     ClassQuality,
     Definition,
     FigureDefinition,
     GroupBars,
+    GuidanceCurve,
     LossCurves,
     MetricSteps,
     Samples,
@@ -19,10 +21,12 @@ from ltbench.report.figure_data import (
     Fetch,
     class_plot,
     group_bars,
+    guidance_curve,
     loss_curves,
     metric_steps,
     sample_grid,
 )
+from ltbench.report.identity import family_id
 from ltbench.report.render_html import Picture
 from ltbench.report.select import Selected
 from ltbench.report.table import Section, Table
@@ -40,11 +44,15 @@ def draw_all(table: Table, definition: Definition, selected: Selected, fetch: Fe
     """Every figure that has something to show, section by section, in the definition's order."""
     from ltbench.report import figures
 
-    found = []
+    found, drawn_families = [], set()
     with figures.drawing():
         style = figures.looks([clean(label) for label in table.labels()])
         for place, section in enumerate(table.sections):
+            family = section.part, canonical_json(section.dataset), family_id(section.evaluation)
             for number, wanted in enumerate(definition.figures, 1):
+                if isinstance(wanted, GuidanceCurve) and (family, number) in drawn_families:
+                    continue  # one curve holds all sections that differ in their guidance only
+                drawn_families.add((family, number))
                 drawn = _draw(wanted, section, selected, fetch, style)
                 if drawn is not None:
                     name = f"{place + 1}-{_slug(section.part)}-{number}-{wanted.kind}"
@@ -68,6 +76,8 @@ def _draw(
             return _class_quality(wanted, section, selected, style)
         case Samples():
             return _samples(wanted, section, selected, fetch)
+        case GuidanceCurve():
+            return _guidance_curve(wanted, section, selected, style)
         case LossCurves():
             return _loss_curves(wanted, section, selected, style)
 
@@ -132,6 +142,21 @@ def _samples(wanted: Samples, section: Section, selected: Selected, fetch: Fetch
         "Top row: real images."
     )
     return draw_samples(data), caption, True
+
+
+def _guidance_curve(
+    wanted: GuidanceCurve, section: Section, selected: Selected, style: Mapping[str, Look]
+) -> Drawn | None:
+    from ltbench.report.figures import draw_lines
+
+    data = guidance_curve(section, selected, wanted.metric, wanted.groups)
+    if data is None:
+        return None
+    caption = (
+        f"{data.y_label.splitlines()[0]} against guidance w at step {section.shown:,}: every stored evaluation that differs in "
+        f"nothing else, and the candidates of searches on their own samples. {_spread(section, 'Band')} Dotted: real images."
+    )
+    return draw_lines(data, style), caption, False
 
 
 def _loss_curves(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ltbench.protocols import sampling_text
@@ -12,11 +12,16 @@ from ltbench.report import words
 from ltbench.report.table import Entry, Section, Table
 
 FIELDS: tuple[str, ...] = (
-    "kind",  # mean (over seeds), seed (one run) or floor (real images)
+    "kind",  # mean (over seeds), seed (one run), or what real images score: floor, ceiling, real value
     "part", "dataset", "evaluation", "protocol", "sampler", "sampling_steps", "guidance", "sampling", "extractor",
-    "label", "method", "axes", "seed", "cell", "record", "step",
-    "metric", "name", "group", "better", "scale", "k", "value", "sd", "n", "planned",
+    # external: samples or checkpoint, where the row was not trained here
+    "label", "method", "external", "axes", "seed", "cell", "record", "step",
+    "metric", "name", "group", "better", "scale", "k", "estimator",
+    "value", "sd", "n", "planned",  # sd over n training seeds
+    "se", "corrected",  # of one network: sampling error; jackknife bias-corrected value (kind mean: their mean)
     "floor", "n_gen", "n_ref", "n_floor", "mark", "missing",
+    # minus the baseline, over common seeds; difference_over: what its error is over, seeds or folds
+    "baseline", "difference", "difference_se", "difference_seeds", "difference_over", "verdict",
 )  # fmt: skip
 
 
@@ -52,12 +57,18 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
                     f"{name}={value}" for name, value in zip(section.axes, row.axes, strict=True)
                 )
                 known = {**base, "label": row.label, "method": row.method, "axes": axes}
-                yield from _entry(known, section.entry(i, j, step))
+                known |= _guidance(section, [cell for _, cell in row.cells], step)
+                if row.external:
+                    if step != section.shown:
+                        continue
+                    known |= {"external": row.external.kind, "step": row.external.step or None}
+                for line in _entry({**known, **_difference(section, i, j, step)}, section.entry(i, j, step)):
+                    yield {**line, **_guidance(section, [line.get("cell", "")], step)}
             if (j, step) in section.floors:
                 floor = section.floors[j, step]
                 yield {
                     **base,
-                    "kind": "floor",
+                    "kind": words.FLOORS.get(column.better, "real value"),
                     "label": words.FLOOR_LABEL,
                     "value": floor,
                     "n_gen": column.n_floor,
@@ -69,20 +80,40 @@ def _context(section: Section) -> dict[str, Any]:
     return {
         "part": section.part,
         "dataset": section.dataset["name"],
-        "evaluation": ev["id"],
+        "evaluation": "; ".join(section.ids),
         "protocol": ev["protocol"],
         "sampler": ev["sampler"],
         "sampling_steps": ev["steps"],
-        "guidance": ev["guidance"],
+        "guidance": ev.get("guidance"),
         "sampling": sampling_text(ev),
         "extractor": f"{ev['extractor']['name']}@{ev['extractor']['sha256']}",
     }
 
 
+def _guidance(section: Section, cells: Sequence[str], step: int) -> dict[str, Any]:
+    """The guidance of cells that have their own: a number, or all of them where seeds differ."""
+    found = sorted({section.guidance[cell, step] for cell in cells if (cell, step) in section.guidance})
+    if not found:
+        return {}
+    return {"guidance": found[0] if len(found) == 1 else "; ".join(f"{w!r}" for w in found)}
+
+
 def _column(section: Section, place: int, step: int) -> dict[str, Any]:
     column = section.columns[place]
-    keys = ("metric", "name", "group", "better", "scale", "k", "n_gen", "n_ref", "n_floor")
+    keys = ("metric", "name", "group", "better", "scale", "k", "estimator", "n_gen", "n_ref", "n_floor")
     return {**{key: getattr(column, key) for key in keys}, "floor": section.floors.get((place, step))}
+
+
+_OF_MEANS = ("baseline", "difference", "difference_se", "difference_seeds", "difference_over", "verdict")
+
+
+def _difference(section: Section, i: int, j: int, step: int) -> dict[str, Any]:
+    gap, base = section.differences.get((i, j, step)), section.rows[i].baseline
+    label = None if base is None else section.rows[base].label
+    if gap is None:
+        return dict.fromkeys(_OF_MEANS) | {"baseline": label}
+    known = (label, gap.value, gap.error, gap.seeds, gap.source, gap.verdict)
+    return dict(zip(_OF_MEANS, known, strict=True))
 
 
 def _entry(known: dict[str, Any], entry: Entry) -> Iterator[dict[str, Any]]:
@@ -93,15 +124,19 @@ def _entry(known: dict[str, Any], entry: Entry) -> Iterator[dict[str, Any]]:
         "sd": entry.sd,
         "n": entry.n,
         "planned": entry.planned,
+        "se": entry.se,
+        "corrected": entry.corrected,
         "mark": entry.mark,
-        "missing": "; ".join(f"seed {gap.seed}: {gap.text}" for gap in entry.missing),
+        "missing": "; ".join(f"{words.of_seed(gap.seed)}: {gap.text}".strip(": ") for gap in entry.missing),
     }
     for value in entry.values:
         yield {
-            **known,
+            **{key: text for key, text in known.items() if key not in _OF_MEANS},
             "kind": "seed",
             "seed": value.seed,
             "cell": value.cell,
             "record": value.digest,
             "value": value.value,
+            "se": value.se,
+            "corrected": value.corrected,
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 from ltbench.report import words
 from ltbench.report.select import Record
-from ltbench.report.table import Column, Entry, Section, Table
+from ltbench.report.table import Column, Entry, Section, SeedValue, Table
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,17 @@ def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Rec
         notes=[words.clean(note) for note in table.notes],
         legend=words.legend(table, "bold on a tint", "underlined"),
         floor_label=words.FLOOR_LABEL,
+        tie=words.TIE,
+        paired_heading=words.PAIRED_HEADING,
+        paired_legend=words.PAIRED_LEGEND,
         built=words.plan_line(table),
         records=_records(table, records),
     )
 
 
 def _lead(table: Table) -> str:
-    cells = {cell for section in table.sections for row in section.rows for _, cell in row.cells}
+    rows = [row for section in table.sections for row in section.rows if not row.external]
+    cells = {cell for row in rows for _, cell in row.cells}
     missing = {gap.cell for section in table.sections for gap in section.missing}
     state = "all done" if not missing else f"{len(missing)} still missing"
     return words.clean(f"Benchmark {table.name}: {words.plural(len(cells), 'training run')}, {state}.")
@@ -54,6 +58,7 @@ def _section(table: Table, place: int, section: Section, pictures: Sequence[Pict
         "title": words.clean(section.title),
         "how": words.section_line(section),
         "blocks": [_block(table, section, name) for name in section.metrics()],
+        "paired": _paired(table, section) if table.paired else [],
         "missing": words.missing_lines(section),
         "missing_heading": words.missing_heading(section),
         "figures": [
@@ -81,6 +86,7 @@ def _block(table: Table, section: Section, name: str) -> dict[str, Any]:
     ]
     return {
         "name": words.clean(name),
+        "method": words.method_heading(section),
         "better": heading.removeprefix(words.clean(name)).lstrip(", "),
         "groups": [section.columns[j].group for j in places],
         "rows": rows,
@@ -88,24 +94,54 @@ def _block(table: Table, section: Section, name: str) -> dict[str, Any]:
     }
 
 
+def _paired(table: Table, section: Section) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": words.clean(name),
+            "groups": [section.columns[j].group for j in places],
+            "rows": [
+                {
+                    "label": words.paired_label(section, i),
+                    "cells": [words.paired_text(section, i, j, table.decimals) for j in places],
+                }
+                for i in rows
+            ],
+        }
+        for name, rows, places in words.paired_blocks(section)
+    ]
+
+
 def _cell(entry: Entry, column: Column, decimals: Mapping[str, int]) -> dict[str, Any]:
     shown = words.printed(entry, column, decimals)
-    return {**vars(shown), "tip": _tip(entry, column, decimals)}
+    return {**vars(shown), "spread": words.spread(shown), "tip": _tip(entry, column, decimals)}
 
 
 def _tip(entry: Entry, column: Column, decimals: Mapping[str, int]) -> str:
     """What a pointer shows: every seed's value, the sample counts, and why a seed is missing."""
-    parts = [
-        f"seed {v.seed}: {words.number(v.value, column, decimals)} ({v.digest[:8]})" for v in entry.values
-    ]
-    parts += [f"seed {gap.seed}: {gap.text}" for gap in entry.missing]
+
+    def of(seed: int | None) -> str:
+        return words.of_seed(seed).strip() or "external"
+
+    parts = [f"{of(v.seed)}: {_seed_text(v, column, decimals)} ({v.digest[:8]})" for v in entry.values]
+    parts += [f"{of(gap.seed)}: {gap.text}" for gap in entry.missing]
     if entry.values:
         parts.append(f"{column.n_gen} generated against {column.n_ref} real images")
     return words.clean("; ".join(parts))
 
 
+def _seed_text(value: SeedValue, column: Column, decimals: Mapping[str, int]) -> str:
+    """ "10.42 ±0.13 SE, bias-corrected 9.98", as far as the record has them."""
+    text = words.number(value.value, column, decimals)
+    if value.se is not None:
+        text += f" ±{words.number(value.se, column, decimals)} SE"
+    if value.corrected is not None:
+        text += f", bias-corrected {words.number(value.corrected, column, decimals)}"
+    return text
+
+
 def _floor_tip(column: Column) -> str:
-    return f"{column.n_floor} held-out real images against {column.n_ref}" if column.n_floor else ""
+    kind = words.FLOORS.get(column.better, "real value")
+    return f"{kind}: {column.n_floor} held-out real images against {column.n_ref}" if column.n_floor else ""
 
 
 def _records(table: Table, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -118,10 +154,12 @@ def _records(table: Table, records: Sequence[Record]) -> list[dict[str, Any]]:
                 values = {
                     v.digest: v for j in range(len(section.columns)) for v in section.entry(i, j, step).values
                 }
-                for value in sorted(values.values(), key=lambda v: (v.seed, v.digest)):
-                    line = {"digest": value.digest[:16], "label": words.clean(row.label), "seed": value.seed}
+                for value in sorted(values.values(), key=lambda v: (v.seed or 0, v.digest)):
+                    seed = "" if value.seed is None else value.seed
+                    line = {"digest": value.digest[:16], "label": words.clean(row.label), "seed": seed}
                     made = _made(by_digest.get(value.digest))
-                    lines.append({**line, "step": step, "cell": value.cell[:12], "made": made})
+                    own = step if row.external is None else row.external.step or ""
+                    lines.append({**line, "step": own, "cell": value.cell[:12], "made": made})
     return lines
 
 

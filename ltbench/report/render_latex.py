@@ -28,6 +28,8 @@ _ESCAPES = {
     "↑": r"$\uparrow$",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "≈": r"$\approx$",
+    "→": r"$\rightarrow$",
     "\ufffd": "?",
 }
 
@@ -51,7 +53,7 @@ def render_latex(table: Table) -> str:
 def _tabular(table: Table, section: Section) -> list[str]:
     groups = list(dict.fromkeys(column.group for column in section.columns))
     width = 1 + len(groups)
-    heads = ["method", *groups]
+    heads = [words.method_heading(section), *groups]
     lines = [
         rf"\begin{{tabular}}{{l{'r' * len(groups)}}}",
         r"\toprule",
@@ -83,6 +85,7 @@ def _block(table: Table, section: Section, name: str) -> list[str]:
 
 
 def _below(table: Table, section: Section) -> list[str]:
+    """What the table says of itself, since it travels without its page: signs, footnotes, what is missing."""
     used = {number for row in section.rows for number in row.notes}
     used |= {
         number
@@ -90,7 +93,9 @@ def _below(table: Table, section: Section) -> list[str]:
         for j in range(len(section.columns))
         for number in section.entry(i, j).notes
     }
-    texts = [rf"\textsuperscript{{{number}}} {escape(table.notes[number - 1])}" for number in sorted(used)]
+    texts = [escape(words.short_legend(section, "Bold", "underlined"))]
+    texts += [escape(section.chosen_by)] if section.chosen_by else []
+    texts += [rf"\textsuperscript{{{number}}} {escape(table.notes[number - 1])}" for number in sorted(used)]
     if section.missing:
         texts.append(escape(f"{words.missing_heading(section)}: {'; '.join(words.missing_lines(section))}"))
     return texts
@@ -111,9 +116,12 @@ def _notes(numbers: tuple[int, ...]) -> str:
 def _entry(cell: words.Printed) -> str:
     if not cell.value:
         return escape(cell.gap) + _notes(cell.notes)
-    value = {"best": rf"\mathbf{{{cell.value}}}", "second": rf"\underline{{{cell.value}}}"}.get(
-        cell.mark, cell.value
-    )
-    spread = rf" \pm {cell.sd}" if cell.sd else ""
+    shown = {
+        "best": rf"\mathbf{{{cell.value}}}",
+        "second": rf"\underline{{{cell.value}}}",
+        "tie": rf"{{\approx}}{cell.value}",
+    }
+    value = shown.get(cell.mark, cell.value)
+    spread = rf" \pm {cell.sd}" if cell.sd else rf" \pm {cell.se}\,\mathrm{{SE}}" if cell.se else ""
     count = f" ({escape(cell.count)})" if cell.count else ""
     return _math(value + spread) + count + _notes(cell.notes)

@@ -31,6 +31,8 @@ def render_markdown(table: Table) -> str:
         lines += [f"## {escape(section.title)}", "", escape_block(words.section_line(section)), ""]
         for name in section.metrics():
             lines += _block(table, section, name)
+        if table.paired:
+            lines += _paired(table, section)
         if section.missing:
             lines += [f"**{words.missing_heading(section)}**", ""]
             lines += [f"- {escape_block(line)}" for line in words.missing_lines(section)] + [""]
@@ -43,7 +45,7 @@ def render_markdown(table: Table) -> str:
 
 def _block(table: Table, section: Section, name: str) -> list[str]:
     places = [place for place, column in enumerate(section.columns) if column.name == name]
-    heads = ["method", *(section.columns[place].group for place in places)]
+    heads = [words.method_heading(section), *(section.columns[place].group for place in places)]
     rules = [":---"] + ["---:"] * len(places)
     lines = [
         f"**{escape(words.metric_heading(section, name))}**",
@@ -61,6 +63,22 @@ def _block(table: Table, section: Section, name: str) -> list[str]:
     return [*lines, ""]
 
 
+def _paired(table: Table, section: Section) -> list[str]:
+    blocks = words.paired_blocks(section)
+    if not blocks:
+        return []
+    lines = [f"**{words.PAIRED_HEADING}**", "", escape(words.PAIRED_LEGEND), ""]
+    for name, rows, places in blocks:
+        heads = [name, *(section.columns[place].group for place in places)]
+        lines += [_line([escape(head) for head in heads]), _line([":---"] + ["---:"] * len(places))]
+        for i in rows:
+            texts = [words.paired_label(section, i)]
+            texts += [words.paired_text(section, i, place, table.decimals) for place in places]
+            lines.append(_line([escape(text) for text in texts]))
+        lines.append("")
+    return lines
+
+
 def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -73,7 +91,7 @@ def _entry(cell: words.Printed) -> str:
     if not cell.value:
         return escape(cell.gap) + _notes(cell.notes)
     value = escape(cell.value)
-    value = {"best": f"**{value}**", "second": f"<u>{value}</u>"}.get(cell.mark, value)
-    spread = f" ± {escape(cell.sd)}" if cell.sd else ""
+    shown = {"best": f"**{value}**", "second": f"<u>{value}</u>", "tie": f"{words.TIE}{value}"}
+    value, spread = shown.get(cell.mark, value), words.spread(cell).replace("±", "± ")
     count = f" ({escape(cell.count)})" if cell.count else ""
     return value + spread + count + _notes(cell.notes)

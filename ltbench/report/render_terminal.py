@@ -10,7 +10,9 @@ from rich.text import Text
 from ltbench.report import words
 from ltbench.report.table import Section, Table
 
-_ASCII = str.maketrans({"↓": "(v)", "↑": "(^)", "±": "+-", "×": "x", "\ufffd": "?"})
+_ASCII = str.maketrans(
+    {"↓": "(v)", "↑": "(^)", "±": "+-", "×": "x", "≈": "~", "→": "->", "é": "e", "\ufffd": "?"}
+)
 
 
 def render_terminal(table: Table, console: Console) -> None:
@@ -51,7 +53,7 @@ def _block(table: Table, section: Section, name: str, text, plain: bool) -> Grid
         box=box.ASCII2 if plain else box.SIMPLE_HEAD,
         padding=(0, 1),
     )
-    grid.add_column("method", overflow="fold")
+    grid.add_column(words.method_heading(section), overflow="fold")
     places = [place for place, column in enumerate(section.columns) if column.name == name]
     for place in places:
         grid.add_column(text(section.columns[place].group), justify="right")
@@ -75,11 +77,12 @@ def _notes(numbers: tuple[int, ...]) -> str:
 def _entry(cell: words.Printed, text) -> Text:
     if not cell.value:
         return text(cell.gap + _notes(cell.notes), "yellow")
-    sign = {"best": "*", "second": "_"}.get(cell.mark, "")
+    sign = {"best": "*", "second": "_", "tie": words.TIE}.get(cell.mark, "")
     style = {"best": "bold", "second": "underline"}.get(cell.mark, "")
     shown = text(sign + cell.value, style)
-    if cell.sd:
-        shown.append_text(text(f" ±{cell.sd}", "dim"))
+    shown.append_text(Text(" ") if words.spread(cell) else Text()).append_text(
+        text(words.spread(cell), "dim")
+    )
     if cell.count:
         shown.append_text(Text(" ")).append_text(text(f"({cell.count})", "yellow"))
     return shown.append_text(text(_notes(cell.notes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,22 +15,42 @@ class Column:
     metric: str  # kind: FD, KD, precision ...
     name: str  # as the record names it, with the extractor: FD[fashion-cnn-v1@1a2b3c4d]
     group: str  # all, head, body, tail
-    better: str  # lower | higher | "" where no record says
+    better: str  # lower | higher | zero | "" where no record says
     scale: float  # a printed value is scale * value
     k: int | None
     n_gen: int | None
     n_ref: int | None
     n_floor: int | None
+    estimator: str | None = None  # None: the records are older than the naming of estimators
 
 
 @dataclass(frozen=True)
 class SeedValue:
-    """One number and the record it came from."""
+    """One number of one network, with its sampling noise, and the record it came from."""
 
-    seed: int
+    seed: int | None  # of training; None for an external row
     value: float
     cell: str
     digest: str
+    se: float | None = None  # standard error of `value` over samples; knows nothing of training again
+    corrected: float | None = None  # jackknife bias-corrected value
+    folds: tuple[float, ...] | None = None  # the value with fold f left out; the same folds for every method
+    n: int | None = None  # generated images behind it
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One row minus another in one column: means over their common seeds. `differences.py` has the rule.
+
+    value: unscaled; where closer to zero is better, the difference of the distances from zero. error: its standard error,
+    None where none is known. verdict: better | worse | tie | differs (a metric without a direction) | "" (no error).
+    """
+
+    value: float
+    error: float | None
+    seeds: int
+    source: str  # what the error is over: "seeds", "folds" or ""
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,7 @@ class Missing:
     """A planned number that is not there. `text` fits a table cell; `detail` is the whole story."""
 
     label: str
-    seed: int
+    seed: int | None
     cell: str
     text: str
     detail: str = ""
@@ -48,17 +69,42 @@ class Entry:
     """One table cell: the mean over the seeds that exist, never hiding those that do not."""
 
     mean: float | None  # unscaled
-    sd: float | None  # sample standard deviation over seeds (n - 1); None below two
+    sd: (
+        float | None
+    )  # sample standard deviation over seeds (n - 1); None below two, where `se` speaks instead
     planned: int
     values: tuple[SeedValue, ...]
     missing: tuple[Missing, ...]
-    mark: str = ""  # "best", "second" or ""
+    mark: str = ""  # "best", "second", "tie" or ""
     notes: tuple[int, ...] = ()
 
     @property
     def n(self) -> int:
         """How many seeds the mean is over."""
         return len(self.values)
+
+    @property
+    def se(self) -> float | None:
+        """Sampling error of the only network; None with more, whose spread is `sd`."""
+        return self.values[0].se if self.n == 1 else None
+
+    @property
+    def corrected(self) -> float | None:
+        """Mean of the bias-corrected values; None unless every seed has one."""
+        known = [value.corrected for value in self.values if value.corrected is not None]
+        return math.fsum(known) / self.n if known and len(known) == self.n else None
+
+
+@dataclass(frozen=True)
+class External:
+    """Where an external row comes from. note: its footnote. keys: where `select.Selected` keeps its records."""
+
+    name: str
+    kind: str  # samples | checkpoint
+    sha256: str
+    step: int  # of training, as declared; 0: not declared
+    keys: tuple[tuple[str, int, str], ...]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -68,8 +114,11 @@ class Row:
     label: str
     method: str
     axes: tuple[str, ...]  # values in the order of Section.axes; the label names them too
-    cells: tuple[tuple[int, str], ...]  # (seed, cell id), by seed
+    cells: tuple[tuple[int | None, str], ...]  # (seed, cell id), by seed
     notes: tuple[int, ...] = ()
+    # the row of the pipeline's plain objective at the same settings; None: this is it, or there is none
+    baseline: int | None = None
+    external: External | None = None  # not trained here: never ranked, never part of a difference
 
 
 @dataclass(frozen=True)
@@ -80,7 +129,8 @@ class Section:
     title: str
     setup: str  # network, batch, images seen at `shown`: whatever all rows share
     dataset: Mapping[str, Any]
-    evaluation: Mapping[str, Any]  # with its "id"
+    evaluation: Mapping[str, Any]  # without its metrics; "id" is `identity.section_id`
+    ids: tuple[str, ...]  # of the evaluations that meet here: they differ only in their metrics
     axes: tuple[str, ...]  # settings besides method and seed that differ between rows: "resample", "train.lr"
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -90,6 +140,13 @@ class Section:
     floors: Mapping[tuple[int, int], float]  # (column, step); absent where no record has one
     missing: tuple[Missing, ...]  # planned cells without a value at `shown`
     seeds_planned: int
+    chosen_by: str  # how guidance was chosen, a sentence; "" where all of it was planned
+    guidance: Mapping[tuple[str, int], float]  # (cell, step) -> w, where rows have their own
+    # cell id -> where `select.Selected` keeps its records at `shown`
+    keys: Mapping[str, tuple[tuple[str, int, str], ...]]
+    differences: Mapping[tuple[int, int, int], Difference] = field(
+        default_factory=dict
+    )  # against the row's baseline
 
     def entry(self, row: int, column: int, step: int | None = None) -> Entry:
         """The entry at `step`, by default the shown one."""
@@ -110,6 +167,7 @@ class Table:
     notes: tuple[str, ...]
     records: tuple[str, ...]
     decimals: Mapping[str, int] = field(default_factory=dict)
+    paired: bool = False  # views print the differences against the baseline as tables of their own
 
     def labels(self) -> list[str]:
         """Row labels in order of appearance, once each: the order of colours in figures."""
@@ -123,6 +181,8 @@ class Inputs:
     planned: {"cell", "label", "part", "settings", "milestones": [int], "evaluations": [evaluation with "id"],
               "unsupported": text or None, "part_title": text or None (may be absent)}, in spec order.
     records: record files {"body", "digest", "envelope"}, in any order.
+    externals: evaluation records of what was not trained here: "cell" is the digest of body["external"] {"name", "declared",
+               "sha256", "kind"}, body["settings"] has the "dataset" and whatever was declared.
     states: cell id -> {"text": "running 63 %", "detail": ...} for cells that are not simply waiting.
     problems: what could not be used, one line each (a damaged record and why): printed below the table.
     """
@@ -133,3 +193,4 @@ class Inputs:
     records: Sequence[Mapping[str, Any]]
     states: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     problems: Sequence[str] = ()
+    externals: Sequence[Mapping[str, Any]] = ()

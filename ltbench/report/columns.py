@@ -1,0 +1,176 @@
+"""The records of one section: which columns they make, what stands in a cell, and what is refused and why."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ltbench.canonical import canonical_json
+from ltbench.report.axes import Planned, RowPlan, SectionPlan
+from ltbench.report.identity import ROW_KEYS, fixed_steps, groups_id
+from ltbench.report.select import Key, Record, Selected, age
+from ltbench.report.table import Column, SeedValue
+
+Measured = tuple[Record, Mapping[str, Any]]  # a record and its row of one metric and group
+
+
+@dataclass
+class Pool:
+    """The records that one section is made from."""
+
+    plan: SectionPlan
+    selected: Selected
+    externals: Sequence[RowPlan]
+    shown: int
+    _groups: dict[str, str] = field(default_factory=dict)  # by a record's digest
+
+    def records(self, cell: Planned, step: int) -> list[Record]:
+        """What the store holds for a cell at a step under this section's evaluation, the latest first."""
+        found = [record for key in self.keys(cell, step) for record in self.selected.at(*key)]
+        return sorted(found, key=age, reverse=True)
+
+    def keys(self, cell: Planned, step: int) -> tuple[Key, ...]:
+        """Where `Selected` keeps them. What is external has no milestones and stands at the shown step."""
+        for row in self.externals:
+            if row.external and row.cells[0]["cell"] == cell["cell"]:
+                return row.external.keys if step == self.shown else ()
+        if self.plan.picks is None:
+            return ((cell["cell"], step, self.plan.evaluation["id"]),)
+        pick = self.plan.picks.get((cell["cell"], step))
+        return () if pick is None else ((cell["cell"], step, pick),)
+
+    def every(self, step: int | None = None) -> Iterator[Record]:
+        """All of them in the plan's order, or those of one step; the external ones last."""
+        for cell in (*self.plan.cells, *(row.cells[0] for row in self.externals)):
+            for milestone in sorted(int(known) for known in cell["milestones"]):
+                if step in (None, milestone):
+                    yield from self.records(cell, milestone)
+
+    # --- what they share ---
+
+    @cached_property
+    def groups(self) -> str:
+        """The group definition that most records share."""
+        return most_common([self.groups_of(record) for record in _own(self.every())])
+
+    @cached_property
+    def nfe(self) -> str:
+        """The evaluations per image that most records share, as text."""
+        return most_common([nfe_text(record) for record in _own(self.every())])
+
+    def groups_of(self, record: Record) -> str:
+        """`groups_id`, computed once per record."""
+        if record["digest"] not in self._groups:
+            self._groups[record["digest"]] = groups_id(record)
+        return self._groups[record["digest"]]
+
+    def _identity(self, record: Record, row: Mapping[str, Any]) -> str:
+        return canonical_json([*(row.get(key) for key in ROW_KEYS), self.groups_of(record)]).decode()
+
+    # --- columns ---
+
+    def columns(self, kinds: Sequence[str] | None, groups: Sequence[str]) -> tuple[Column, ...]:
+        """Metrics x groups; each column is what most records say it is, and the rest will be refused."""
+        if kinds is None:
+            kinds = list(
+                dict.fromkeys(row["metric"] for record in self.every() for row in record["body"]["rows"])
+            )
+        if self.plan.evaluation["labels"] is None:  # images without a class belong to no group
+            groups = [group for group in groups if group == "all"]
+        found: dict[tuple[str, str], list[Measured]] = {}
+        for record in self.every():
+            for row in record["body"]["rows"]:
+                found.setdefault((row["metric"], row["group"]), []).append((record, row))
+        return tuple(
+            self._column(kind, group, found.get((kind, group), [])) for kind in kinds for group in groups
+        )
+
+    def _column(self, kind: str, group: str, found: Sequence[Measured]) -> Column:
+        if not found:
+            extractor = self.plan.evaluation["extractor"]
+            name = f"{kind}[{extractor['name']}@{extractor['sha256'][:8]}]"
+            return Column(kind, name, group, "", 1, None, None, None, None)
+        own = [
+            each for each in found if "external" not in each[0]["body"]
+        ]  # others adapt to what was trained here
+        found = own or found
+        main = most_common([self._identity(record, row) for record, row in found])
+        like = [row for record, row in found if self._identity(record, row) == main]
+        row, n_floor = like[0], int(most_common([f"{row['n_floor']:012d}" for row in like]))
+        return Column(
+            metric=kind,
+            n_floor=n_floor,
+            estimator=row.get("estimator"),
+            **{key: row[key] for key in ("name", "group", "better", "scale", "k", "n_gen", "n_ref")},
+        )
+
+    # --- values ---
+
+    def measured(self, cell: Planned, step: int, column: Column) -> list[Measured]:
+        """Every value of a column that the records of a cell give: those that fit the column first, then the latest first."""
+        found = [
+            (record, row)
+            for record in self.records(cell, step)
+            for row in record["body"]["rows"]
+            if (row["metric"], row["group"]) == (column.metric, column.group)
+        ]
+        return sorted(found, key=lambda each: bool(self.differences(*each, column)))  # a stable sort
+
+    def differences(self, record: Record, row: Mapping[str, Any], column: Column) -> list[str]:
+        """What keeps a value out of its column, in words; what the column has comes first."""
+        texts = [
+            f"{key} ({_said(getattr(column, key))}, here {_said(row.get(key))})"
+            for key in ROW_KEYS
+            if row.get(key) != getattr(column, key)
+        ]
+        if (groups := self.groups_of(record)) != self.groups:
+            texts.append(f"head, body and tail classes ({self.groups}, here {groups})")
+        fixed = (
+            fixed_steps(self.plan.evaluation) and self.plan.picks is None
+        )  # w = 1 needs half of what others need
+        held = fixed and "external" not in record["body"]
+        if held and (nfe := nfe_text(record)) != self.nfe:
+            texts.append(f"evaluations per image ({self.nfe}, here {nfe})")
+        return texts
+
+
+def _own(records: Iterable[Record]) -> list[Record]:
+    """Those of what was trained here; all, where there are only others."""
+    known = list(records)
+    return [record for record in known if "external" not in record["body"]] or known
+
+
+def seed_value(seed: int | None, cell: str, record: Record, row: Mapping[str, Any]) -> SeedValue:
+    """Older records have neither errors nor folds."""
+    folds = row.get("folds") or ()
+    sound = bool(folds) and all(fold is not None and math.isfinite(fold) for fold in folds)
+    return SeedValue(
+        seed,
+        float(row["value"]),
+        cell,
+        record["digest"],
+        se=row.get("se"),
+        corrected=row.get("corrected"),
+        folds=tuple(float(fold) for fold in folds) if sound else None,
+        n=row["n_gen"],
+    )
+
+
+def most_common(items: Sequence[str]) -> str:
+    """The commonest of some texts; of equally common ones the first in the alphabet."""
+    counts = Counter(items)
+    return min(counts, key=lambda item: (-counts[item], item))
+
+
+def nfe_text(record: Record) -> str:
+    """Evaluations of the network per image, as recorded: "40", "93.25"."""
+    found = record["body"].get("nfe")
+    return "not named" if found is None else f"{found:.6g}"
+
+
+def _said(value: Any) -> str:
+    return "not named" if value is None else str(value)
