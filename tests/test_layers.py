@@ -46,6 +46,7 @@ LAYERS = {
     "ltbench.generate": 3,
     "ltbench.collect": 3,
     "ltbench.reals": 3,
+    "ltbench.external": 3,
     "ltbench.curve": 3,
     "ltbench.draws": 3,
     "ltbench.order": 3,
