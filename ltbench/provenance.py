@@ -60,7 +60,15 @@ Code = dict[str, dict[str, Any]]  # component -> {"digest": 64 hex, "files": {pa
 
 
 def train_code(settings: Mapping[str, Any]) -> Code:
-    """Code that decides a run's weights. Raises UsageError when the method or the data set is not there any more."""
+    """Code that decides a run's weights. Raises UsageError when the method or the data set is not there any more.
+
+    Of what was trained elsewhere that is the data set it is compared with, and the network that its weights were put into.
+    """
+    if "external" in settings:
+        network = (
+            {"network": _network(settings["network"])} if settings["external"]["kind"] == "checkpoint" else {}
+        )
+        return {**network, "data": _plugin("datasets", settings["dataset"]["name"])}
     return {
         "trainer": _trainer(),
         "method": _plugin("methods", settings["method"]["name"]),
@@ -86,9 +94,8 @@ def extractor_code() -> str:
 
 def run_id(code: Code, settings: Mapping[str, Any]) -> str:
     """12 hex digits: the directory of runs of these settings by this code."""
-    return digest({"code": {part: code[part]["digest"] for part in COMPONENTS}, "settings": dict(settings)})[
-        :12
-    ]
+    digests = {part: code[part]["digest"] for part in COMPONENTS if part in code}
+    return digest({"code": digests, "settings": dict(settings)})[:12]
 
 
 def changes(old: Code, new: Code) -> list[str]:

@@ -30,6 +30,8 @@ LAYERS = {
     "ltbench.sources": 0,
     "ltbench.stages.names": 0,
     "ltbench.shards": 1,
+    "ltbench.npz": 1,
+    "ltbench.samples": 1,
     "ltbench.diffusion": 1,
     "ltbench.networks": 1,
     "ltbench.seeds": 1,
