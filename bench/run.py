@@ -16,22 +16,28 @@ from typing import Any
 import startup  # beside this file
 from startup import ROOT
 
+PARTS = ("startup", "training", "neighbours")
+
 
 def main() -> int:
     """Measure what `--only` names, print JSON; 1 when a start-up goal is missed and `--strict` was given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("startup", "training"), help="one half")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for training and sampling")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
     args = parser.parse_args()
     begun = time.perf_counter()
     found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine()}
-    if args.only != "training":
+    parts = PARTS if args.only is None else (args.only,)
+    if "startup" in parts:
         print("start-up ...", file=sys.stderr)
         found["startup"] = startup.measure()
-    if args.only != "startup":
+    if "training" in parts:
         print("training and sampling ...", file=sys.stderr)
         found |= _training(args.device)
+    if "neighbours" in parts:
+        print("neighbour metrics ...", file=sys.stderr)
+        found["neighbours"] = _neighbours(args.device)
     found["seconds"] = round(time.perf_counter() - begun, 1)
     print(json.dumps(found, indent=1))
     return int(args.strict and bool(missed(found.get("startup", {}))))
@@ -50,6 +56,12 @@ def _training(device: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu, 1 thread"
     spec = str(ROOT / "benchmarks" / "quickstart.yaml")
     return {"torch": torch.__version__, "device": name, "training": training.measure(spec, where)}
+
+
+def _neighbours(device: str) -> dict[str, Any]:
+    import neighbours  # beside this file; imports torch
+
+    return neighbours.measure(device)
 
 
 if __name__ == "__main__":

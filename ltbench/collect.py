@@ -47,7 +47,7 @@ class Features(Protocol):
 
     @property
     def identity(self) -> dict[str, str]: ...
-    def features(self, images: Tensor, batch: int = 256) -> dict[str, Tensor]: ...
+    def features(self, images: Tensor) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class Collector:
 
     def _one(self, seen: Seen) -> Arrays:
         """What is kept of one block. The extractor sees whole blocks, so that its batches are always the same."""
-        found = self.extractor.features(seen.images, batch=self.sampling.block)
+        found = self.extractor.features(seen.images)
         numbers = seen.number * self.sampling.block + np.arange(self.sampling.block)
         picked = self.sampling.shown(numbers)
         tiles = seen.images[torch.from_numpy(picked).to(seen.images.device)].cpu()

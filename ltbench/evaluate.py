@@ -85,7 +85,7 @@ def evaluate(
     made = collector.collect(int(evaluation["samples"]))
     real = real_features(data, settings, evaluation, extractor, references(bench))
     named = class_groups(evaluation, data.counts())
-    measured = measured_rows(made, real, evaluation, named, extractor, bench.device)
+    measured = measured_rows(made, real, evaluation, named, extractor, str(bench.device))
     rows = shown_classes(sampled_classes(evaluation, data.counts()))
     if evaluation["labels"] is None:
         samples = _unlabelled_tiles(made.shown)
@@ -162,51 +162,49 @@ def measured_rows(
     evaluation: Mapping[str, Any],
     named: Mapping[str, list[int]],
     extractor: Extractor,
-    device: torch.device,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class."""
-    gen = feature_set(made.arrays, made.labels)
-    sets = {name: feature_set(arrays, arrays["labels"]) for name, arrays in real.items()}
-    groups = dict(named)
-    if evaluation["labels"] is None:
-        # The first n held-out images, the floor, have all classes alike.
-        sets["holdout"] = sets["holdout"].take(interleaved(sets["holdout"].labels))
-        gen, groups = _classless(gen), {ALL: [0]}
-        sets = {name: _classless(part) for name, part in sets.items()}
+    gen, (ref, holdout) = (
+        FeatureSet(labels=made.labels, **made.arrays),
+        (FeatureSet(**real[name]) for name in ("reference", "holdout")),
+    )
+    train = FeatureSet(**real["train"]) if "train" in real else None
+    conditional = evaluation["labels"] is not None
+    if not conditional:
+        holdout = holdout.take(
+            interleaved(holdout.labels)
+        )  # its first n images, the floor, have all classes alike
+        gen, ref, holdout, train = (_unlabelled(part) for part in (gen, ref, holdout, train))
+        named = {ALL: [0]}
     found = measure(
         gen,
-        sets["reference"],
-        sets["holdout"],
-        groups,
+        ref,
+        holdout,
+        named,
         evaluation["metrics"],
         f"{extractor.name}@{extractor.sha256}",
         estimators_of(evaluation),
-        train=sets.get("train"),
-        device=str(device),
+        train,
+        device=device,
     )
-    if evaluation["labels"] is not None:
-        return found
-    nothing = {key: type(value)() for key, value in found["per_class"].items()}
-    return {"rows": found["rows"], "per_class": nothing}
+    if conditional and evaluation["classes"] != ALL:  # the one group that was sampled is not all classes
+        found["rows"] = [row for row in found["rows"] if row["group"] != ALL]
+    if not conditional:
+        found["per_class"] = {key: type(value)() for key, value in found["per_class"].items()}
+    return found
 
 
-def feature_set(arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> FeatureSet:
-    """What an extractor gave of images with these labels, as metrics take it."""
-    return FeatureSet(arrays["pool"], labels, arrays.get("spatial"), arrays.get("logits"))
+def _unlabelled(part: FeatureSet | None) -> Any:
+    return None if part is None else replace(part, labels=np.zeros(len(part), np.int64))
 
 
 def estimators_of(evaluation: Mapping[str, Any]) -> Estimators:
-    """The estimators of an evaluation: the defaults and what its protocol names."""
-    named = dict(evaluation["estimators"])
-    splits, chunk = named.pop("is_splits", None), named.pop("is_chunk", None)
-    if splits or chunk:
-        named["inception_score"] = ISRule(splits=splits, chunk=chunk)
-    return Estimators(**named)
-
-
-def _classless(part: FeatureSet) -> FeatureSet:
-    """All images in one class."""
-    return replace(part, labels=np.zeros(len(part), np.int64))
+    """How the protocol of an evaluation computes what it names."""
+    chosen = dict(evaluation["estimators"])
+    if "inception_score" in chosen:
+        chosen["inception_score"] = ISRule(**chosen["inception_score"])
+    return Estimators(**chosen)
 
 
 def _cost(spent: Sequence[int]) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 
         shares = [
             f"sample:{each.steps[0]}:{each.evaluation}:{part}/{split}"
             for each in named
+            if "search" not in evaluations[each.evaluation]
             for part in range(split if split > 1 else 0)
         ]
         helped.append(replace(item, stages=(*real, *item.stages, *shares)))
@@ -294,7 +295,7 @@ class _Seen:
         self.cell, self.run = cell, run
         self.records: Records = run.records()
         self.trained = {record.step for record in self.records if record.kind == "train"}
-        made = [record for record in self.records if record.kind == "evaluation"]
+        made = [record for record in self.records if record.kind in ("evaluation", "selection")]
         fresh = [r for r in made if good is None or (r.body.get("code") or {}).get("evaluation") == good]
         self.made = {(record.step, record.evaluation) for record in fresh}
         self.old = {(r.step, r.evaluation): r.envelope.get("evaluation_code") for r in made if r not in fresh}

@@ -90,7 +90,7 @@ PROTOCOLS = {
         samples=50_000,
         metrics=("CS", "FD", "sFD", "precision", "recall", "KD", "density", "coverage"),
         extractor=INCEPTION,
-        estimators={"is_chunk": 5000, "reference_cap": 10_000},
+        estimators={"inception_score": {"splits": None, "chunk": 5000}, "reference_cap": 10_000},
     ),
     # C-Fun/CCUA sample_ddp_per_class_fid.py: a pipeline of its own, not comparable with the column beside it in the paper.
     "ccua-tail-20k": Protocol(
@@ -117,7 +117,7 @@ PROTOCOLS = {
         metrics=("FD", "CS", "precision", "recall", "KD", "density", "coverage"),
         extractor=INCEPTION_TORCH,
         quantise="none",
-        estimators={"k": 5, "is_splits": 10},
+        estimators={"k": 5, "inception_score": {"splits": 10}},
     ),
 }
 
@@ -275,6 +275,16 @@ def sampled_classes(evaluation: Mapping[str, Any], counts: Sequence[int]) -> lis
     return sorted(k for ids in class_groups(evaluation, counts).values() for k in ids)
 
 
+def at_guidance(evaluation: Mapping[str, Any], w: float, **changes: Any) -> dict[str, Any]:
+    """The evaluation at one guidance value, its schedule and channels written out as far as they change anything there.
+
+    Of a search it is one of the evaluations that the search makes; `changes` are then its round's samples and seed.
+    """
+    left_out = {"search", "schedule", "guidance_channels"}
+    rest = {key: value for key, value in evaluation.items() if key not in left_out}
+    return {**rest, **changes, "guidance": float(w), **guidance_options(evaluation, float(w))}
+
+
 def sampling_text(evaluation: Mapping[str, Any]) -> str:
     """How an evaluation samples, in words: "euler 20 steps, guidance 1.5"; what is not a default is named."""
     sampler, options = evaluation["sampler"], {**evaluation}
@@ -288,6 +298,9 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
         text += f" (diffusion {options['diffusion']}{norm}, last step {options['last_step']}{size})"
     if evaluation.get("labels", "balanced") is None:
         return f"{text}, unconditional"
+    if "search" in options:
+        tried = options["search"]["search"]
+        return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}"
     channels = options.get("guidance_channels")
     on = "" if channels is None else f" on the first {channels} channels"
     if options.get("guidance") is None:  # a table in which every row has its own

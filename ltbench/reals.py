@@ -14,6 +14,7 @@ from ltbench.protocols import OF_TRAINING
 from ltbench.shards import Arrays, Shards
 from ltbench.sources import reference_key
 
+CHUNK = 1000  # images on the device at a time: a multiple of every extractor's batch
 SETS = ("reference", "holdout", "train")
 
 
@@ -49,16 +50,15 @@ def _one(
     file = f"{name}-{images.sha256()[:16]}"
     found = shards.read(key, file)
     if found is None:
-        found = features_of(images.images, extractor, int(evaluation["block"]), evaluation["quantise"])
+        found = features_of(images.images, extractor, evaluation["quantise"])
         shards.write(key, file, found)
     return {**found, "labels": images.labels}
 
 
-def features_of(images: np.ndarray, extractor: Features, batch: int, rule: str) -> Arrays:
+def features_of(images: np.ndarray, extractor: Features, rule: str) -> Arrays:
     """Features of (n, C, H, W) uint8 real images, seen as the rule `none` has generated ones seen: float32 in [0, 1]."""
-    pixels = torch.from_numpy(images)
     parts = [
-        extractor.features(rows.float() / 255 if rule == "none" else rows, batch=batch)
-        for rows in pixels.split(batch)
+        extractor.features(rows.float() / 255 if rule == "none" else rows)
+        for rows in torch.from_numpy(images).split(CHUNK)
     ]
     return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}

@@ -36,7 +36,6 @@ def reference_key(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> 
         "reference": evaluation["reference"],
         "crop": evaluation["crop"],
         "extractor": dict(evaluation["extractor"]),
-        "batch": evaluation["block"],
         "float": evaluation["quantise"] == "none",
         "code": provenance.extractor_code(),
     }

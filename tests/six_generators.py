@@ -80,7 +80,7 @@ class World:
         return Labelled(fresh.values + noise.values, fresh.labels)
 
     def half(self) -> Labelled:
-        """At random a fresh real image or a copy; in turn would set whole folds apart, since folds go by rank."""
+        """At random a fresh real image or a copy; in turn would set whole folds apart, since folds go by rank in class."""
         fresh, copied = self.real("half", MANY), self.copies("half copies", TRAIN, MANY)
         coin = np.random.default_rng([self.seed, 98]).random(len(fresh.labels)) < 0.5
         return Labelled(np.where(coin[:, None], copied.values, fresh.values), fresh.labels)

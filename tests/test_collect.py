@@ -43,8 +43,8 @@ class Mean:
         self.identity = {"name": "mean", "sha256": sha}
         self.seen = 0
 
-    def features(self, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
-        assert batch == len(images), "the extractor sees whole blocks"
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        assert len(images) == 10, "the extractor sees whole blocks"
         self.seen += len(images)
         flat = images.flatten(1).float()
         return {"pool": torch.stack([flat.mean(1), flat[:, 0]], 1), "logits": flat[:, :3]}

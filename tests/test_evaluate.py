@@ -18,16 +18,17 @@ from ltbench.evaluate import (
     Bench,
     Milestone,
     _unlabelled_tiles,
+    estimators_of,
     evaluate,
     measured_rows,
     planned_extractor,
 )
 from ltbench.generate import blocks, build_sampler, initial_noise, labels_of, quantised, step_noise, to_uint8
-from ltbench.metrics.catalogue import Estimators
+from ltbench.metrics.catalogue import CATALOGUE, Estimators
 from ltbench.metrics.measure import measure
 from ltbench.metrics.sets import FeatureSet, interleaved
 from ltbench.networks import Network, build_network
-from ltbench.protocols import extractor, sampler_options
+from ltbench.protocols import METRICS, OF_TRAINING, PROTOCOLS, extractor, sampler_options
 from ltbench.sampling import nfe
 from tests.sampling_oracles import Oracle
 
@@ -238,12 +239,12 @@ def test_without_labels_the_metrics_are_those_of_all_classes_together() -> None:
     real |= {"holdout": {"pool": holdout, "labels": kinds["holdout"]}}
     extractor = planned_extractor(evaluation("euler", 2), CPU)
     extractor.sha256 = "0" * 64
-    free = measured_rows(made, real, evaluation("euler", 2, labels=None), {}, extractor, CPU)["rows"]
-    sets = (
+    free = measured_rows(made, real, evaluation("euler", 2, labels=None), {}, extractor)["rows"]
+    sets = [
         FeatureSet(gen, kinds["gen"]),
         FeatureSet(ref, kinds["ref"]),
         FeatureSet(holdout, kinds["holdout"]),
-    )
+    ]
     known = measure(*sets, ranked, evaluation("euler", 2)["metrics"], name, Estimators())["rows"]
     for one, other in zip(free, (row for row in known if row["group"] == "all"), strict=True):
         assert one["value"] == pytest.approx(other["value"])
@@ -287,3 +288,26 @@ def test_the_rules_that_turn_floats_into_what_an_extractor_sees() -> None:
     assert quantised(x, "round").flatten().tolist() == near
     assert quantised(x, "none").dtype == torch.float32
     assert quantised(x, "none").flatten().tolist() == pytest.approx([min(1, max(0, v / 255)) for v in levels])
+
+
+def test_every_protocol_names_metrics_and_estimators_that_exist() -> None:
+    for name, protocol in PROTOCOLS.items():
+        assert set(protocol.metrics) <= set(CATALOGUE), name
+        assert estimators_of({"estimators": protocol.estimators}), name
+    assert set(METRICS) == set(CATALOGUE)
+    assert {kind for kind, metric in CATALOGUE.items() if "train" in metric.needs} == set(OF_TRAINING)
+
+
+def test_only_the_sampled_group_is_measured() -> None:
+    found = run("euler", 3, classes="tail", samples=30)
+    assert {row["group"] for row in found.body["rows"]} == {"tail"}
+    assert {row["n_gen"] for row in found.body["rows"]} == {30}
+    assert found.groups == {"tail": [7, 8, 9]}
+    assert found.samples.rows == [7, 8, 9]
+    assert found.body["per_class"]["classes"] == [7, 8, 9]
+
+
+def test_copying_is_measured_against_the_training_images() -> None:
+    rows = run("euler", 3, metrics=["CT", "copied", "authenticity", "vendi"], samples=100).body["rows"]
+    assert {row["metric"] for row in rows} == {"CT", "copied", "authenticity", "vendi"}
+    assert all(row["value"] is not None for row in rows if row["group"] == "all")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ltbench.metrics.arrays import Features, TooFew, features_of
 from ltbench.metrics.blocks import BLOCK, nearest
-from ltbench.metrics.sets import FOLDS, Estimate, folds_of, jackknife
+from ltbench.metrics.sets import FOLDS, Estimate, folds_of, jackknifed, ranks
 
 COPIED_SHARE = 0.05
 LEAST_FOR_SHARE = 19  # of 19 images and a new one, the new one is the nearest with chance 1/20
@@ -78,7 +78,7 @@ def copying(
     of held-out images, classes weighted as in `gen`.
 
     Standard errors are grouped jackknives that leave fold f out of the generated and of the held-out images at once; the
-    training images are given, they are what is asked about. Folds default to rank in class modulo 10. A class with one
+    training images are given, they are what is asked about. Folds default to `folds_of` the labels. A class with one
     training image has a C_T; authenticity needs two training images in all. Raises ValueError for bad features or labels;
     what is too few for one measure stands in its place as TooFew, and the others are still given.
     """
@@ -159,12 +159,10 @@ class _World:
         g, h = self.gen.folds, self.holdout.folds
         whole = value(g >= 0, h >= 0)
         try:
-            folds = tuple(value(g != f, h != f) for f in range(FOLDS))
-            estimate = Estimate(whole, se=jackknife(folds), folds=folds, estimator=estimator)
+            folds = [value(g != f, h != f) for f in range(FOLDS)]
         except TooFew as few:
-            estimate = Estimate(
-                whole, estimator=f"{estimator}; no standard error with a fold left out: {few}"
-            )
+            folds, estimator = None, f"{estimator}; no standard error with a fold left out: {few}"
+        estimate = jackknifed(whole, folds, estimator, biased=False)
         return Against(estimate, real, len(self.gen), len(self.holdout), len(self.train))
 
 
@@ -184,7 +182,7 @@ def _ct(world: _World) -> Against:
     def value(gen_in: Mask, real_in: Mask) -> float:
         return c_t(gen_gap[gen_in], g.labels[gen_in], real_gap[real_in], h.labels[real_in])
 
-    even = folds_of(h.labels, 2) == 0
+    even = ranks(h.labels) % 2 == 0
     real = c_t(real_gap[even], h.labels[even], real_gap[~even], h.labels[~even])
     return world.against(value, real, "mean z of classes, weighted by held-out images")
 

@@ -17,9 +17,10 @@ from ltbench.metrics.blocks import (
     Precision,
     between,
     centre,
+    full_precision,
     own_lists,
 )
-from ltbench.metrics.sets import FOLDS, Estimate, jackknife
+from ltbench.metrics.sets import FOLDS, Estimate, jackknifed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,6 +211,7 @@ class _Tally:
         return {kind: values.tolist() for kind, values in found.items()}
 
 
+@full_precision()
 def _count(
     gen: Features, ref: Features, fold_gen: Folds, fold_ref: Folds, how: _How
 ) -> dict[str, list[float]]:
@@ -232,8 +234,6 @@ def _count(
 def _estimates(values: dict[str, list[float]], estimator: str) -> Neighbours:
     def one(kind: str) -> Estimate:
         whole, *folds = values[kind]
-        if not folds:
-            return Estimate(whole, estimator=estimator)
-        return Estimate(whole, se=jackknife(folds), folds=tuple(folds), estimator=estimator)
+        return jackknifed(whole, folds or None, estimator, biased=False)
 
     return Neighbours(*(one(kind) for kind in KINDS))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltbench.metrics.arrays import Features, TooFew, feature_pair, features_of
-from ltbench.metrics.sets import FOLDS, Estimate, folds_of, jackknife
+from ltbench.metrics.sets import FOLDS, Estimate, folds_of, jackknife, jackknifed
 
 Kernel = Literal["cosine", "rbf"]
 MOST = 1000  # images per class: the eigenvalues of 1,000 take 0.2 s, of 5,000 half a minute
@@ -115,7 +115,7 @@ def vendi_ratio(
     Features (n, D) and (m, D), labels ints. Of each class the first n images of both sets count, n the smaller number and at
     most `most`. 1 is as diverse as real, collapse is near 0, noise may pass 1. The RBF bandwidth of a class is that of its
     n real images and holds for both sets and all folds. Standard errors are grouped jackknives that leave fold f out of
-    both sets (folds default to rank in class modulo 10). n differs between tables: compare ratios of equal n.
+    both sets (folds default to `folds_of` the labels). n differs between tables: compare ratios of equal n.
 
     Raises TooFew when a class has fewer than 2 images of either kind (no mean over fewer classes than asked for), ValueError
     for bad features, labels or kernel.
@@ -133,15 +133,8 @@ def vendi_ratio(
     else:
         short = ", ".join(str(one.label) for one in each if one.folds is None)
         how += f"; no standard error: with a fold left out under 2 images remain of class {short}"
-    return VendiRatio(
-        Estimate(
-            float(np.mean([one.ratio for one in each])),
-            se=None if folds is None else jackknife(folds),
-            folds=folds,
-            estimator=how,
-        ),
-        each,
-    )
+    value = float(np.mean([one.ratio for one in each]))
+    return VendiRatio(jackknifed(value, folds, how, biased=False), each)
 
 
 class _Labelled:

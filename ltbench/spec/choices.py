@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ltbench import plugins
 from ltbench.errors import LtbenchError, Problem, UsageError
 from ltbench.plugins import Plugin
-from ltbench.protocols import PROTOCOLS, extractor, guidance_options, sampler_options
+from ltbench.protocols import PROTOCOLS, at_guidance, extractor, sampler_options
 from ltbench.spec import models
 from ltbench.spec.presets import PIPELINES, PRESETS
 from ltbench.spec.problems import Path, nearest, problem, problems_of, shorten, tuples
@@ -258,7 +258,10 @@ def _sizes(part: Node, train: models.Train, origins: dict[str, str]) -> list[Pro
 
 
 def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
-    """The evaluations of one sound entry, one per guidance value, as the store keeps them; one without labels has guidance 0."""
+    """The evaluations of one sound entry, one per guidance value, as the store keeps them; one without labels has guidance 0.
+
+    A search is one description; what it measures has descriptions of its own (protocols.at_guidance).
+    """
     protocol, given = PROTOCOLS[entry.protocol], entry.model_dump()
     fixed = {
         "protocol": entry.protocol,
@@ -278,9 +281,15 @@ def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
         **({} if entry.groups == "thirds" else {"groups": thawed_groups(entry.groups)}),
         **sampler_options(given),
     }
-    return [
-        {**fixed, "guidance": float(w), **guidance_options(given, float(w))} for w in entry.guidance or (0.0,)
-    ]
+    if isinstance(entry.guidance, models.Search):
+        how = {key: thawed(value) for key, value in entry.guidance.model_dump().items()}
+        return [{**fixed, "guidance": None, "search": how, **given_guidance(given)}]
+    return [at_guidance({**fixed, **given_guidance(given)}, w) for w in entry.guidance or (0.0,)]
+
+
+def given_guidance(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of guidance that an entry names beside its values."""
+    return {key: given[key] for key in ("schedule", "guidance_channels") if given[key] is not None}
 
 
 def thawed_groups(rule: str | dict[str, tuple[int, ...]]) -> str | dict[str, list[int]]:

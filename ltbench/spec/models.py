@@ -87,14 +87,27 @@ class Schedule(Strict):
     high: Share | None = Field(None, description="of `interval`: highest noise level that is guided")
 
 
+class Search(Strict):
+    """A staged search for the guidance, chosen on images that the reported value never sees."""
+
+    search: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        min_length=2, description="values of w to try; the best is evaluated with the entry's own seed"
+    )
+    samples: Count = Field(1000, description="images of every value in the first round")
+    keep: Count = Field(2, description="values that are measured at the full number of images")
+    metric: str = Field("FD", description="what is best is said by this metric")
+    group: str = Field("all", description="over these classes")
+    seed: Seed = Field(1, description="of the search's images; another one than the entry's")
+
+
 class Evaluate(Strict):
     """One protocol and sampler, at each of the guidance values, on every milestone."""
 
     protocol: str
     sampler: Literal["euler", "heun", "dopri5", "sde-euler", "sde-heun", "ddim", "ddim-corrected", "ddpm"]
     steps: Count | None = Field(None, description="network calls on the grid; dopri5 alone takes none")
-    guidance: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
-        None, min_length=1, description="w in u + w (c - u)"
+    guidance: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] | Search | None = (
+        Field(None, description="w in u + w (c - u): values, or a search")
     )
     schedule: Schedule | None = Field(None, description="guidance by noise level; default: constant")
     guidance_channels: Count | None = Field(

@@ -70,7 +70,17 @@ def _named(item: Node) -> Node:
 def _evaluate(entry: Node) -> Node:
     if not isinstance(entry.value, dict) or "guidance" not in entry.value:
         return entry
-    return Node({**entry.value, "guidance": _listed(entry.value["guidance"])}, entry.where, entry.keys)
+    given = entry.value["guidance"]
+    if isinstance(given.value, dict):
+        values = (
+            {**given.value, "search": _listed(given.value["search"])}
+            if "search" in given.value
+            else given.value
+        )
+        guidance = Node(values, given.where, given.keys)
+    else:
+        guidance = _listed(given)
+    return Node({**entry.value, "guidance": guidance}, entry.where, entry.keys)
 
 
 class PartReader:
@@ -351,6 +361,7 @@ class PartReader:
         self._check_groups(path, entry, data)
         if len(self.problems) == before:
             self._check_samples(path, entry, data)
+            self._check_search(path, entry, data)
         for i, name in enumerate(entry.metrics or ()):
             if name not in METRICS:
                 near = nearest(name, METRICS)
@@ -358,6 +369,28 @@ class PartReader:
                 self._add((*path, "metrics", i), message, allowed=", ".join(METRICS), suggestion=near)
         self._check_extractor(path, entry.extractor or protocol.extractor or data.extractor, data)
         return len(self.problems) == before
+
+    def _check_search(self, path: Path, entry: models.Evaluate, data: Data) -> None:
+        how = entry.guidance
+        if not isinstance(how, models.Search):
+            return
+        protocol, at = PROTOCOLS[entry.protocol], (*path, "guidance")
+        measured = entry.metrics or protocol.metrics
+        rule = {"groups": choices.thawed_groups(entry.groups), "classes": protocol.classes}
+        known = ["all", *class_groups(rule, data.counts)]
+        full = entry.samples or protocol.samples
+        if how.seed == entry.seed:
+            message = f"the search's seed is {how.seed} like the entry's: what is chosen on the reported images flatters"
+            self._add((*at, "seed") if self.node.find((*at, "seed")) else at, message)
+        if how.metric not in measured:
+            self._add((*at, "metric"), f"'{how.metric}' is not measured here", allowed=", ".join(measured))
+        if how.group not in known:
+            self._add((*at, "group"), f"there is no group '{how.group}'", allowed=", ".join(known))
+        if how.samples > full:
+            self._add((*at, "samples"), f"the first round has {how.samples} images, the last {full}")
+        if how.keep >= len(how.search):
+            message = f"keeps {how.keep} of {len(how.search)} values: nothing is left out"
+            self._add((*at, "keep") if self.node.find((*at, "keep")) else at, message)
 
     def _check_groups(self, path: Path, entry: models.Evaluate, data: Data) -> None:
         rule = {"groups": choices.thawed_groups(entry.groups), "classes": PROTOCOLS[entry.protocol].classes}

@@ -50,7 +50,8 @@ def _narrow(defs: Schema) -> None:
     evaluate["properties"]["protocol"] = {"enum": list(PROTOCOLS)}
     hashed = {"type": "string", "pattern": "^timm:[^@#]+#[0-9a-fA-F]{8,64}$"}
     evaluate["properties"]["extractor"] = {"anyOf": [{"enum": [*extractors(), None]}, hashed]}
-    evaluate["properties"]["guidance"] = _one_or_many({"type": "number", "minimum": 0})
+    values = _one_or_many({"type": "number", "minimum": 0})
+    evaluate["properties"]["guidance"] = {"anyOf": [values, {"$ref": "#/$defs/Search"}]}
     grid["properties"]["method"] = _one_or_many({"$ref": "#/$defs/MethodRow"})
     share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
     grid["properties"]["resample"] = _one_or_many({"anyOf": [{"enum": ["none", None]}, share]})

@@ -76,6 +76,34 @@ class Stage:
         }
 
 
+class Superseded(Exception):
+    """Another attempt has taken this stage over; nothing more is written."""
+
+    def __init__(self) -> None:
+        super().__init__("superseded by a later attempt; stopped without writing")
+
+
+def present(run: Run, kind: str, step: int, evaluation: str, code: str) -> dict[str, Any] | None:
+    """The body of a record that this code made already, here or in another process meanwhile."""
+    return next(
+        (
+            record.body
+            for record in run.records(kind)
+            if (record.step, record.evaluation) == (step, evaluation)
+            and record.body["code"]["evaluation"] == code
+        ),
+        None,
+    )
+
+
+def put(stage: Stage, body: dict[str, Any], evaluation: str) -> None:
+    """Keep a record of an evaluation. Raises Superseded when the claim is lost."""
+    if not stage.claim.still_mine():
+        raise Superseded
+    envelope = stage.envelope(evaluation_code=provenance.evaluation_code()["evaluation"])
+    stage.run.put_record(body["kind"], body["step"], body, envelope, evaluation=evaluation)
+
+
 def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:
     """Keep a picture with the record; its JSON names the file, the tile's side in pixels, and what each tile is."""
     name = run.put_fact(grid_png(shown.images), "png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -17,22 +17,38 @@ from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
 from ltbench.evaluate import Bench, Milestone, collector_of, evaluate, planned_extractor, references
 from ltbench.reals import real_features
-from ltbench.stages.common import Stage, context, put_tiles
-from ltbench.store import Run
+from ltbench.stages.common import Stage, Superseded, context, present, put, put_tiles
+from ltbench.stages.search import search
 
 
 def evaluate_milestone(stage: Stage, data: Dataset, step: int, evaluation_id: str) -> dict[str, Any]:
-    """Evaluate the EMA weights of one milestone under one protocol, sampler and guidance value."""
-    code = provenance.evaluation_code()["evaluation"]
-    if _is_there(stage.run, step, evaluation_id, code["digest"]):
-        return {"outcome": "done", "step": step}
+    """Evaluate the EMA weights of one milestone under one protocol, sampler and guidance value, or search the guidance."""
     evaluation = stage.run.store.get_evaluation(evaluation_id)
-    milestone = _milestone(stage, step)
-    bench = _bench(stage, step, int(evaluation["samples"]))
     try:
-        found = evaluate(stage.settings, evaluation, milestone, data, bench)
+        if "search" in evaluation:
+            search(stage, step, evaluation_id, evaluation, partial(measured, stage, data, step))
+        else:
+            measured(stage, data, step, evaluation)
     except Preempted:
         return {"outcome": "preempted", "step": step}
+    except Superseded as lost:
+        return {"outcome": "held", "message": str(lost)}
+    return {"outcome": "done", "step": step}
+
+
+def measured(stage: Stage, data: Dataset, step: int, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of the record of this evaluation by the present code: the one that is there, or measured and written now.
+
+    Raises Preempted after a stop, Superseded when another attempt has taken over.
+    """
+    code = provenance.evaluation_code()["evaluation"]
+    evaluation_id = stage.run.store.put_evaluation(dict(evaluation))
+    known = present(stage.run, "evaluation", step, evaluation_id, code["digest"])
+    if known is not None:
+        return known
+    milestone = _milestone(stage, step)
+    bench = _bench(stage, step, int(evaluation["samples"]))
+    found = evaluate(stage.settings, evaluation, milestone, data, bench)
     body = {
         **context(stage, data, step),
         "kind": "evaluation",
@@ -48,11 +64,8 @@ def evaluate_milestone(stage: Stage, data: Dataset, step: int, evaluation_id: st
         },
     }
     body["code"] = {**body["code"], "evaluation": code["digest"]}
-    if not stage.claim.still_mine():
-        return {"outcome": "held", "message": "superseded by a later attempt; stopped without writing"}
-    envelope = stage.envelope(evaluation_code=code)
-    stage.run.put_record("evaluation", step, body, envelope, evaluation=evaluation_id)
-    return {"outcome": "done", "step": step}
+    put(stage, body, evaluation_id)
+    return body
 
 
 def sample_part(
@@ -112,11 +125,3 @@ def _milestone(stage: Stage, step: int) -> Milestone:
 
     sha = known[0] if known else load_milestone(stage.run.milestones, step)[1]["sha256"]
     return Milestone(sha, load, stage.run.info()["code"]["network"]["digest"])
-
-
-def _is_there(run: Run, step: int, evaluation: str, code: str) -> bool:
-    """Whether another process has left this very record meanwhile."""
-    return any(
-        record.step == step and record.evaluation == evaluation and record.body["code"]["evaluation"] == code
-        for record in run.records("evaluation")
-    )
