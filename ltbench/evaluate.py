@@ -20,6 +20,7 @@ from ltbench.metrics.extractor import Extractor, load_extractor
 from ltbench.metrics.inception_score import ISRule
 from ltbench.metrics.measure import ALL, measure
 from ltbench.metrics.sets import FeatureSet, interleaved
+from ltbench.metrics.statistics import Statistics
 from ltbench.protocols import class_groups, sampled_classes
 from ltbench.reals import images_of, real_features
 from ltbench.shards import Arrays, Shards
@@ -88,7 +89,7 @@ def evaluate(
     measured = measured_rows(made, real, evaluation, named, extractor, str(bench.device))
     rows = shown_classes(sampled_classes(evaluation, data.counts()))
     if evaluation["labels"] is None:
-        samples = _unlabelled_tiles(made.shown)
+        samples = unlabelled_tiles(made.shown)
     else:
         samples = tiles(made.shown, made.labels[made.shown_numbers], rows)
     reference = data.reference()
@@ -163,8 +164,12 @@ def measured_rows(
     named: Mapping[str, list[int]],
     extractor: Extractor,
     device: str = "cpu",
+    statistics: Statistics | None = None,
 ) -> dict[str, Any]:
-    """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class."""
+    """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class.
+
+    statistics: a reference in the place of the real images'.
+    """
     gen, (ref, holdout) = (
         FeatureSet(labels=made.labels, **made.arrays),
         (FeatureSet(**real[name]) for name in ("reference", "holdout")),
@@ -176,10 +181,12 @@ def measured_rows(
             interleaved(holdout.labels)
         )  # its first n images, the floor, have all classes alike
         gen, ref, holdout, train = (_unlabelled(part) for part in (gen, ref, holdout, train))
+        if statistics is not None:
+            statistics = replace(statistics, images=_unlabelled(statistics.images))
         named = {ALL: [0]}
     found = measure(
         gen,
-        ref,
+        ref if statistics is None else statistics,
         holdout,
         named,
         evaluation["metrics"],
@@ -221,7 +228,7 @@ def tiles(images: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> Til
     return Tiles(np.stack(rows), list(classes), list(range(columns)))
 
 
-def _unlabelled_tiles(images: np.ndarray) -> Tiles:
+def unlabelled_tiles(images: np.ndarray) -> Tiles:
     """The first images in reading order, `TILE_COLUMNS` a row and `TILE_CLASSES` rows at most."""
     columns = min(TILE_COLUMNS, len(images))
     rows = min(TILE_CLASSES, len(images) // columns)

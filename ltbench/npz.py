@@ -31,7 +31,7 @@ class Member:
 
     path: Path
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # never empty
     dtype: np.dtype[Any]
     fortran: bool
 
@@ -45,8 +45,9 @@ class Member:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         with _opened(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
             _header(stream)
-            for start in range(0, self.shape[0], rows):
-                count = min(rows, self.shape[0] - start)
+            total = next(iter(self.shape))
+            for start in range(0, total, rows):
+                count = min(rows, total - start)
                 data = _exactly(stream, count * row)
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
             if stream.read(1):  # reading to the end is also what checks the member's checksum
@@ -54,7 +55,7 @@ class Member:
 
     def read(self) -> np.ndarray:
         """All of it. Raises UsageError for a damaged file."""
-        parts = list(self.blocks(max(1, self.shape[0])))
+        parts = list(self.blocks(max(1, *self.shape[:1])))
         return parts[0] if parts else np.empty(self.shape, self.dtype)
 
 

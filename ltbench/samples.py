@@ -105,10 +105,10 @@ def open_samples(path: Path, target: Target) -> Samples:
     """Look at an .npz file or a folder of images; pixels are read later. Raises UsageError for whatever does not fit."""
     if path.is_dir():
         return _folder(path, target)
-    if path.suffix == ".npz":
-        return _npz(path, target)
     if not path.exists():
         raise UsageError(f"there is no {path}", "samples are an .npz file or a folder of PNG or JPEG images")
+    if path.suffix == ".npz":
+        return _npz(path, target)
     raise UsageError(
         f"{path} is no .npz file and no folder", "samples are an .npz file or a folder of images"
     )
@@ -124,14 +124,22 @@ def _npz(path: Path, target: Target) -> Samples:
             f"{path} holds statistics ({', '.join(statistics)}): it is a reference and no set of samples",
             "give it as --reference",
         )
+    return _arrays(path, held, target)
+
+
+def reference_images(path: Path, target: Target) -> Samples | None:
+    """The images beside the statistics in one of ADM's reference files; None where it has none. Raises UsageError."""
+    held = npz.members(path)
+    return _arrays(path, held, target) if "arr_0" in held else None
+
+
+def _arrays(path: Path, held: dict[str, npz.Member], target: Target) -> Samples:
     images = _images_of(path, held, target)
     labels = _labels_of(path, held.get("arr_1"), images.shape[0], target)
 
     def read() -> Iterator[np.ndarray]:
-        done = 0
         for rows in images.blocks(_BLOCK):
-            yield _channels(rows.transpose(0, 3, 1, 2), target.channels, f"{path}: image {done} or later")
-            done += len(rows)
+            yield _channels(rows.transpose(0, 3, 1, 2), target.channels, f"{path}: an image")
 
     shape = (target.channels, target.resolution, target.resolution)
     return Samples(path, shape, labels, images.shape[0], _without(labels), read)
@@ -146,7 +154,7 @@ def _images_of(path: Path, held: dict[str, npz.Member], target: Target) -> npz.M
         raise UsageError(f"{path}: arr_0 is {images.dtype}; images are uint8", hint)
     if len(images.shape) != 4 or images.shape[0] == 0:
         raise UsageError(f"{path}: arr_0 has shape {images.shape}; images are (n, H, W, 3)")
-    n, height, width, channels = images.shape
+    height, width, channels = images.shape[1:]
     if channels not in (1, 3):
         swapped = height in (1, 3) and width == channels
         hint = "it looks like (n, C, H, W): save arr_0.transpose(0, 2, 3, 1)" if swapped else None

@@ -48,6 +48,7 @@ LAYERS = {
     "ltbench.generate": 3,
     "ltbench.collect": 3,
     "ltbench.reals": 3,
+    "ltbench.foreign": 3,
     "ltbench.external": 3,
     "ltbench.curve": 3,
     "ltbench.draws": 3,
