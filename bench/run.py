@@ -1,7 +1,7 @@
 """How fast ltbench itself is, as JSON on stdout: `make bench`, a few minutes on two cores.
 
-Start-up is in CPU seconds of fresh processes; training is a ratio of both sides in one process, so that a busy machine
-changes neither much. Tests assert none of these numbers: they are for reading and for comparing two checkouts.
+Start-up is in CPU seconds of fresh processes; training, and terms over all pairs of a batch, are ratios of both sides in one
+process, so that a busy machine changes neither much. Tests assert none of these numbers: they are for reading and for comparing two checkouts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import startup  # beside this file
 from startup import ROOT
 
-PARTS = ("startup", "training", "neighbours")
+PARTS = ("startup", "forms", "training", "neighbours")
 
 
 def main() -> int:
@@ -32,6 +32,9 @@ def main() -> int:
     if "startup" in parts:
         print("start-up ...", file=sys.stderr)
         found["startup"] = startup.measure()
+    if "forms" in parts:
+        print("terms over all pairs ...", file=sys.stderr)
+        found["forms"] = _forms(args.device)
     if "training" in parts:
         print("training and sampling ...", file=sys.stderr)
         found |= _training(args.device)
@@ -46,6 +49,13 @@ def main() -> int:
 def missed(times: dict[str, dict[str, float]]) -> list[str]:
     """Commands that took longer than their goal."""
     return [name for name, entry in times.items() if entry["cpu_s"] > entry.get("goal", float("inf"))]
+
+
+def _forms(device: str) -> dict[str, Any]:
+    import forms  # beside this file; imports torch
+    import torch
+
+    return forms.measure(torch.device(device))
 
 
 def _training(device: str) -> dict[str, Any]:

@@ -84,9 +84,9 @@ def _trainer(settings: dict[str, Any], name: str, device: torch.device) -> Train
 def _side_by_side(plain: Trainer, other: Trainer, device: torch.device) -> tuple[float, float]:
     """(baseline steps/s, seconds of the other over seconds of the baseline)."""
     for trainer in (plain, other):
-        _seconds(lambda trainer=trainer: trainer.advance(), 3, device)  # first steps allocate
+        seconds(lambda trainer=trainer: trainer.advance(), 3, device)  # first steps allocate
     pairs = [
-        (_seconds(plain.advance, STEPS, device), _seconds(other.advance, STEPS, device)) for _ in range(TURNS)
+        (seconds(plain.advance, STEPS, device), seconds(other.advance, STEPS, device)) for _ in range(TURNS)
     ]
     rate = STEPS / statistics.median(a for a, _ in pairs)
     return rate, statistics.median(b / a for a, b in pairs)
@@ -113,11 +113,11 @@ def _samples_per_second(settings: dict[str, Any], device: torch.device) -> float
             null=classes,
         )
 
-    _seconds(draw, 1, device)
-    return SAMPLES / statistics.median(_seconds(draw, 1, device) for _ in range(5))
+    seconds(draw, 1, device)
+    return SAMPLES / statistics.median(seconds(draw, 1, device) for _ in range(5))
 
 
-def _seconds(work: Callable[[], Any], times: int, device: torch.device) -> float:
+def seconds(work: Callable[[], Any], times: int, device: torch.device) -> float:
     """Time of `times` calls: this process's CPU time, or wall time around a GPU's whole queue."""
     if device.type == "cpu":
         start = time.process_time()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ltbench import seeds
+from ltbench.augment import draw_moves, move
 from ltbench.diffusion import Process
 from ltbench.methods import Draw, Reference, Rng
 from ltbench.order import Order
@@ -46,10 +47,34 @@ class Resident:
 
 
 @dataclass(frozen=True)
+class _View:
+    """Which images are looked at, (B,) positions, and how: mirrored, or moved by an affine map that mirrors too.
+
+    label: (B, 9) float32, inverse: (B, 2, 3) float64, both None without augmentation.
+    """
+
+    index: Tensor
+    flipped: Tensor
+    label: Tensor | None = None
+    inverse: Tensor | None = None
+
+    def images(self, data: Resident) -> Tensor:
+        """(B, C, H, W) float32, what the network is trained on."""
+        x = data.gather(self.index, self.flipped)
+        return x if self.inverse is None else move(x, self.inverse)
+
+    def pixels(self, data: Resident) -> Tensor:
+        """(B, C, R, R) uint8, the same view of the pictures themselves, for an encoder."""
+        x = data.seen(self.index, self.flipped)
+        return x if self.inverse is None else move(x.float(), self.inverse).round().clamp(0, 255).to(x.dtype)
+
+
+@dataclass(frozen=True)
 class Drawer:
     """Makes the `Draw` of any (step, shards). Each number is keyed by (seed, stream, step, shard), shard being the index of
     the local batch in the global batch, so micro-batches and ranks change nothing. `pixels` and `reference`: what the method
-    asks for beside the batch."""
+    asks for beside the batch. augment: probability of each move of `augment: ada`, None for none; it includes the flip, which
+    then is the one that a cell without it would draw."""
 
     data: Resident
     order: Order
@@ -62,6 +87,7 @@ class Drawer:
     flip: bool
     pixels: bool = False
     reference: bool = False
+    augment: float | None = None
 
     def draw(self, step: int, shards: Sequence[int]) -> Draw:
         """The noised local batches `shards` of a step (steps count from 1), one after another."""
@@ -71,8 +97,8 @@ class Drawer:
         index = torch.from_numpy(self.order.indices(step)[rows]).to(device)
         flipped = self._per_row(step, shards, "flip", lambda r: r.random(g) < 0.5) if self.flip else None
         flipped = torch.zeros(len(rows), dtype=torch.bool) if flipped is None else flipped
-        flipped = flipped.to(device)
-        x0 = self.data.gather(index, flipped)
+        view = self._view(step, shards, index, flipped)
+        x0, flipped = view.images(self.data), flipped.to(device)
         eps = self._per_row(
             step, shards, "noise", lambda r: r.standard_normal((g, *x0.shape[1:]), np.float32)
         )
@@ -95,9 +121,24 @@ class Drawer:
             rng=Rng(self.seed, step, shards, g, device),
             local_batch=g,
             dropout_seeds=tuple(seeds.torch_seed(self.seed, "dropout", step, shard) for shard in shards),
-            pixels=self.data.seen(index, flipped) if self.pixels else None,
+            pixels=view.pixels(self.data) if self.pixels else None,
             reference=self._reference(step, shards) if self.reference else None,
+            augment=view.label,
         )
+
+    def _view(self, step: int, shards: Sequence[int], index: Tensor, flipped: Tensor, *more: str) -> _View:
+        """How the rows `index` of these shards are seen; `more` keeps a second batch's numbers apart."""
+        device = self.data.images.device
+        if self.augment is None:
+            return _View(index, flipped.to(device))
+        labels, inverse = [], []
+        for shard, mirrored in zip(shards, flipped.view(len(shards), -1), strict=True):
+            stream = seeds.stream(self.seed, "augment", *more, step, shard)
+            moves = draw_moves(stream, mirrored.numpy(), self.augment)
+            labels.append(moves.label())
+            inverse.append(moves.inverse())
+        label, where = (torch.from_numpy(np.concatenate(part)).to(device) for part in (labels, inverse))
+        return _View(index, torch.zeros_like(index, dtype=torch.bool), label, where)
 
     def _reference(self, step: int, shards: Sequence[int]) -> Reference:
         """As many images as the batch has, every class equally often up to rounding, from a stream of its own."""
@@ -111,9 +152,8 @@ class Drawer:
             picked += [rows[int(x * len(rows))] for rows, x in zip(members, u, strict=True)]
             mirrored += [self.flip and x < 0.5 for x in v]
         index = torch.tensor(np.array(picked), device=device)
-        return Reference(
-            self.data.gather(index, torch.tensor(mirrored, device=device)), self.data.labels[index]
-        )
+        view = self._view(step, shards, index, torch.tensor(mirrored), "reference")
+        return Reference(view.images(self.data), self.data.labels[index])
 
     def _drops(self, stream: np.random.Generator) -> np.ndarray:
         if self.label_drop_mode == "sample":

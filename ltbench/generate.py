@@ -44,6 +44,7 @@ def build_sampler(
         resolution=data.resolution,
         classes=len(data.classes),
         dropout=settings["train"]["dropout"],
+        augmented=settings["train"].get("augment", "none") != "none",
     )
     network.load_state_dict(dict(weights))
     return network.to(device).eval()

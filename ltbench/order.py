@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +17,24 @@ class Order:
     Without resampling: epoch e visits every image once, in the permutation keyed by (seed, e). With resampling by factor f:
     class c has probability f^(c/(K-1)) / sum with c the rank by training count (CCUA's re-balanced batches; f is the
     imbalance the batches see), each epoch of N draws holds every class exactly N P(c) times up to largest-remainder
-    rounding, and images of a class are drawn uniformly with replacement.
+    rounding, and images of a class are drawn uniformly with replacement. {"factor": f, "remainder": "last"} rounds as the released
+    code does: every class down, and what is missing to N goes to the rarest class.
     """
 
     def __init__(
-        self, labels: np.ndarray, classes: int, *, seed: int, batch: int, resample: float | None
+        self,
+        labels: np.ndarray,
+        classes: int,
+        *,
+        seed: int,
+        batch: int,
+        resample: float | Mapping[str, Any] | None,
     ) -> None:
-        self.size, self.seed, self.batch, self.resample = len(labels), seed, batch, resample
+        self.size, self.seed, self.batch = len(labels), seed, batch
         self.counts = np.bincount(labels, minlength=classes)
-        self.prior = (
-            self.counts / self.counts.sum() if resample is None else resampled_prior(self.counts, resample)
-        )
+        self.prior, self._quota = self.counts / self.counts.sum(), None
+        if resample is not None:
+            self.prior, self._quota = resampled(self.counts, self.size, resample)
         self._by_class = [np.flatnonzero(labels == c) for c in range(classes)]
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
@@ -39,10 +48,9 @@ class Order:
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         shuffled = seeds.permutation(self.seed, "data", "epoch", epoch, n=self.size)
-        if self.resample is None:
+        if self._quota is None:
             return shuffled
-        quota = largest_remainder(self.prior, self.size)
-        labels = np.repeat(np.arange(len(quota)), quota)[shuffled]
+        labels = np.repeat(np.arange(len(self._quota)), self._quota)[shuffled]
         u = seeds.stream(self.seed, "data", "within", epoch).random(self.size)
         picked = np.empty(self.size, dtype=np.int64)
         for c, members in enumerate(self._by_class):
@@ -51,12 +59,36 @@ class Order:
         return picked
 
 
+def resampled(
+    counts: np.ndarray, total: int, resample: float | Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(probabilities (K,) as batches see them, draws per epoch (K,) int64, `total` in all) of a `resample` setting."""
+    if not isinstance(resample, Mapping):
+        prior = resampled_prior(counts, resample)
+        return prior, largest_remainder(prior, total)
+    quota = remainder_last(resampled_prior(counts, resample["factor"]), total, _by_count(counts)[-1])
+    return quota / total, quota
+
+
+def _by_count(counts: np.ndarray) -> np.ndarray:
+    """Classes from the most frequent to the rarest, ties by id."""
+    return np.argsort(-counts, kind="stable")
+
+
 def resampled_prior(counts: np.ndarray, factor: float) -> np.ndarray:
     """(K,) class probabilities factor^(rank/(K-1)) / sum; rank 0 is the most frequent class, ties by id."""
     rank = np.empty(len(counts), dtype=np.int64)
-    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    rank[_by_count(counts)] = np.arange(len(counts))
     weights = np.power(float(factor), rank / max(1, len(counts) - 1))
     return weights / weights.sum()
+
+
+def remainder_last(shares: np.ndarray, total: int, last: int) -> np.ndarray:
+    """(K,) whole numbers that sum to `total`: each share rounded down, the rest to class `last` (CCUA's released resampling)."""
+    # A share that is whole but for rounding (98 * 1/49) must not lose an image.
+    whole = np.floor(shares * total + 1e-9).astype(np.int64)
+    whole[last] += total - int(whole.sum())
+    return whole
 
 
 def largest_remainder(shares: np.ndarray, total: int) -> np.ndarray:

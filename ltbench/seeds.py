@@ -18,6 +18,7 @@ STREAMS = frozenset(
         "method-init",  # weights a method brings along
         "data",  # order of images, resampling
         "flip",  # horizontal flips
+        "augment",  # what `augment` does to images beside the horizontal flip
         "noise",  # eps of the noised batch
         "time",  # clock of the noised batch
         "labels",  # label dropout

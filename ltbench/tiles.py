@@ -35,6 +35,15 @@ def grid_png(images: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def halved(images: np.ndarray) -> np.ndarray:
+    """(..., H, W) uint8 -> (..., H // 2, W // 2) uint8, means of 2 x 2 pixels; an odd last row or column is left out."""
+    import numpy as np
+
+    height, width = images.shape[-2] // 2, images.shape[-1] // 2
+    cut = images[..., : 2 * height, : 2 * width].reshape(*images.shape[:-2], height, 2, width, 2)
+    return cut.mean(axis=(-3, -1)).round().astype(np.uint8)
+
+
 def read_grid(data: bytes, tile: int) -> np.ndarray:
     """(R, C, ch, tile, tile) uint8 of a grid made by `grid_png`. tile: side in pixels.
 

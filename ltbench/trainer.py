@@ -21,6 +21,7 @@ from ltbench.diffusion import Process, process_for
 from ltbench.draws import Drawer, Resident
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
+from ltbench.errors import UsageError
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
 from ltbench.networks import Network, build_network, resolve_tap
@@ -48,6 +49,8 @@ class Recipe:
     flip: bool
     dropout: float
     passes: Literal["fused", "serial"]
+    augment: Literal["none", "ada"] = "none"  # runs from before these keys lack them
+    augment_probability: float = 0.12
 
     def rate(self, step: int) -> float:
         """Learning rate of step 1, 2, ...: linear warm-up whose first update has rate 0, as pytorch-ddpm runs it."""
@@ -94,6 +97,7 @@ def build_parts(
             resolution=images.images.shape[2],
             classes=classes,
             dropout=recipe.dropout,
+            augmented=recipe.augment != "none",
         ),
     ).to(device)
     resident = Resident(
@@ -117,6 +121,7 @@ def build_parts(
         flip=recipe.flip,
         pixels=strategy.needs_pixels,
         reference=strategy.needs_reference,
+        augment=recipe.augment_probability if recipe.augment == "ada" else None,
     )
     counts = [int(n) for n in order.counts]
     return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts)
@@ -133,6 +138,11 @@ def _task(
     device = resident.labels.device
 
     def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
+        if cache and recipe.augment != "none":
+            raise UsageError(
+                f"encoder '{name}' cannot keep its tokens: under augment: {recipe.augment} no image is seen twice alike",
+                "say cache: false",
+            )
         kept = {"images": resident.seen, "size": len(resident.labels)} if cache else {}
         return Tokens(load_encoder(name, device), grid, **kept)
 

@@ -1,14 +1,16 @@
 """CBDM: class-balancing diffusion models (Qin et al., CVPR 2023, arXiv 2305.00562; qym7/CBDM-pytorch).
 
 A second pass at the same (x_t, t) under labels y' drawn from `prior`; for images whose label was kept
-    balance = tau * level *         mean (h - sg h')^2        the first pass is drawn to the other class
-    commit  = tau * level * gamma * mean (sg h - h')^2        the second pass follows, gamma times as strongly
+    balance = tau * level *         mean (h - sg h')^2     the first pass is drawn to the other
+    commit  = tau * level * gamma * mean (sg h - h')^2     the second follows, gamma times as strongly
 and 0 for images whose label was dropped, which stay in the denominator.
 
 Paper and code: the paper weights by tau * t with tau = 1e-3, the code by tau * t / T with tau = 1, which is the same number.
 The code draws y' from the long-tailed training frequencies when training from scratch (`prior: empirical`) and uniformly
 only when fine-tuning; the paper leaves the label set open. On the sit pipeline, for which nobody published code, the same
 form is taken in velocity space with level = 1 - s.
+
+Cost: a second pass, with gradients, of the rows whose label was kept: 1.9 at 10% dropped labels, about 1.8 times the activations.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """CORAL: supervised contrast on a projected bottleneck (NeurIPS 2025; SankarLab/coral-lt-diffusion).
 
     contrast = weight * mean_i( exp((1 - level_i) / decay) ) * SupCon
-    SupCon   = mean over anchors i with a positive of  -1/|P(i)| sum_{p in P(i)} log softmax_{a != i}( c_ia / temperature )_p
-c are cosines of the projected, token-averaged features of one block, P(i) the other images of the class of i; the time factor
+    SupCon   = mean_i  -1/|P(i)| sum_{p in P(i)} log softmax_{a != i}( c_ia / temperature )_p
+over anchors i that have a positive; c are cosines of the projected, token-averaged features of one block, P(i) the other images of the class of i; the time factor
 is averaged over the local batch, then multiplied. Gradients flow through all of them; one scalar per local batch.
 
-Released code: temperature 0.1, weight 0.5, decay 0.3, one linear layer to 128, the U-Net's middle, on top of CBDM's trainer with its own term
+Paper and code: released are temperature 0.1, weight 0.5, decay 0.3, one linear layer to 128, the U-Net's middle, on top of CBDM's trainer with its own term
 off; batches run under the null label are skipped. Here images whose label was dropped are neither anchors nor candidates, which
 is the same where a whole batch is dropped. Its second head (logvar) enters no loss and is left out. Anchors whose loss is 0 do
 not count, as in pytorch-metric-learning's reducer. On the sit pipeline the block is N/2, our port.
+
+Cost: 1 network pass and one linear layer on token means.
 """
 
 from __future__ import annotations

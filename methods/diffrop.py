@@ -9,8 +9,10 @@ compared, before label dropout; gradients flow everywhere. Equal labels give exa
 under another class's label c (uniform over the other classes that have images) and a hinge; 0 where the label was dropped:
     overlap_i = weight * max(0, margin - clock_i * mean (f(x_t, y_i) - f(x_t, c_i))^2)
 
-`clock: data` weights by 1 - level, which is SiT's own clock and what CCUA-SiT multiplies by; `noise` weights by level. Weight
+Paper and code: `clock: data` weights by 1 - level, which is SiT's own clock and what CCUA-SiT multiplies by; `noise` weights by level. Weight
 0.1 is the command line's default and the only published value. CCUA's SiT script leaves it switched on for every method.
+
+Cost: 1 network pass for `batch`; for `pair` a second one of the rows whose label was kept, 1.9 at 10% dropped labels.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class DiffROP(Method):
         task: Task,
         *,
         weight: float = 0.1,  # weight of overlap
-        form: Literal["batch", "pair"] = "batch",  # as the seed ran it; our reading of the paper
+        form: Literal["batch", "pair"] = "batch",  # as CCUA's authors ran it; our reading of the paper
         clock: Literal["data", "noise"] = "data",  # which end the distances are weighted towards
         margin: float = 1.0,  # where the hinge ends; form pair only
     ) -> None:

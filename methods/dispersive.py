@@ -1,11 +1,14 @@
 """Dispersive Loss (Wang and He, arXiv 2506.09027; raywang4/DispLoss).
 
-disperse = weight * log mean_ij exp(-|z_i - z_j|^2 / (dim z * temperature)), diagonal included, over each local batch; z is the
-flattened output of one block of the ordinary (label-dropped) pass. No normalisation, no time weight, no stop-gradient.
+    disperse = weight * log mean_ij exp( -|z_i - z_j|^2 / (dim z * temperature) )
+over each local batch, diagonal included; z is the flattened output of one block of the ordinary (label-dropped) pass. No
+normalisation, no time weight, no stop-gradient.
 
 Paper and code: the paper's JAX code has weight 0.5, temperature 0.5, block N/4 (preset `jax`, `paper`); the released PyTorch
 code, which the seed paper compares with, has 0.25, 1 and the last block (preset `torch`, `released`, `seed`). The
 value soon rests at its floor, -log(local batch): expected.
+
+Cost: 1 network pass; distances are one product of B x D and D x B.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """OCLT: oriented calibration of long-tailed diffusion, "T2H" (Zhang et al., ICLR 2024; MediaBrain-SJTU/OC_LT).
 
 Only the target of the regression changes. x_t of image i may as well have come from image j of the batch; j is drawn once from
-    w_ij = softmax_j( -|x_t,i - signal x_j|^2 / (2 noise^2) + tr_tau * log p(y_j) )        p: class frequencies
-and kept if the class of j is at least as frequent (`t2h`), at most as frequent (`h2t`), or always (`full`); else j = i. Then
+    w_ij = softmax_j( -|x_t,i - signal x_j|^2 / (2 noise^2) + tr_tau * log p(y_j) )
+(p: class frequencies) and kept if the class of j is at least as frequent (`t2h`), at most as frequent (`h2t`), or always (`full`); else j = i. Then
     denoise = mean (f(x_t, t, y_i) - target as if x_t had come from x_j)^2
 under the ORIGINAL label, also for images whose label was dropped. `cut`: transfer only below that noise level.
 
@@ -12,7 +12,10 @@ the code has neither reference batch nor resampling, draws j from the training b
 combine freely. `reference: true` is our reading of the paper: image i itself and a second, balanced batch are the candidates.
 The code's weights are written for z = x_t / signal, which is the same softmax. Well separated images keep themselves up to high
 noise: `watch/moved` logs the fraction that went elsewhere, by class group and noise level. On the sit pipeline the same with
-signal s, noise 1 - s and the velocity (x_j - x_s) / (1 - s), our port.
+signal s, noise 1 - s and the velocity (x_j - x_s) / (1 - s), our port. Under `augment: ada` images are borrowed as they were moved,
+and the network is told the moves of image i: nobody published that combination.
+
+Cost: 1 network pass; the weights are one product of B x D and D x B, where the released code builds B x B x D twice.
 """
 
 from __future__ import annotations

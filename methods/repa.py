@@ -11,6 +11,9 @@ and flips no image: those are settings of `train`, equal for all rows here. The 
 Encoder tokens are resized to the network's grid, by area means or bilinearly, where the two differ (in the released code they
 never do). Encoders: timm:NAME, timm:NAME@FILE#SHA, lite0, random, or a list. `cache: true` keeps the tokens of the training set, per
 image and flip, in memory: n * 2 * N * Z * 4 bytes. On the ddpm pipeline h is the U-Net's middle, our port.
+
+Cost: 1 network pass, and the encoder's without gradient unless its tokens are kept: DINOv2-B is about 23 GMAC per image, 6% more for
+XL/2 but 130% for S/2, whose projector alone adds 28%.
 """
 
 from __future__ import annotations

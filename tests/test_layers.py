@@ -37,6 +37,7 @@ LAYERS = {
     "ltbench.seeds": 1,
     "ltbench.ema": 1,
     "ltbench.encoders": 1,
+    "ltbench.augment": 1,
     "ltbench.sampling": 2,
     "ltbench.methods": 2,
     "ltbench.datasets": 2,

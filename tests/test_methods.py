@@ -17,9 +17,35 @@ both = pytest.mark.parametrize("pipeline", PIPELINES)
 
 
 def test_info_nce_golden_values() -> None:
+    """methods.md 9.2: per sample, their mean, and the mean under the weights 1/4, 1/2, 1."""
     found = info_nce(H[None], 0.1)[0]
-    expected = [0.0521174669, 0.0521174669, 0.1015706992]
-    torch.testing.assert_close(found.double(), torch.tensor(expected).double(), rtol=2e-5, atol=1e-6)
+    assert found.tolist() == pytest.approx([0.0521174669, 0.0521174669, 0.1015706992], abs=1e-10)
+    assert found.mean().item() == pytest.approx(0.0686018776, abs=1e-10)
+    weights = torch.tensor([0.25, 0.5, 1.0]).double()
+    assert (weights * found).mean().item() == pytest.approx(0.0468862665, abs=1e-10)
+    torch.testing.assert_close(info_nce(H[None].float(), 0.1)[0].double(), found, rtol=1e-5, atol=1e-7)
+
+
+def test_info_nce_has_the_values_and_gradients_of_a_list_of_negatives_per_sample() -> None:
+    """The released form: every anchor is normalised and multiplied by each negative in turn."""
+    h = torch.randn(6, 40, generator=torch.Generator().manual_seed(4)).double().add(1).requires_grad_()
+    losses = []
+    for i in range(6):
+        anchor = h[i] / h[i].norm()
+        logits = [(anchor @ (h[j] / h[j].norm())) / 0.1 for j in range(6) if j != i]
+        losses.append(-torch.stack([(anchor @ anchor) / 0.1, *logits]).log_softmax(0)[0])
+    plain = torch.stack(losses)
+    ours = info_nce(h[None], 0.1)[0]
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+    here, there = (torch.autograd.grad(each.sum(), h, retain_graph=True)[0] for each in (ours, plain))
+    torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-12)
+
+
+def test_info_nce_keeps_the_digits_of_nearly_orthogonal_features() -> None:
+    """About 5e-4 at 12 samples: where the term stays through most of a training."""
+    h = torch.eye(12)[None] + 1e-3
+    found = info_nce(h, 0.1)
+    torch.testing.assert_close(found.double(), info_nce(h.double(), 0.1), rtol=2e-5, atol=0)
 
 
 @pytest.mark.parametrize("g", [2, 5, 12])
@@ -50,8 +76,8 @@ def test_info_nce_is_the_pairwise_loop_and_ignores_scale() -> None:
 
 
 def test_dispersion_golden_values_and_closed_forms() -> None:
-    assert dispersion(H[None], 1.0).item() == pytest.approx(-0.3788424047, abs=1e-6)
-    assert dispersion(H[None], 0.5).item() == pytest.approx(-0.6407258749, abs=1e-6)
+    assert dispersion(H[None], 1.0).item() == pytest.approx(-0.3788424047, abs=1e-10)
+    assert dispersion(H[None], 0.5).item() == pytest.approx(-0.6407258749, abs=1e-10)
     collapsed = torch.full((1, 5, 3), 2.0, requires_grad=True)
     value = dispersion(collapsed, 1.0)
     assert value.item() == pytest.approx(0, abs=1e-6)

@@ -310,6 +310,25 @@ def test_a_method_is_shown_in_80_columns(cli, monkeypatch) -> None:
     assert shown["cost"] == {"sit": {"rows": 1.0, "parameters": 0}}
 
 
+PUBLISHED = ["sit", "ddpm", "cbdm", "oclt", "diffrop", "repa", "dispersive", "ccua", "coral"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_method_says_all_that_a_reader_of_its_row_wants(cli, name: str) -> None:
+    """Formula, meaning of every parameter, paper against code, cost, and where it comes from."""
+    code, out, _ = cli("methods", name, "--no-import")
+    assert code == 0
+    assert re.search(r"^    \w+ += ", out, re.M), "a formula on a line of its own"
+    assert re.search(r"\(.*(20\d\d|arXiv \d{4}\.\d{5})", out), "a citation"
+    assert "\nPaper and code: " in out
+    assert "\nCost: " in out
+    shown = json.loads(cli("methods", name, "--no-import", "--json")[1])
+    assert [key for key, meaning in shown["meanings"].items() if not meaning] == []
+    presets = {*shown["presets"]} - {"sit", "ddpm", "check"}
+    assert all(f" {preset}" in out for preset in presets)
+    assert name in ("sit", "ddpm") or "off" in presets
+
+
 def test_the_meaning_of_a_parameter_is_the_comment_beside_it(cli, here) -> None:
     cli("methods", "new", "mine", "--folder", here)
     out = cli("methods", "mine", "--plugins", here / "mine.py", "--no-import")[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ltbench import seeds
-from ltbench.order import Order, largest_remainder, resampled_prior
+from ltbench.order import Order, largest_remainder, resampled, resampled_prior
 from tests.toy import COUNTS, PIPELINES, Toy, draw
 
 LABELS = np.repeat(np.arange(6), COUNTS)
 
 
-def order(batch: int = 12, seed: int = 0, resample: float | None = None) -> Order:
+def order(batch: int = 12, seed: int = 0, resample: Any = None) -> Order:
     return Order(LABELS, 6, seed=seed, batch=batch, resample=resample)
 
 
@@ -68,6 +69,50 @@ def test_resampling_is_uniform_with_replacement_inside_a_class() -> None:
 
 def test_resampling_ranks_by_count_not_by_label() -> None:
     np.testing.assert_allclose(resampled_prior(np.array([3, 9, 5]), 0.01), np.array([0.01, 1, 0.1]) / 1.11)
+
+
+LAST = {"factor": 0.1, "remainder": "last"}
+
+
+def test_the_released_remainder_goes_to_the_last_class() -> None:
+    """methods.md 9.2: N = 100, C = 5, f = 0.1 gives floors 46 26 14 8 4 and a remainder of 2."""
+    counts = np.array([40, 25, 17, 11, 7])
+    prior, quota = resampled(counts, 100, LAST)
+    assert quota.tolist() == [46, 26, 14, 8, 6]
+    np.testing.assert_allclose(prior, quota / 100)
+    exact = resampled(counts, 100, 0.1)[1]
+    assert exact.sum() == 100
+    assert (exact - [46, 26, 14, 8, 4]).tolist() == [0, 0, 1, 0, 1]  # of 46.37 26.08 14.66 8.25 4.64
+    turned = resampled(counts[::-1], 100, LAST)[1]
+    assert turned.tolist() == [6, 8, 14, 26, 46], "the last class is the rarest, wherever it stands"
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "extra"),
+    [(275_288, 1000, 507), (21_549, 200, 103), (10_847, 100, 46), (12_406, 10, 6)],
+)
+def test_published_sets_have_the_published_remainders(size: int, classes: int, extra: int) -> None:
+    counts = np.arange(classes, 0, -1)
+    plain = np.floor(resampled_prior(counts, 0.1) * size).astype(int)
+    quota = resampled(counts, size, LAST)[1]
+    assert size - plain.sum() == extra
+    assert (quota - plain).tolist() == [0] * (classes - 1) + [extra]
+
+
+@given(st.integers(1, 60), st.integers(1, 30))
+def test_whole_shares_leave_no_remainder(classes: int, each: int) -> None:
+    quota = resampled(np.ones(classes, dtype=int), classes * each, {"factor": 1.0, "remainder": "last"})[1]
+    assert quota.tolist() == [each] * classes
+
+
+def test_an_epoch_holds_the_released_counts_and_continues_alike() -> None:
+    size, made = len(LABELS), order(batch=1, resample=LAST)
+    wanted = resampled(np.array(COUNTS), size, LAST)[1]
+    for epoch in range(2):
+        picked = [int(made.indices(epoch * size + k)[0]) for k in range(1, size + 1)]
+        assert np.bincount(LABELS[picked], minlength=6).tolist() == wanted.tolist()
+    assert np.array_equal(order(resample=LAST).indices(9), order(resample=LAST).indices(9))
+    assert not np.array_equal(order(resample=LAST).indices(1), order(resample=0.1).indices(1))
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=30), st.integers(0, 500))

@@ -287,14 +287,15 @@ def test_what_changes_no_weight_changes_no_id(tmp_path: Path, change: str) -> No
 OTHER = {
     "batch": "48", "local_batch": "24", "optimizer": "adam", "lr": "2e-4", "betas": "[0.5, 0.9]", "weight_decay": "0.1",
     "warmup": "5", "clip_norm": "1.0", "ema": "0.9", "precision": "bf16", "label_drop": "0.2", "label_drop_mode": "batch",
-    "flip": "false", "dropout": "0.1", "passes": "serial",
+    "flip": "false", "dropout": "0.1", "passes": "serial", "augment": "ada", "augment_probability": "0.2",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_every_training_setting_makes_another_cell(tmp_path: Path, key: str) -> None:
-    changed = cells(tmp_path, GOOD, changes=[f"train.{key}={OTHER[key]}"])
-    assert not {cell.id for cell in changed} & {cell.id for cell in cells(tmp_path, GOOD)}
+    base = ["train.augment=ada"] if key == "augment_probability" else []
+    changed = cells(tmp_path, GOOD, changes=[*base, f"train.{key}={OTHER[key]}"])
+    assert not {cell.id for cell in changed} & {cell.id for cell in cells(tmp_path, GOOD, changes=base)}
 
 
 @pytest.mark.parametrize(
@@ -375,6 +376,7 @@ def test_presets_hold_what_the_official_recipes_fix() -> None:
         "seed-sit": ("sit", "adamw", 1e-4, 48),
         "pytorch-ddpm": ("ddpm", "adam", 2e-4, 128),
         "cbdm": ("ddpm", "adam", 2e-4, 48),
+        "cbdm-ada": ("ddpm", "adam", 2e-4, 48),
         "oclt": ("ddpm", "adam", 2e-4, 128),
         "seed-ddpm": ("ddpm", "adam", 2e-4, 64),
     }

@@ -248,3 +248,42 @@ def test_resampling_shows_in_the_label(folder: Path) -> None:
 def test_everything_excluded_is_refused(folder: Path) -> None:
     path = write(folder, "name: mine\nextends: base.yaml\nexclude: [{method: [sit, cbdm]}]\n")
     assert "no cell is left" in refused(path)
+
+
+def test_the_released_remainder_is_a_cell_of_its_own_and_plain_factors_keep_their_ids(folder: Path) -> None:
+    text = "name: mine\nextends: base.yaml\ngrid: {method: [sit], seed: 0, resample: %s}\n"
+    rounded = "[none, 0.1, {factor: 0.1, remainder: last}]"
+    plain, factor, last = cells(write(folder, text % rounded))
+    assert [c.settings["resample"] for c in (plain, factor, last)] == [
+        None,
+        0.1,
+        {"factor": 0.1, "remainder": "last"},
+    ]
+    assert last.identity["resample"] == {"factor": 0.1, "remainder": "last"}
+    assert factor.identity["resample"] == 0.1
+    assert last.label == "sit (resample={factor: 0.1, remainder: last})"
+    for spelling in ("[{factor: 0.1}]", "[{factor: 0.1, remainder: largest}]", "0.1"):
+        (same,) = cells(write(folder, text % spelling))
+        assert (same.id, same.label) == (factor.id, factor.label)
+    (whole,) = cells(write(folder, text % "1"))
+    assert whole.identity["resample"] == 1.0
+    assert isinstance(whole.identity["resample"], float)
+    text += "exclude: [{resample: {factor: 0.1, remainder: last}}]\n"
+    assert len(cells(write(folder, text % rounded))) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{factor: 0.0, remainder: last}", "above 0"),
+        ("{factor: 0.1, remainder: lst}", "did you mean 'last'"),
+        ("{factor: 0.1, rest: last}", "has no key 'rest'"),
+        ("{remainder: last}", "needs the key 'factor'"),
+        ("[0.1, {factor: 0.1}]", "holds 0.1 twice"),
+        ("half", "expects a number"),
+        ("{factor: half, remainder: last}", "expects a number"),
+    ],
+)
+def test_a_resampling_that_is_none_is_refused(folder: Path, value: str, words: str) -> None:
+    path = write(folder, f"name: mine\nextends: base.yaml\ngrid: {{method: [sit], resample: {value}}}\n")
+    assert words in refused(path)

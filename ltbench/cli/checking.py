@@ -207,16 +207,17 @@ def _columns(rows: Sequence[tuple[str, str, str, str]]) -> None:
 
 
 def _show_presets(plugin: Plugin) -> None:
-    """Every preset by what it changes; presets that change the same are one line."""
+    """Every preset by what it sets; presets that set the same are one line, after the pipelines' own defaults."""
     from ltbench.spec.types import spell
 
     same: dict[str, list[str]] = {}
     for name, values in (plugin.presets or {}).items():
-        changed = {key: value for key, value in values.items() if value != plugin.defaults[key]}
-        words = ", ".join(f"{key}={spell(value)}" for key, value in changed.items()) or "the defaults"
+        words = ", ".join(f"{key}={spell(value)}" for key, value in values.items()) or "nothing"
+        if all(value == plugin.defaults[key] for key, value in values.items()):
+            words += " (the defaults)"
         same.setdefault(words, []).append(name)
     if same:
-        out("\npresets, by what they change:")
+        out("\npresets, by what they set; sit, ddpm: beneath every cell of that pipeline")
     for words, names in same.items():
         out(
             "\n".join(
@@ -234,12 +235,14 @@ def _show_place(plugin: Plugin, seen: Look | None) -> None:
     for pipeline, reason in seen.supports.items():
         cost = costs.get(pipeline)
         if reason is not None:
-            words = reason
+            words = reason.removeprefix("not on this pipeline: ")
+            words = f"does not run: {words}"
         elif cost is None:
             words = "runs"
         else:
-            own = f", {cost.parameters:,} own parameters" if cost.parameters else ""
-            words = f"{cost.rows:g} network rows per image (baseline 1){own}"
+            own = ", and parameters of its own" if cost.parameters else ""
+            passes = "pass" if cost.rows == 1 else "passes"
+            words = f"cost {cost.rows:g} network {passes} per image at 10% dropped labels (baseline 1){own}"
         out("\n".join(textwrap.wrap(f"on {pipeline}: {words}", _width(), subsequent_indent="    ")))
     out(f"time relative to the baseline: python harness.py methods check {plugin.name}")
 

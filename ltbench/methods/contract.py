@@ -87,9 +87,11 @@ class Draw:
     t: (B,) the process's own clock. level: (B,) in [0, 1], 0 clean, 1 noise, whatever the clock: weights are written in it.
     y: (B,) int64 true labels. dropped: (B,) bool label dropout. y_in: (B,) y with dropped entries set to the null label.
     index: (B,) int64 position in the training set. flipped: (B,) bool, mirrored left to right.
+    augment: (B, 9) float32, how the images were moved (ltbench.augment), `flipped` among it; `Method.run` tells the network. None
+    unless the cell has `augment: ada`.
     rng: the method's randomness. local_batch: images among which batch-wise terms compare.
     dropout_seeds: one per local batch, for masks inside the network.
-    pixels: (B, C, R, R) uint8, the images themselves, mirrored like x0; None unless the method has `needs_pixels`.
+    pixels: (B, C, R, R) uint8, the images themselves, mirrored and moved like x0; None unless the method has `needs_pixels`.
     reference: a class-balanced batch, local batch by local batch; None unless the method has `needs_reference`.
     """
 
@@ -109,6 +111,7 @@ class Draw:
     dropout_seeds: tuple[int, ...]
     pixels: Tensor | None = None
     reference: Reference | None = None
+    augment: Tensor | None = None
 
     def by_local_batch(self, x: Tensor) -> Tensor:
         """(B, ...) -> (G, g, ...): rows of one local batch together."""
@@ -215,8 +218,11 @@ class Method(nn.Module, ABC):
         ]
         x, t, y = (torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
         taps = tuple(self.task.tap(name) for name in self.taps)
+        more = {}
+        if (moved := draw.augment) is not None:
+            more["augment"] = torch.cat([moved if rows is None else moved[rows] for _, rows in asked])
         with self._dropout(net, draw, asked, first), self._autocast(x.device):
-            pred, feats = net(x, t, y, taps=taps)
+            pred, feats = net(x, t, y, taps=taps, **more)
         sizes = [part[0].shape[0] for part in parts]
         split = [pred.float().split(sizes), *(feat.float().split(sizes) for feat in feats)]
         return [NetOut(columns[0], list(columns[1:])) for columns in zip(*split, strict=True)]

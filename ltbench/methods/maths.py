@@ -1,4 +1,4 @@
-"""Shared maths of the methods, in float32 and through matrix products, never through (B, B, D) differences."""
+"""Shared maths of the methods, in float32 at least and through matrix products, never through (B, B, D) differences."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def mean_square(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().flatten(1).mean(1)
 
 
+def _exact(x: Tensor) -> Tensor:
+    """float32, or float64 where it is that already: sums over 98,304 numbers lose too much in less."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def info_nce(features: Tensor, temperature: float) -> Tensor:
     """Contrast of every sample against the rest of its local batch; the positive is the sample itself.
 
@@ -21,12 +26,13 @@ def info_nce(features: Tensor, temperature: float) -> Tensor:
     local batch with the self-similarity taken as exactly 1 (arXiv 2507.09052, eq. 7; CCUA-SiT's InfoNCE).
     Gradients flow through anchor and negatives. g = 1 gives 0.
     """
-    h = F.normalize(features.flatten(2).float(), dim=2)
+    h = F.normalize(_exact(features.flatten(2)), dim=2)
     cosine = h @ h.transpose(1, 2)
     own = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
-    # The released positive is a constant 1 in value; its gradient through the normalised feature is 0 as well.
-    logits = cosine.masked_fill(own, 1.0) / temperature
-    return torch.logsumexp(logits, dim=2) - 1.0 / temperature
+    # The released positive is a constant 1 in value; its gradient through the normalised feature is 0 as well. Taken out of the
+    # sum, it leaves values far below 1, which a difference of two numbers near 1 / temperature would round away.
+    others = ((cosine - 1) / temperature).exp().masked_fill(own, 0.0)
+    return others.sum(2).log1p()
 
 
 def dispersion(features: Tensor, temperature: float) -> Tensor:
@@ -35,7 +41,7 @@ def dispersion(features: Tensor, temperature: float) -> Tensor:
     features: (G, g, ...) -> (G,). 0 when all samples coincide, -log g when they are far apart (arXiv 2506.09027;
     raywang4/DispLoss).
     """
-    z = features.flatten(2).float()
+    z = _exact(features.flatten(2))
     z = z - z.mean(
         1, keepdim=True
     )  # D is translation invariant; centring keeps the Gram form from cancelling

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ltbench.errors import UsageError
@@ -17,27 +19,30 @@ FRACTIONS: dict[str, tuple[int, int]] = {"N/8": (1, 8), "N/4": (1, 4), "N/2": (1
 
 
 def build_network(
-    name: str, *, channels: int, resolution: int, classes: int, dropout: float = 0.0
+    name: str,
+    *,
+    channels: int,
+    resolution: int,
+    classes: int,
+    dropout: float = 0.0,
+    augmented: bool = False,
 ) -> Network:
     """A freshly initialised network, float32, in training mode, for (B, channels, resolution, resolution) images.
 
+    `augmented`: it takes augmentation labels (ltbench.augment); its other weights are those of the plain network.
     Initial weights come from torch's global generator, which the caller seeds (inside torch.random.fork_rng). Raises UsageError
     for a name that is unknown or does not fit the resolution.
     """
     size = network_size(name, resolution)
-    widths = tap_widths(name, resolution)
-    if isinstance(size, SiTSize):
-        return SiT(
-            size,
-            channels=channels,
-            resolution=resolution,
-            classes=classes,
-            dropout=dropout,
-            tap_widths=widths,
-        )
-    return UNet(
-        size, channels=channels, resolution=resolution, classes=classes, dropout=dropout, tap_widths=widths
-    )
+    options: dict[str, Any] = {
+        "channels": channels,
+        "resolution": resolution,
+        "classes": classes,
+        "dropout": dropout,
+        "tap_widths": tap_widths(name, resolution),
+        "augmented": augmented,
+    }
+    return SiT(size, **options) if isinstance(size, SiTSize) else UNet(size, **options)
 
 
 def parameter_count(name: str, *, channels: int, resolution: int, classes: int) -> int:

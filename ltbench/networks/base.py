@@ -7,13 +7,18 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+AUGMENT_NUMBERS = 9  # what the engine says of an image's moves: ltbench/augment.py
+
 
 class Network(nn.Module, ABC):
     """A class-conditional denoiser of square images.
 
     `classes` is K; labels run over 0..K-1 and K is the null label. `tap_widths` maps every tap it publishes to its
-    (N tokens, D width), in the order of computation.
+    (N tokens, D width), in the order of computation. `embed_augment` is there only in a network that is told how its images were
+    moved (`add_augment`).
     """
+
+    embed_augment: nn.Linear | None
 
     def __init__(
         self, *, channels: int, resolution: int, classes: int, tap_widths: dict[str, tuple[int, int]]
@@ -23,6 +28,21 @@ class Network(nn.Module, ABC):
         self.resolution = resolution
         self.classes = classes
         self.tap_widths = tap_widths
+        self.embed_augment = None
+
+    def add_augment(self, width: int) -> None:
+        """Let the condition of this width take augmentation labels (B, 9) through a linear map without bias.
+
+        Called when all other weights are drawn: they stay those of the plain network of the same seed.
+        """
+        self.embed_augment = nn.Linear(AUGMENT_NUMBERS, width, bias=False)
+
+    def with_augment(self, condition: Tensor, augment: Tensor | None) -> Tensor:
+        """condition (B, D) and labels (B, 9); without labels, the condition itself: a map without bias sends zeros to zero."""
+        if augment is None:
+            return condition
+        assert self.embed_augment is not None, "check_call has refused"
+        return condition + self.embed_augment(augment.to(condition.dtype))
 
     @property
     def null_label(self) -> int:
@@ -31,17 +51,18 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[str] = ()
+        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[str] = (), augment: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Predict the process's target for noisy images.
 
         x (B, C, H, W) float; t (B,), the process's own clock; y (B,) int64 in [0, K], K = null; taps: names out of
-        `tap_widths`. Returns the prediction (B, C, H, W) and one (B, N, D) feature per tap, in the order asked for.
-        Raises ValueError for images of another shape and for a tap that does not exist.
+        `tap_widths`; augment (B, 9) float, how the images were moved, None for not at all (all zeros).
+        Returns the prediction (B, C, H, W) and one (B, N, D) feature per tap, in the order asked for.
+        Raises ValueError for images of another shape, for a tap that does not exist, and for labels that it was not built for.
         """
 
-    def check_call(self, x: Tensor, taps: Sequence[str]) -> None:
-        """Raise ValueError if `x` or `taps` is not what this network takes."""
+    def check_call(self, x: Tensor, taps: Sequence[str], augment: Tensor | None = None) -> None:
+        """Raise ValueError if `x`, `taps` or `augment` is not what this network takes."""
         expected = (self.channels, self.resolution, self.resolution)
         if tuple(x.shape[1:]) != expected:
             raise ValueError(
@@ -50,3 +71,11 @@ class Network(nn.Module, ABC):
         unknown = [tap for tap in taps if tap not in self.tap_widths]
         if unknown:
             raise ValueError(f"no tap {', '.join(unknown)}; this network has {', '.join(self.tap_widths)}")
+        if augment is None:
+            return
+        if self.embed_augment is None:
+            raise ValueError("augmentation labels for a network that was built without (augmented=True)")
+        if tuple(augment.shape) != (len(x), AUGMENT_NUMBERS):
+            raise ValueError(
+                f"augmentation labels have shape {tuple(augment.shape)}, not ({len(x)}, {AUGMENT_NUMBERS})"
+            )

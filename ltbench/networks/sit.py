@@ -113,6 +113,7 @@ class SiT(Network):
         classes: int,
         dropout: float,
         tap_widths: dict[str, tuple[int, int]],
+        augmented: bool = False,
     ) -> None:
         super().__init__(channels=channels, resolution=resolution, classes=classes, tap_widths=tap_widths)
         width, self.patch = size.width, size.patch
@@ -127,6 +128,8 @@ class SiT(Network):
         self.modulation = Modulation(width, 2)
         self.head = nn.Linear(width, size.patch**2 * channels)
         self._initialise()
+        if augmented:
+            self.add_augment(width)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -148,10 +151,11 @@ class SiT(Network):
                 nn.init.normal_(layer.weight, std=0.02)
 
     def forward(
-        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[str] = ()
+        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[str] = (), augment: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        self.check_call(x, taps)
+        self.check_call(x, taps, augment)
         condition = self.embed_time(sinusoids(t, FREQUENCIES)) + self.embed_label(y)  # (B, D)
+        condition = self.with_augment(condition, augment)
         tokens = self.embed_patches(x).flatten(2).transpose(1, 2) + self.positions  # (B, N, D)
         found = {}
         for number, block in enumerate(self.blocks, start=1):

@@ -135,6 +135,7 @@ class UNet(Network):
         classes: int,
         dropout: float,
         tap_widths: dict[str, tuple[int, int]],
+        augmented: bool = False,
     ) -> None:
         super().__init__(channels=channels, resolution=resolution, classes=classes, tap_widths=tap_widths)
         base, embedding = size.channels, 4 * size.channels
@@ -166,6 +167,8 @@ class UNet(Network):
         self.last_norm = nn.GroupNorm(groups, base)
         self.outlet = conv(base, channels)
         self._initialise()
+        if augmented:
+            self.add_augment(embedding)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -188,10 +191,10 @@ class UNet(Network):
         nn.init.xavier_uniform_(self.outlet.weight, gain=SMALL_GAIN)
 
     def forward(
-        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[str] = ()
+        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[str] = (), augment: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        self.check_call(x, taps)
-        embedding = self._embed(t, y)
+        self.check_call(x, taps, augment)
+        embedding = self.with_augment(self._embed(t, y), augment)
         found = {}
         skips = [self.inlet(x)]
         for level, stage in enumerate(self.down):

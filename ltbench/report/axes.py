@@ -41,10 +41,10 @@ def setting_text(value: Any) -> str:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("train.lr", 0.002), ... in sorted order."""
+    """("train.lr", 0.002), ... in sorted order. How batches are resampled is one setting, whatever it is spelled with."""
     for key in sorted(settings):
         value = settings[key]
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key != "resample":
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -73,6 +73,8 @@ def _cell(part: Part, axes: dict[str, Any], shown: list[str], evaluations: dict[
     data = part.data[data_key]
     recipe = part.recipes[tuple(value for axis, value in axes.items() if axis.startswith("train."))]
     resample = axes["resample"]
+    if isinstance(resample, int):
+        resample = float(resample)
     identity = {
         "dataset": data.identity,
         "pipeline": part.pipeline,
@@ -82,13 +84,13 @@ def _cell(part: Part, axes: dict[str, Any], shown: list[str], evaluations: dict[
         "train": recipe.identity,
     }
     if resample is not None:
-        identity["resample"] = float(resample)
+        identity["resample"] = resample
     settings = {
         "dataset": data.settings,
         "pipeline": part.pipeline,
         "network": axes["network"],
         "method": row.settings,
-        "resample": None if resample is None else float(resample),
+        "resample": resample,
         "seed": axes["seed"],
         "train": recipe.settings,
     }

@@ -178,6 +178,19 @@ def _remedy(plugin: Plugin, values: dict[str, Any]) -> str:
     return f"; the smallest imbalance that fills every class is {high / 1e4!r}"
 
 
+def resampling(value: Any) -> Any:
+    """A resampling in its one spelling: None, a factor, or a mapping where the remainder is not the largest's."""
+    if not isinstance(value, dict) or "factor" not in value:
+        return value
+    if value.get("remainder", "largest") == "largest":
+        return value["factor"]
+    return {"factor": float(value["factor"]), "remainder": value["remainder"]} if _sound(value) else value
+
+
+def _sound(value: dict[str, Any]) -> bool:
+    return isinstance(value["factor"], int | float) and set(value) == {"factor", "remainder"}
+
+
 # --- training -------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +209,7 @@ def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe
     except ValidationError as error:
         return None, problems_of(error, models.Train, part, ("train",))
     problems = _sizes(part, train, {key: f"preset {preset}" for key in fixed if key not in given})
+    problems += _augment(part, train)
     if train.batch is None:
         return None, problems
     settings = {key: thawed(getattr(train, key)) for key in models.SETTINGS}
@@ -204,6 +218,21 @@ def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe
     identity = changed(settings, {**defaults, "batch": None, "local_batch": train.batch})
     options = {key: getattr(train, key) for key in models.OPTIONS}
     return Recipe(settings, identity, train.milestones, options), problems
+
+
+def _augment(part: Node, train: models.Train) -> list[Problem]:
+    """What `augment` settles by itself cannot be settled otherwise."""
+    probability = models.Train.model_fields["augment_probability"].default
+    if train.augment == "none":
+        key, message = "augment_probability", "augment_probability is one of augment: ada"
+        wrong = train.augment_probability != probability
+    else:
+        key, message = "flip", f"augment: {train.augment} mirrors half of the images itself: flip stays true"
+        wrong = not train.flip
+    if not wrong:
+        return []
+    path: Path = next((p for p in (("train", key), ("grid", f"train.{key}")) if part.find(p)), ("train",))
+    return [problem(part, path, message, key=True)]
 
 
 def _preset_problem(part: Node, pipeline: str, preset: str, overrides: dict[str, Any]) -> Problem:

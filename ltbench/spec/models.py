@@ -29,6 +29,8 @@ SETTINGS = (
     "flip",
     "dropout",
     "passes",
+    "augment",
+    "augment_probability",
 )
 # Keys of `train` that say how a run is carried out; they change no weight and no identity.
 OPTIONS = ("micro_batch", "checkpoint_seconds", "log_every", "preview_every")
@@ -72,6 +74,10 @@ class Train(Strict):
     passes: Literal["fused", "serial"] = Field(
         "fused", description="several passes as one forward, or in turn"
     )
+    augment: Literal["none", "ada"] = Field(
+        "none", description="ada: flips, turns, scales, stretches and shifts images and tells the network"
+    )
+    augment_probability: Share = Field(0.12, description="of each move of `ada` but its flip, which is 1/2")
     micro_batch: Count | None = Field(None, description="images per forward; changes memory, not results")
     checkpoint_seconds: Positive = 600.0
     log_every: Count = Field(20, description="steps per point of the loss curves")
@@ -152,11 +158,21 @@ class Dataset(Open):
     name: str
 
 
+class Resample(Strict):
+    """Batch resampling: the imbalance that batches see, and where an epoch's rounding goes."""
+
+    factor: Annotated[float, Field(gt=0, le=1)]
+    remainder: Literal["largest", "last"] = Field(
+        "largest", description="to the largest remainders; last: all to the rarest class, as released"
+    )
+
+
 class Grid(Open):
     """Axes; the benchmark is their product. Further axes: `network`, `train.KEY`, `dataset.KEY`."""
 
     method: tuple[Method, ...] = Field(min_length=1)
-    resample: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = Field((None,), min_length=1)
+    # A lone factor has become a mapping by now.
+    resample: tuple[Resample | None, ...] = Field((None,), min_length=1)
     seed: tuple[Seed, ...] = Field((0,), min_length=1)
 
 

@@ -59,8 +59,16 @@ def _axis(axis: str, node: Node) -> Node:
     if axis == "method":
         items = [_named(item) if isinstance(item.value, str) else item for item in items]
     if axis == "resample":
-        items = [Node(None, item.where) if item.value == "none" else item for item in items]
+        items = [_resample(item) for item in items]
     return Node(items, node.where)
+
+
+def _resample(item: Node) -> Node:
+    if item.value is None or item.value == "none":
+        return Node(None, item.where)
+    return (
+        item if isinstance(item.value, dict) else Node({"factor": item}, item.where, {"factor": item.where})
+    )
 
 
 def _named(item: Node) -> Node:
@@ -143,7 +151,8 @@ class PartReader:
             if values is not None:
                 axes[axis] = values
         for axis, default in (("resample", (None,)), ("seed", (0,))):
-            axes[axis] = tuple(n.value for n in found[axis].value) if axis in found else default
+            axes[axis] = tuple(n.plain() for n in found[axis].value) if axis in found else default
+        axes["resample"] = tuple(map(choices.resampling, axes["resample"]))
         for axis, values in axes.items():
             self._check_twice(axis, values)
         return axes
@@ -477,6 +486,8 @@ class PartReader:
 
     def _excluded_values(self, path: Path, node: Node, values: tuple[Any, ...]) -> tuple[Any, ...]:
         wanted = [None if value == "none" else choices.frozen(value) for value in _listed(node).plain()]
+        if path[-1] == "resample":
+            wanted = list(map(choices.resampling, wanted))
         for value in wanted:
             if value not in values:
                 self._add(

@@ -43,6 +43,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "pytorch-ddpm": ("ddpm", {**_DDPM, "batch": 128, "label_drop": 0.0}),
     # 48 is CBDM's own rows; its plain DDPM rows used 64.
     "cbdm": ("ddpm", {**_DDPM, "batch": 48}),
+    "cbdm-ada": ("ddpm", {**_DDPM, "batch": 48, "augment": "ada", "augment_probability": 0.12}),
     "oclt": ("ddpm", {**_DDPM, "batch": 128}),
     # CIFAR; the Tiny ImageNet and Places runs used 128.
     "seed-ddpm": ("ddpm", {**_DDPM, "batch": 64}),

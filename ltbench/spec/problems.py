@@ -139,6 +139,6 @@ def _fields(model: type[BaseModel], loc: Path) -> list[str]:
 
 
 def _inner(annotation: Any) -> Any:
-    """The model inside `tuple[Model, ...]` or `Model`."""
+    """The model inside `tuple[Model, ...]`, `tuple[Model | None, ...]` or `Model`."""
     arguments = getattr(annotation, "__args__", ())
-    return arguments[0] if arguments else annotation
+    return _inner(arguments[0]) if arguments else annotation

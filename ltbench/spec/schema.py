@@ -54,7 +54,9 @@ def _narrow(defs: Schema) -> None:
     evaluate["properties"]["guidance"] = {"anyOf": [values, {"$ref": "#/$defs/Search"}]}
     grid["properties"]["method"] = _one_or_many({"$ref": "#/$defs/MethodRow"})
     share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
-    grid["properties"]["resample"] = _one_or_many({"anyOf": [{"enum": ["none", None]}, share]})
+    grid["properties"]["resample"] = _one_or_many(
+        {"anyOf": [{"enum": ["none", None]}, share, {"$ref": "#/$defs/Resample"}]}
+    )
     grid["properties"]["seed"] = _one_or_many({"type": "integer", "minimum": 0, "maximum": 2**32 - 1})
     grid["properties"]["network"] = _one_or_many({"type": "string"})
     keys = "|".join(["preset", *models.SETTINGS])

@@ -15,7 +15,8 @@ from ltbench import provenance
 from ltbench.datasets import Dataset
 from ltbench.evaluate import Tiles
 from ltbench.store import Claim, Run
-from ltbench.tiles import grid_png
+from ltbench.store.run import FACT_LIMIT
+from ltbench.tiles import grid_png, halved
 
 Event = Callable[[dict[str, Any]], None]
 
@@ -105,9 +106,17 @@ def put(stage: Stage, body: dict[str, Any], evaluation: str) -> None:
 
 
 def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:
-    """Keep a picture with the record; its JSON names the file, the tile's side in pixels, and what each tile is."""
-    name = run.put_fact(grid_png(shown.images), "png")
-    return {"file": name, "tile": int(shown.images.shape[-1]), "rows": shown.rows, "columns": shown.columns}
+    """Keep a picture with the record; its JSON names the file, the tile's side in pixels, and what each tile is.
+
+    Tiles are halved until the picture fits the limit of a fact: 96 of 256 pixels would be 15 MB.
+    """
+    images = shown.images
+    data = grid_png(images)
+    while len(data) > FACT_LIMIT and images.shape[-1] > 1:
+        images = halved(images)
+        data = grid_png(images)
+    name = run.put_fact(data, "png")
+    return {"file": name, "tile": int(images.shape[-1]), "rows": shown.rows, "columns": shown.columns}
 
 
 def context(stage: Stage, data: Dataset, step: int) -> dict[str, Any]:
