@@ -190,7 +190,9 @@ def images(n: int = 70, seed: int = 0) -> np.ndarray:
 
 def save(path: str = "t.npz", n: int = 70, labels: bool = True) -> str:
     held = {"arr_0": images(n).repeat(3, axis=3)}
-    np.savez(path, **held, **({"arr_1": np.arange(n) % 10} if labels else {}))
+    if labels:
+        held["arr_1"] = np.arange(n) % 10
+    np.savez(path, allow_pickle=False, **held)
     return path
 
 
