@@ -79,8 +79,9 @@ def evaluate(
 
     \b
     Example:
-      python harness.py evaluate table1 --external ADM-G --samples adm.npz --declare sampler=ddim --declare steps=250
-      python harness.py evaluate table1 --external SiT-paper --checkpoint SiT-S-2.pt --network SiT-S/2
+      python harness.py evaluate table1 --external ADM --samples adm.npz
+      python harness.py evaluate table1 --external SiT --checkpoint sit.pt \\
+          --network SiT-S/2 --declare images=256000000
     """
     from ltbench.cli import stores, targets
 

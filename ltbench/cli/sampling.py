@@ -60,7 +60,7 @@ def sample(
     \b
     Example:
       python harness.py sample 76fc6efc05e6 --out samples.npz
-      python harness.py sample 76fc6efc05e6 --classes 0,9 --n 20 --guidance 4 --out faces/ --grid faces.png
+      python harness.py sample 76fc6efc05e6 --classes 0,9 --grid look.png
     """
     from ltbench.cli import heavy, stores
     from ltbench.protocols import sampling_text
