@@ -107,7 +107,8 @@ def record(
     cell: dict[str, Any], step: int, which: dict[str, Any] | None = None, **body: Any
 ) -> dict[str, Any]:
     """An evaluation record of a planned cell; `body` overrides keys of its body."""
-    which = which or cell["evaluations"][0]
+    which = cell["evaluations"][0] if which is None else which
+    assert which is not None
     extractor = f"{which['extractor']['name']}@{which['extractor']['sha256'][:8]}"
     seed = cell["settings"]["seed"]
     rows = []

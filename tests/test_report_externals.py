@@ -146,7 +146,12 @@ def test_it_changes_nothing_about_the_other_rows():
     for place in without.entries:
         assert with_them.entries[place] == without.entries[place]
     assert with_them.differences == without.differences
-    fits = build(external(declared=DECLARED)).sections[0]
+    leader = external(declared=DECLARED)
+    for row in leader["body"]["rows"]:
+        row["value"] = 1e-6 if row["better"] == "lower" else 1.0
+    fits = build(leader).sections[0]
+    assert {place: fits.entries[place] for place in without.entries} == without.entries
+    assert "best" in {entry.mark for entry in without.entries.values()}
     assert all(fits.entry(2, j).mark == "" for j in range(len(fits.columns)))
 
 

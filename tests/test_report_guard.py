@@ -172,5 +172,5 @@ def test_an_adaptive_sampler_may_cost_each_row_its_own_and_the_table_says_what()
     records = [record(cell, 560, nfe=spent[cell["label"]]) for cell in cells]
     table = build(cells, records)
     assert all(entry(table, label).n == 1 for label in spent)
-    text = "Evaluations of the network per image differ between rows: sit 93.25; ccua 101.5."
+    text = "Evaluations of the network per image differ between rows: sit: 93.25; ccua: 101.5."
     assert [table.notes[row.notes[0] - 1] for row in table.sections[0].rows] == [text, text]

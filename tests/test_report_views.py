@@ -25,7 +25,7 @@ from ltbench.report.build import write_report
 from ltbench.report.definition import load_definition
 from ltbench.report.render_terminal import render_terminal
 from ltbench.report.table import Inputs, Table
-from tests.report_world import STEPS, fact, planned, quickstart, record
+from tests.report_world import STEPS, external, fact, planned, quickstart, record
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY = load_definition(ROOT / "reports" / "summary.yaml")
@@ -72,7 +72,8 @@ def hostile_inputs() -> Inputs:
     records[2]["body"]["code"]["trainer"] = HOSTILE[0] + HOSTILE[2]
     states = {cells[-1]["cell"]: {"text": HOSTILE[2], "detail": " ".join(HOSTILE)}}
     cells[-2]["unsupported"] = " ".join(HOSTILE)
-    return Inputs("hostile", " ".join(HOSTILE), cells, records, states)
+    others = [external(name, declared={HOSTILE[0]: HOSTILE[2], "sampler": name}) for name in HOSTILE]
+    return Inputs("hostile", " ".join(HOSTILE), cells, records, states, externals=others)
 
 
 def terminal(table: Table, width: int = 100, **options) -> str:

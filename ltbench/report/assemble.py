@@ -164,7 +164,8 @@ class _Assembly:
             return replace(
                 gap, text="refused", detail=f"refused, since the column has other {', '.join(differences)}"
             )
-        notes += self._conflicts(row, cell, column, step, found)
+        fitting = [each for each in found if not self.pool.differences(*each, column)]
+        notes += self._conflicts(row, cell, column, step, fitting) if len(fitting) > 1 else []
         if measured["value"] is None:
             return replace(
                 gap, text="undefined", detail=measured.get("reason") or "the record gives no reason"
@@ -251,12 +252,10 @@ class _Assembly:
 
     def _column_floors(self, column: Column, step: int) -> Iterator[float]:
         for record in self.pool.every(step):
-            for row in record["body"]["rows"]:
-                same = (row["n_floor"], row["metric"], row["group"])
-                wanted = (column.n_floor, column.metric, column.group)
+            for _, row in self.pool.rows(record, column.metric, column.group):
                 if (
-                    same == wanted
-                    and row["floor"] is not None
+                    row["floor"] is not None
+                    and row["n_floor"] == column.n_floor
                     and not self.pool.differences(record, row, column)
                 ):
                     yield float(row["floor"])

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ltbench.canonical import canonical_json
 from ltbench.report.axes import Planned, RowPlan, SectionPlan
 from ltbench.report.identity import ROW_KEYS, fixed_steps, groups_id
 from ltbench.report.select import Key, Record, Selected, age
-from ltbench.report.table import Column, SeedValue
+from ltbench.report.table import Column, External, SeedValue
 
 Measured = tuple[Record, Mapping[str, Any]]  # a record and its row of one metric and group
 
@@ -27,17 +26,23 @@ class Pool:
     externals: Sequence[RowPlan]
     shown: int
     _groups: dict[str, str] = field(default_factory=dict)  # by a record's digest
+    _rows: dict[str, dict[tuple[str, str], list[Measured]]] = field(default_factory=dict)  # the same
 
     def records(self, cell: Planned, step: int) -> list[Record]:
         """What the store holds for a cell at a step under this section's evaluation, the latest first."""
-        found = [record for key in self.keys(cell, step) for record in self.selected.at(*key)]
-        return sorted(found, key=age, reverse=True)
+        keys = self.keys(cell, step)
+        if len(keys) == 1:
+            return self.selected.at(*keys[0])
+        return sorted((r for key in keys for r in self.selected.at(*key)), key=age, reverse=True)
+
+    @cached_property
+    def _external(self) -> dict[str, External]:
+        return {row.cells[0]["cell"]: row.external for row in self.externals if row.external}
 
     def keys(self, cell: Planned, step: int) -> tuple[Key, ...]:
         """Where `Selected` keeps them. What is external has no milestones and stands at the shown step."""
-        for row in self.externals:
-            if row.external and row.cells[0]["cell"] == cell["cell"]:
-                return row.external.keys if step == self.shown else ()
+        if external := self._external.get(cell["cell"]):
+            return external.keys if step == self.shown else ()
         if self.plan.picks is None:
             return ((cell["cell"], step, self.plan.evaluation["id"]),)
         pick = self.plan.picks.get((cell["cell"], step))
@@ -69,7 +74,16 @@ class Pool:
         return self._groups[record["digest"]]
 
     def _identity(self, record: Record, row: Mapping[str, Any]) -> str:
-        return canonical_json([*(row.get(key) for key in ROW_KEYS), self.groups_of(record)]).decode()
+        return repr((*map(row.get, ROW_KEYS), self.groups_of(record)))
+
+    def rows(self, record: Record, metric: str, group: str) -> list[Measured]:
+        """A record's rows of one metric and group."""
+        known = self._rows.get(record["digest"])
+        if known is None:
+            known = self._rows[record["digest"]] = {}
+            for row in record["body"]["rows"]:
+                known.setdefault((row["metric"], row["group"]), []).append((record, row))
+        return known.get((metric, group), [])
 
     # --- columns ---
 
@@ -81,12 +95,11 @@ class Pool:
             )
         if self.plan.evaluation["labels"] is None:  # images without a class belong to no group
             groups = [group for group in groups if group == "all"]
-        found: dict[tuple[str, str], list[Measured]] = {}
-        for record in self.every():
-            for row in record["body"]["rows"]:
-                found.setdefault((row["metric"], row["group"]), []).append((record, row))
+        records = list(self.every())
         return tuple(
-            self._column(kind, group, found.get((kind, group), [])) for kind in kinds for group in groups
+            self._column(kind, group, [each for record in records for each in self.rows(record, kind, group)])
+            for kind in kinds
+            for group in groups
         )
 
     def _column(self, kind: str, group: str, found: Sequence[Measured]) -> Column:
@@ -94,12 +107,10 @@ class Pool:
             extractor = self.plan.evaluation["extractor"]
             name = f"{kind}[{extractor['name']}@{extractor['sha256'][:8]}]"
             return Column(kind, name, group, "", 1, None, None, None, None)
-        own = [
-            each for each in found if "external" not in each[0]["body"]
-        ]  # others adapt to what was trained here
-        found = own or found
-        main = most_common([self._identity(record, row) for record, row in found])
-        like = [row for record, row in found if self._identity(record, row) == main]
+        found = [each for each in found if "external" not in each[0]["body"]] or found  # what is ours decides
+        names = [self._identity(record, row) for record, row in found]
+        main = most_common(names)
+        like = [row for (_, row), name in zip(found, names, strict=True) if name == main]
         row, n_floor = like[0], int(most_common([f"{row['n_floor']:012d}" for row in like]))
         return Column(
             metric=kind,
@@ -113,12 +124,13 @@ class Pool:
     def measured(self, cell: Planned, step: int, column: Column) -> list[Measured]:
         """Every value of a column that the records of a cell give: those that fit the column first, then the latest first."""
         found = [
-            (record, row)
+            each
             for record in self.records(cell, step)
-            for row in record["body"]["rows"]
-            if (row["metric"], row["group"]) == (column.metric, column.group)
+            for each in self.rows(record, column.metric, column.group)
         ]
-        return sorted(found, key=lambda each: bool(self.differences(*each, column)))  # a stable sort
+        return (
+            found if len(found) < 2 else sorted(found, key=lambda each: bool(self.differences(*each, column)))
+        )  # a stable sort
 
     def differences(self, record: Record, row: Mapping[str, Any], column: Column) -> list[str]:
         """What keeps a value out of its column, in words; what the column has comes first."""
@@ -129,9 +141,8 @@ class Pool:
         ]
         if (groups := self.groups_of(record)) != self.groups:
             texts.append(f"head, body and tail classes ({self.groups}, here {groups})")
-        fixed = (
-            fixed_steps(self.plan.evaluation) and self.plan.picks is None
-        )  # w = 1 needs half of what others need
+        # An adaptive sampler spends what it needs, and w = 1 needs half of what other guidance does.
+        fixed = fixed_steps(self.plan.evaluation) and self.plan.picks is None
         held = fixed and "external" not in record["body"]
         if held and (nfe := nfe_text(record)) != self.nfe:
             texts.append(f"evaluations per image ({self.nfe}, here {nfe})")

@@ -85,13 +85,12 @@ def _over_folds(pairs: Sequence[tuple[SeedValue, SeedValue]], column: Column) ->
     counts = {len(side or ()) for both in folds for side in both}
     if len(counts) != 1 or (g := counts.pop()) < 2:
         return 0.0
-    gaps = [
-        math.fsum(
-            _side(x, column) * (x.folds or ())[f] - _side(y, column) * (y.folds or ())[f] for x, y in pairs
-        )
-        / len(pairs)
-        for f in range(g)
-    ]
+    gaps = [0.0] * g
+    for x, y in pairs:
+        left, right = _side(x, column) / len(pairs), _side(y, column) / len(pairs)
+        gaps = [
+            gap + (left * u - right * v) for gap, u, v in zip(gaps, x.folds or (), y.folds or (), strict=True)
+        ]
     mean = math.fsum(gaps) / g
     return math.sqrt((g - 1) / g * math.fsum((gap - mean) ** 2 for gap in gaps))
 

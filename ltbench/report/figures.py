@@ -126,7 +126,7 @@ def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) 
         if markers:
             steps = sorted({x for line in panel.lines for x in line.x})
             axis.set_xticks(steps if len(steps) <= 6 else steps[:: len(steps) // 6 + 1])
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axes[0].set_ylabel(data.y_label)
     handles = dict(sorted(handles.items(), key=lambda item: item[0] == "real images"))
     _legend(figure, list(handles.values()), list(handles))
@@ -281,7 +281,7 @@ def _class_ticks(axis: Axes, data: ClassPlot, few: bool) -> None:
         axis.grid(axis="x", visible=False)
         axis.set_xlabel("class and its training images (log scale)")
     else:
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
         axis.set_xlabel("training images of the class (log scale)")
 
 

@@ -112,7 +112,16 @@ def _best(family: Sequence[SectionPlan], selected: Selected, table: TableDefinit
     text = f"Each row at the guidance w that {_rule_text(main)} chose for it on independent samples."
     if len(rules) > 1 and table.rule is None:
         text += f" Other selections are in the store ({'; '.join(_rule_text(r) for r in sorted(rules) if r != main)})."
-    return replace(_merged(family, base), picks=picks, gaps=gaps, weights=weights, chosen_by=text)
+    ids = sorted(
+        {
+            selection["body"]["evaluation"]
+            for each in found.values()
+            for selection in each
+            if asked(selection) == main
+        }
+    )
+    merged = replace(_merged(family, base), ids=tuple(ids))
+    return replace(merged, picks=picks, gaps=gaps, weights=weights, chosen_by=text)
 
 
 # --- common to all --------------------------------------------------------------------------------------------------

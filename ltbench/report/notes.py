@@ -93,7 +93,7 @@ def _spent(found: Found, notes: Notes, numbers: list[list[int]]) -> None:
     ]
     if len({text for _, text in spent}) < 2:
         return
-    said = "; ".join(f"{label} {text}" for label, text in spent)
+    said = "; ".join(f"{label}: {text}" for label, text in spent)
     number = notes.number(f"Evaluations of the network per image differ between rows: {said}.")
     for own in numbers:
         own.append(number)

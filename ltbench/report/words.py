@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,12 @@ _DEFAULT_DECIMALS = 3
 
 def clean(text: object) -> str:
     """One line without control, format and surrogate characters (terminal escapes, bidirectional overrides, newlines)."""
-    spaced = " ".join(str(text).split())
+    return _clean(str(text))
+
+
+@functools.lru_cache(maxsize=4096)  # a long table has few different texts
+def _clean(text: str) -> str:
+    spaced = " ".join(text.split())
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co") else c for c in spaced)
 
 
@@ -148,7 +154,8 @@ def section_line(section: Section) -> str:
 def _ids(section: Section) -> str:
     if len(section.ids) == 1:
         return f"evaluation {section.ids[0]}"
-    return f"evaluations {', '.join(section.ids)}, which differ only in their metrics"
+    differ = "guidance or metrics" if "guidance" not in section.evaluation else "metrics"
+    return f"evaluations {', '.join(section.ids)}, which differ only in their {differ}"
 
 
 def plural(count: int, noun: str) -> str:
