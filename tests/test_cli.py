@@ -17,7 +17,7 @@ from tests.cli_world import MINE, ROOT, SPEC
 
 cli, here, run = cli_world.cli, cli_world.here, cli_world.run  # fixtures
 
-LISTINGS = ("methods", "datasets", "benchmarks", "plan", "status", "validate")
+LISTINGS = ("methods", "datasets", "benchmarks", "extractors", "plan", "status", "validate")
 
 
 # -- help, start-up ---------------------------------------------------------------------------------------------------
@@ -46,6 +46,8 @@ TORCH_FREE = [
     ["methods", "ccua", "--no-import"],
     ["datasets", "--no-import"],
     ["schema"],
+    ["extractors"],
+    ["extractors", "digits-cnn-v1"],
     ["report", "little.yaml", "--format", "md,tex,csv,html,png"],
 ]
 

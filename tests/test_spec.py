@@ -108,6 +108,8 @@ MISTAKES = [
     ("samples: 100", "samples: 105", "105", ["multiple of 10 classes"]),
     ("samples: 100", "extractor: fashion-cnn-v1", "fashion-cnn-v1", ["fashion_mnist", "not for digits"]),
     ("samples: 100", "extractor: nope", "nope", ["unknown extractor", "digits-cnn-v1"]),
+    ("samples: 100", "extractor: timm:vit_tiny", "timm:vit_tiny", ["needs the first 8 digits", "timm:vit_tiny#SHA"]),
+    ("samples: 100", "extractor: inception-2015-12-05@w.pth", "inception", ["not the place", "LTBENCH_WEIGHTS"]),
     ("[1.5, 3.0]", "[1.5, 1.5]", "evaluate", ["same evaluation twice"]),
     ("[1.5, 3.0]", "[-1.5]", "-1.5", ["at least 0"]),
     ("[sit,", "[stt,", "stt", ["unknown method 'stt'", "did you mean 'sit'"]),
@@ -433,3 +435,15 @@ def test_the_schema_knows_every_key_and_method() -> None:
     assert set(found["$defs"]["Train"]["properties"]) == set(Train.model_fields)
     assert found["$defs"]["MethodRow"]["anyOf"][0]["enum"] == list(plugins.find("methods"))
     assert {"name", "extends", "parts", "grid"} <= set(found["properties"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["inception-2015-12-05", "inception-2015-12-05-torch", "lite0", "timm:vit_tiny_patch16_224#0123abcd"],
+)
+def test_extractors_that_were_made_for_no_data_set_fit_any(tmp_path: Path, name: str) -> None:
+    """Planned by their hash: no weights, no torch."""
+    (cell, *_) = cells(tmp_path, GOOD.replace("samples: 100", f"samples: 100, extractor: {name}", 1))
+    (found, *_) = cell.evaluations.values()
+    assert found["extractor"]["name"] == name.partition("#")[0]
+    assert found["extractor"]["sha256"][:8] in ("6726825d", "57934424", "0123abcd")

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from ltbench.cli import evaluating, inspecting, listing, planning, reporting, running, sampling
+from ltbench.cli import evaluating, extracting, inspecting, listing, planning, reporting, running, sampling
 from ltbench.cli.output import complain
 from ltbench.errors import LtbenchError
 
@@ -26,6 +26,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (listing.benchmarks, "The specs in benchmarks/."),
     (listing.methods, "The training methods; with a name, one of them."),
     (listing.datasets, "The data sets; with a name, counts and a picture."),
+    (extracting.extractors, "What measures images; which of them prints FID."),
     (planning.validate, "Check a spec: every mistake, with its place."),
     (planning.schema, "The JSON schema of a spec, for editors."),
 )

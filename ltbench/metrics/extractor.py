@@ -1,9 +1,9 @@
 """A feature extractor: a frozen network in evaluation mode that turns images into numbers, the same way everywhere.
 
-Features depend in their last digits on the shape of what goes through a network at once, and on the place in it, because libraries
-choose their kernels by it. So every extractor has one batch size, `BATCH`, as a part of what it is, and fills the last batch up: on
-one machine, images cut at multiples of `BATCH` get the same bits as all together, whoever their neighbours are. Cut elsewhere or with
-another batch size they agree to about 1e-6 of their spread. TF32 and autocast are off, whatever the caller had set.
+Libraries choose their kernels by the shape and the memory layout of what goes through a network at once, and kernels differ in the last
+digits. So every extractor has one batch size, `BATCH`, as a part of what it is, fills the last batch up, and lays images out anew:
+on one machine's CPU an image's features are the same bits however a set is cut and whoever its neighbours are. With another batch
+size, or on another device, they agree to about 1e-6 of their spread. TF32 and autocast are off, whatever the caller had set.
 """
 
 from __future__ import annotations
@@ -92,9 +92,14 @@ class Extractor:
 
 
 def filled(images: Tensor, batch: int) -> Tensor:
-    """(b, ...) -> (batch, ...): the first image again where images are missing."""
-    missing = batch - len(images)
-    return torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+    """(b, ...) -> (batch, ...): the first image again where images are missing, in memory of the plain layout.
+
+    The layout decides kernels too, and an array of grey images may be in two at once (a channel's stride is then free).
+    """
+    whole = images.new_empty(batch, *images.shape[1:])
+    whole[: len(images)] = images
+    whole[len(images) :] = images[:1]
+    return whole
 
 
 @contextlib.contextmanager
