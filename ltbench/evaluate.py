@@ -170,10 +170,8 @@ def measured_rows(
 
     statistics: a reference in the place of the real images'.
     """
-    gen, (ref, holdout) = (
-        FeatureSet(labels=made.labels, **made.arrays),
-        (FeatureSet(**real[name]) for name in ("reference", "holdout")),
-    )
+    gen, holdout = FeatureSet(labels=made.labels, **made.arrays), FeatureSet(**real["holdout"])
+    ref = FeatureSet(**real["reference"]) if statistics is None else statistics
     train = FeatureSet(**real["train"]) if "train" in real else None
     conditional = evaluation["labels"] is not None
     if not conditional:
@@ -181,12 +179,10 @@ def measured_rows(
             interleaved(holdout.labels)
         )  # its first n images, the floor, have all classes alike
         gen, ref, holdout, train = (_unlabelled(part) for part in (gen, ref, holdout, train))
-        if statistics is not None:
-            statistics = replace(statistics, images=_unlabelled(statistics.images))
         named = {ALL: [0]}
     found = measure(
         gen,
-        ref if statistics is None else statistics,
+        ref,
         holdout,
         named,
         evaluation["metrics"],
@@ -202,7 +198,9 @@ def measured_rows(
     return found
 
 
-def _unlabelled(part: FeatureSet | None) -> Any:
+def _unlabelled(part: FeatureSet | Statistics | None) -> Any:
+    if isinstance(part, Statistics):
+        return replace(part, images=_unlabelled(part.images))
     return None if part is None else replace(part, labels=np.zeros(len(part), np.int64))
 
 

@@ -364,6 +364,20 @@ def test_images_beside_statistics_serve_precision_and_recall(world, cli):
     assert any("the images in blind.npz have no labels" in note for note in found["notes"])
 
 
+def test_with_statistics_the_reference_images_are_not_looked_at(world, cli):
+    """ImageNet's are 1.28 million: whoever has their statistics needs only the held-out images, for the floor."""
+    import shutil
+
+    statistics("ref.npz")
+    shutil.rmtree(world.store.scratch / "references")
+    measured(cli, "--samples", save(), "--reference", "ref.npz")
+    made = {
+        path.name.partition("-")[0] for path in (world.store.scratch / "references").rglob("*.safetensors")
+    }
+    assert "holdout" in made
+    assert "reference" not in made
+
+
 def test_statistics_of_another_extractor_are_refused(world, cli):
     np.savez("inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     code, _, err = cli(
