@@ -19,9 +19,11 @@ from ltbench.cli import main
 from ltbench.datasets import build_dataset
 from ltbench.job import run_job
 from ltbench.metrics.extractor import load_extractor
+from ltbench.networks.names import SiTSize, network_size
 from ltbench.plan import expand, plan, register
 from ltbench.store import Record, Run, Store, load_records
 from ltbench.tiles import read_grid
+from tests import released
 
 SPEC = """
 name: ours
@@ -415,6 +417,34 @@ def test_our_own_weights_as_a_foreign_file_give_our_own_rows(world, cli):
             "weights": "ema",
         }
     assert len(world.externals()) == 2
+
+
+def test_a_released_file_is_sampled_by_our_own_samplers(world, cli):
+    """Of the family that its names tell, from its EMA weights, with its own command line beside them; other tensors do not count."""
+    size = network_size("SiT-N/4", 16)
+    assert isinstance(size, SiTSize)
+    shape: dict[str, Any] = {
+        "depth": size.depth,
+        "width": size.width,
+        "patch": 4,
+        "channels": 1,
+        "size": 16,
+        "classes": 10,
+    }
+    ema, model = (released.sit_state(**shape, seed=seed) for seed in (1, 2))
+    torch.save(released.sit_file(ema, model), "release.pt")
+    words = ("--network", "SiT-N/4", "--set", "evaluate.0.guidance=1.5")
+    (found,) = measured(cli, "--checkpoint", "release.pt", *words)
+    assert found["external"]["declared"] == {"network": "SiT-N/4", "family": "sit", "weights": "ema"}
+    (record,) = world.externals()
+    assert record.body["evaluation"] == world.own(1.5).body["evaluation"]
+    (other,) = measured(cli, "--checkpoint", "release.pt", *words, "--weights", "model")
+    assert other["rows"] != found["rows"]
+    code, _, err = cli(
+        "evaluate", "ours.yaml", "--external", "x", "--checkpoint", "release.pt", "--network", "SiT-N/8"
+    )
+    assert code == 1
+    assert "does not fit the network" in err
 
 
 class Bomb:
