@@ -287,16 +287,3 @@ def test_augmentation_shifts_and_mirrors_without_changing_pixels(script):
     assert found == {(y, x) for y in (2, 3, 4) for x in (1, 2, 3, 4, 5, 6)}
     still = script.moved(images, np.random.default_rng(0), shift=0, flip=False)
     assert (still == images).all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_how_images_lie_in_memory_changes_nothing(name):
-    """Images cut from (B, H, W, C), as files hold them, have other strides, by which torch chooses other kernels."""
-    images = _reference(name)[0][:120].clone(memory_format=torch.contiguous_format)
-    n, channels, height, width = images.shape
-    held = torch.empty(n, height, width, channels, dtype=torch.uint8)
-    cut = held.copy_(images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    assert cut.stride() != images.stride()
-    extractor = load_extractor(name)
-    one, other = extractor.features(images), extractor.features(cut)
-    assert all(torch.equal(one[key], other[key]) for key in one)

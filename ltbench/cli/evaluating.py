@@ -156,7 +156,8 @@ def of_checkpoint(
             pairs.append((dataset, evaluation))
     if not pairs:
         raise UsageError(
-            f"{benchmark.name} has no evaluation at a given guidance", "name one, e.g. --set evaluate.0.guidance=1.5"
+            f"{benchmark.name} has no evaluation at a given guidance",
+            "name one, e.g. --set evaluate.0.guidance=1.5",
         )
     return heavy.call("ltbench.stages.external:measure_checkpoint", store, name, path, declared, pairs,
                       pipeline=pipeline, network=network, **more)  # fmt: skip

@@ -64,12 +64,7 @@ class Extractor:
         found = {key: torch.empty(len(images), dim) for key, dim in self.dims.items()}
         with exact(self._device):
             for start in range(0, len(images), batch):
-                # A fresh copy: torch takes the strides of images cut from (B, H, W, C) for a wish, and chooses other kernels.
-                rows = (
-                    images[start : start + batch]
-                    .to(self._device)
-                    .clone(memory_format=torch.contiguous_format)
-                )
+                rows = images[start : start + batch].to(self._device)
                 out = self._network(filled(rows if rows.dtype == torch.uint8 else rows.float(), batch))
                 for key, values in found.items():
                     values[start : start + len(rows)] = out[key][: len(rows)].float().cpu()
