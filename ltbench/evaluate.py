@@ -20,6 +20,7 @@ from ltbench.metrics.extractor import Extractor, load_extractor
 from ltbench.metrics.inception_score import ISRule
 from ltbench.metrics.measure import ALL, measure
 from ltbench.metrics.sets import FeatureSet, interleaved
+from ltbench.metrics.statistics import Statistics
 from ltbench.protocols import class_groups, sampled_classes
 from ltbench.reals import images_of, real_features
 from ltbench.shards import Arrays, Shards
@@ -90,7 +91,7 @@ def evaluate(
     measured = measured_rows(made, real, evaluation, named, extractor, str(bench.device))
     rows = shown_classes(sampled_classes(evaluation, data.counts()))
     if evaluation["labels"] is None:
-        samples = _unlabelled_tiles(made.shown)
+        samples = unlabelled_tiles(made.shown)
     else:
         samples = tiles(made.shown, made.labels[made.shown_numbers], rows)
     reference = data.reference()
@@ -165,12 +166,14 @@ def measured_rows(
     named: Mapping[str, list[int]],
     extractor: Extractor,
     device: str = "cpu",
+    statistics: Statistics | None = None,
 ) -> dict[str, Any]:
-    """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class."""
-    gen, (ref, holdout) = (
-        FeatureSet(labels=made.labels, **made.arrays),
-        (FeatureSet(**real[name]) for name in ("reference", "holdout")),
-    )
+    """Rows and per-class arrays. Without labels there is one group, `all`, and nothing per class.
+
+    statistics: a reference in the place of the real images'.
+    """
+    gen, holdout = FeatureSet(labels=made.labels, **made.arrays), FeatureSet(**real["holdout"])
+    ref = FeatureSet(**real["reference"]) if statistics is None else statistics
     train = FeatureSet(**real["train"]) if "train" in real else None
     conditional = evaluation["labels"] is not None
     if not conditional:
@@ -197,7 +200,9 @@ def measured_rows(
     return found
 
 
-def _unlabelled(part: FeatureSet | None) -> Any:
+def _unlabelled(part: FeatureSet | Statistics | None) -> Any:
+    if isinstance(part, Statistics):
+        return replace(part, images=_unlabelled(part.images))
     return None if part is None else replace(part, labels=np.zeros(len(part), np.int64))
 
 
@@ -223,7 +228,7 @@ def tiles(images: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> Til
     return Tiles(np.stack(rows), list(classes), list(range(columns)))
 
 
-def _unlabelled_tiles(images: np.ndarray) -> Tiles:
+def unlabelled_tiles(images: np.ndarray) -> Tiles:
     """The first images in reading order, `TILE_COLUMNS` a row and `TILE_CLASSES` rows at most."""
     columns = min(TILE_COLUMNS, len(images))
     rows = min(TILE_CLASSES, len(images) // columns)

@@ -61,7 +61,15 @@ Code = dict[str, dict[str, Any]]  # component -> {"digest": 64 hex, "files": {pa
 
 
 def train_code(settings: Mapping[str, Any]) -> Code:
-    """Code that decides a run's weights. Raises UsageError when the method or the data set is not there any more."""
+    """Code that decides a run's weights. Raises UsageError when the method or the data set is not there any more.
+
+    Of what was trained elsewhere that is the data set it is compared with, and the network that its weights were put into.
+    """
+    if "external" in settings:
+        network = (
+            {"network": _network(settings["network"])} if settings["external"]["kind"] == "checkpoint" else {}
+        )
+        return {**network, "data": _plugin("datasets", settings["dataset"]["name"])}
     code = {
         "trainer": _trainer(),
         "method": _plugin("methods", settings["method"]["name"]),

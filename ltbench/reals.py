@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,15 @@ def real_features(
     evaluation: Mapping[str, Any],
     extractor: Features,
     shards: Shards,
+    without: Collection[str] = (),
 ) -> dict[str, Arrays]:
     """{set: {"pool", ..., "labels", "sha256"}} of the real images that an evaluation needs, found on disk or made now.
 
-    A set is found by the sha256 of its pixels and labels, so a changed image is another set.
+    without: sets that something else stands in for. A set is found by the sha256 of its pixels and labels, so a changed image is another set.
     """
     key = reference_key(settings["dataset"], evaluation)
-    return {name: _one(data, name, evaluation, extractor, shards, key) for name in needed_sets(evaluation)}
+    names = [name for name in needed_sets(evaluation) if name not in without]
+    return {name: _one(data, name, evaluation, extractor, shards, key) for name in names}
 
 
 def images_of(data: Dataset, name: str) -> Images:

@@ -24,7 +24,7 @@ class Row:
 
     cell: str
     label: str
-    seed: int
+    seed: int | None
     state: str
     reason: str
     cause: str | None = None
@@ -36,6 +36,11 @@ class Row:
     steps_per_s: float | None = None
     done: int = 0
     records: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The label with the seed, where there is one."""
+        return self.label if self.seed is None else f"{self.label} seed {self.seed}"
 
     @property
     def progress(self) -> float | None:
@@ -79,7 +84,7 @@ def _found(store: Store, cell: str) -> Row:
     runs = {run.run: (run, _records(run)) for run in store.runs(cell)}
     present = _present_run(settings)
     chosen = runs.get(present or "") or max(runs.values(), key=lambda found: len(found[1]), default=None)
-    base = {"cell": cell, "label": name_of(settings), "seed": settings["seed"]}
+    base = {"cell": cell, "label": name_of(settings), "seed": settings.get("seed")}
     if chosen is None:
         return Row(**base, state="new", reason="never run")
     run, made = chosen
@@ -134,9 +139,12 @@ def _beat(beat: Mapping[str, Any] | None, stage: str | None, settings: Mapping[s
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
-    """A short name for a cell seen without its benchmark, seed excepted: `ccua (fashion_mnist 32, sit)`."""
+    """A short name for a cell seen without its benchmark, seed excepted: `ccua (fashion_mnist 32, sit)`; what was not trained
+    here says so: `adm (fashion_mnist 32, external)`."""
     data = settings["dataset"]
     size = f" {data['resolution']}" if "resolution" in data else ""
+    if "external" in settings:
+        return f"{settings['external']['name']} ({data['name']}{size}, external)"
     return f"{settings['method']['name']} ({data['name']}{size}, {settings['pipeline']})"
 
 

@@ -17,11 +17,11 @@ from ltbench.datasets import build_dataset
 from ltbench.evaluate import (
     Bench,
     Milestone,
-    _unlabelled_tiles,
     estimators_of,
     evaluate,
     measured_rows,
     planned_extractor,
+    unlabelled_tiles,
 )
 from ltbench.generate import blocks, build_sampler, initial_noise, labels_of, quantised, step_noise, to_uint8
 from ltbench.metrics.catalogue import CATALOGUE, Estimators
@@ -261,10 +261,10 @@ def test_interleaved_takes_turns_among_the_classes() -> None:
 
 def test_unlabelled_tiles_stand_in_reading_order() -> None:
     pictures = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1).repeat(4, 2).repeat(4, 3)
-    shown = _unlabelled_tiles(pictures)
+    shown = unlabelled_tiles(pictures)
     assert shown.images[:, :, 0, 0, 0].tolist() == [list(range(8)), list(range(8, 16))]
-    assert _unlabelled_tiles(pictures[:3]).images.shape == (1, 3, 1, 4, 4)
-    assert _unlabelled_tiles(np.zeros((500, 1, 4, 4), np.uint8)).images.shape[:2] == (12, 8)
+    assert unlabelled_tiles(pictures[:3]).images.shape == (1, 3, 1, 4, 4)
+    assert unlabelled_tiles(np.zeros((500, 1, 4, 4), np.uint8)).images.shape[:2] == (12, 8)
 
 
 def test_labels_are_a_function_of_the_images_number() -> None:

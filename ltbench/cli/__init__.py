@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from ltbench.cli import extracting, inspecting, listing, planning, reporting, running
+from ltbench.cli import evaluating, extracting, inspecting, listing, planning, reporting, running, sampling
 from ltbench.cli.output import complain
 from ltbench.errors import LtbenchError
 
@@ -18,6 +18,8 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (planning.plan, "What a run would do: cells by state and reason."),
     (inspecting.status, "How a benchmark stands; --watch keeps looking."),
     (reporting.report, "The table and figures, in every format."),
+    (sampling.sample, "Images from a trained cell: .npz, PNG or a sheet."),
+    (evaluating.evaluate, "Numbers for images or weights that others made."),
     (inspecting.show, "Everything the store holds about one cell."),
     (inspecting.why, "Why a cell failed, or which code changed since."),
     (inspecting.accept, "Keep a cell's results although code changed."),

@@ -55,9 +55,10 @@ def _grid(rows: Sequence[Row]) -> Table:
     """Rows are methods, columns are seeds; a list when seeds are many or a place has two cells."""
     from rich.text import Text
 
-    seeds = sorted({row.seed for row in rows})
+    seeds = sorted({row.seed for row in rows if row.seed is not None})
     placed = {(row.label, row.seed): row for row in rows}
-    if len(seeds) > SEEDS or len(placed) < len(rows):
+    # What was not trained here has no seed, and no column to stand in.
+    if len(seeds) > SEEDS or len(placed) < len(rows) or any(row.seed is None for row in rows):
         return _list(rows)
     grid = _table("method", *(f"seed {seed}" for seed in seeds))
     for name in dict.fromkeys(row.label for row in rows):
@@ -94,7 +95,9 @@ def _list(rows: Sequence[Row]) -> Table:
 
     grid = _table("cell", "method", "seed", "state")
     for row in rows:
-        grid.add_row(Text(row.cell[:12]), Text(row.label), Text(str(row.seed)), _cell(row))
+        grid.add_row(
+            Text(row.cell[:12]), Text(row.label), Text("" if row.seed is None else str(row.seed)), _cell(row)
+        )
     return grid
 
 
@@ -105,7 +108,7 @@ def _running(rows: Sequence[Row]) -> Table:
     for row in rows:
         if row.state == "running":
             grid.add_row(
-                *(Text(f"{row.label} seed {row.seed}"), Text(_stage(row))),
+                *(Text(row.name), Text(_stage(row))),
                 Text("" if row.step is None else f"{row.step}/{row.total}"),
                 *(Text("" if value is None else f"{value:.4g}") for value in (row.loss, row.steps_per_s)),
                 Text("" if row.images_per_s is None else f"{row.images_per_s:.0f}"),
@@ -116,5 +119,5 @@ def _running(rows: Sequence[Row]) -> Table:
 def _trouble(row: Row) -> RenderableType:
     from rich.text import Text
 
-    text = f"{row.state}  {row.label} seed {row.seed} ({row.cell[:12]})  {clip(row.reason, 300)}"
+    text = f"{row.state}  {row.name} ({row.cell[:12]})  {clip(row.reason, 300)}"
     return Text(text, style=STYLES[row.state])

@@ -80,7 +80,8 @@ def tell(found: Mapping[str, Any]) -> None:
     from ltbench.status import name_of
 
     out(f"cell {found['cell']}")
-    out(f"{name_of(found['settings'])} seed {found['settings']['seed']}")
+    seed = found["settings"].get("seed")
+    out(name_of(found["settings"]) + ("" if seed is None else f" seed {seed}"))
     out()
     table(("setting", "value"), _flat(found["settings"]))
     for run in found["runs"]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ltbench.canonical import canonical_json
+from ltbench.files import Unreadable
 from ltbench.plan import Cell, Plan
 from ltbench.status import Row, of_plan
 
@@ -28,7 +30,30 @@ def gather(found: Plan, store: Store) -> Inputs:
         states={
             cell: _state(row) for cell, row in rows.items() if row.state in ("running", "failed", "partial")
         },
+        externals=_externals(found, store),
     )
+
+
+def _externals(found: Plan, store: Store) -> list[dict[str, Any]]:
+    """Records of what was not trained here, of the benchmark's data sets and protocols."""
+    cells = [item.cell for item in found.cells]
+    datasets = {canonical_json(cell.settings["dataset"]) for cell in cells}
+    protocols = {each["protocol"] for cell in cells for each in cell.evaluations.values()}
+    own = {cell.id for cell in cells}
+    records = []
+    for cell in store.cells():
+        if cell in own or not _is_external(store, cell, datasets):
+            continue
+        records += [r for r in _records(store, cell) if r["body"]["evaluation"].get("protocol") in protocols]
+    return records
+
+
+def _is_external(store: Store, cell: str, datasets: set[bytes]) -> bool:
+    try:
+        settings = store.cell(cell)["settings"]
+    except Unreadable:
+        return False  # the store's own check names it
+    return "external" in settings and canonical_json(settings["dataset"]) in datasets
 
 
 def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict[str, Any]:

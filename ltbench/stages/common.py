@@ -155,7 +155,7 @@ def context(stage: Stage, data: Dataset, step: int) -> dict[str, Any]:
         "settings": stage.settings,
         "code": {component: entry["digest"] for component, entry in code.items()},
         "step": step,
-        "images_seen": step * int(stage.settings["train"]["batch"]),
+        "images_seen": None if "external" in stage.settings else step * int(stage.settings["train"]["batch"]),
         "data_sha256": data.sha256(),
     }
 
