@@ -1,4 +1,4 @@
-"""`evaluate`: numbers for images and weights that others made, under the protocols of a benchmark."""
+"""`evaluate`: more measures of what is trained here, and numbers for images and weights that others made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltbench.cli.options import AsJson, Changes, Plugins, ScratchAt, SpecName, StoreAt, place
+from ltbench.cli.options import (
+    AsJson,
+    Changes,
+    Filters,
+    Plugins,
+    ScratchAt,
+    SpecName,
+    StoreAt,
+    WithMethods,
+    place,
+)
 from ltbench.cli.output import dump, out, plural, say, table
 from ltbench.errors import UsageError
 
@@ -35,6 +45,23 @@ Pairs = list[tuple[dict[str, Any], dict[str, Any]]]  # (data set settings, evalu
 
 def evaluate(
     spec: SpecName,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEYS", help="Each evaluation once more with these keys: 'metrics: [vendi]'; repeatable."
+        ),
+    ] = None,
+    filter_: Filters = None,
+    with_: WithMethods = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. [as in run]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per worker. [cores / workers]")] = None,
+    split: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Jobs that share the images of one evaluation.")
+    ] = 1,
+    keep_samples: Annotated[
+        bool, typer.Option("--keep-samples", help="Keep generated images in the scratch folder.")
+    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Build the report at the end.")] = False,
     external: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose images or weights these are: the row's name.")
     ] = None,
@@ -72,22 +99,32 @@ def evaluate(
     scratch: ScratchAt = None,
     plugins: Plugins = None,
 ) -> None:
-    """Measure what was not trained here, as a benchmark measures its own: same protocols, extractor, real images.
+    """Measure milestones that are there, in whatever way SPEC, --set and --add ask for; nothing is trained.
 
-    Reports show it as an external row with what was declared; it is never ranked. Weights are read as data: no code of the
-    file runs.
+    Kept features serve new metrics and groups, kept images new extractors; else images are made again from their seeds. The
+    changed spec is kept under its own name, which `report` takes.
+
+    With --external it measures what was not trained here, as a benchmark measures its own: same protocols, extractor, real
+    images. Reports show it as an external row with what was declared; it is never ranked. Weights are read as data: no
+    code of the file runs.
 
     \b
     Example:
+      python harness.py evaluate quickstart --add 'metrics: [vendi, CT]' --report
+      python harness.py evaluate quickstart --add 'groups: shots'
       python harness.py evaluate table1 --external ADM --samples adm.npz
       python harness.py evaluate table1 --external SiT --checkpoint sit.pt \\
           --network SiT-S/2 --declare images=256000000
     """
-    from ltbench.cli import stores, targets
+    from ltbench.cli import running, stores, targets
 
     place(store, scratch, plugins)
     if external is None:
-        raise UsageError("evaluate needs --external NAME", "with --samples or --checkpoint: what to measure")
+        _refuse_foreign(samples=samples, checkpoint=checkpoint, network=network, declare=declare, n=n, reference=reference)  # fmt: skip
+        benchmark = targets.load(spec, set_ or [], with_ or [], add or [])
+        pool = running.Pool(workers, threads, device, 1, None, split, keep_samples)
+        asked = running.Asked("evaluate", spec, tuple(filter_ or ()), report=report, json=json)
+        raise typer.Exit(running.carry_out(benchmark, pool, asked))
     _check(external, samples, checkpoint, network, reference, n)
     benchmark = targets.load(spec, set_ or [])
     declared = declarations(declare or [])
@@ -104,6 +141,15 @@ def evaluate(
                               network=network, weights=weights, family=family, **asked)  # fmt: skip
     dump([_plain(each) for each in found]) if json else _tell(external, found)
     raise typer.Exit(int(any("body" not in each for each in found)))
+
+
+def _refuse_foreign(**given: Any) -> None:
+    """Options that say something of others' work make no sense without it."""
+    if named := [f"--{name}" for name, value in given.items() if value]:
+        raise UsageError(
+            f"{', '.join(named)} belongs to what others made",
+            "name the row with --external NAME, or leave it out to measure your own milestones",
+        )
 
 
 def of_samples(

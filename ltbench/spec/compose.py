@@ -245,8 +245,8 @@ def _with(root: Node, method: str) -> None:
 def _add_measure(root: Node, text: str) -> None:
     """To every list of evaluations, each of its entries once more with the keys of `text` in place of its own."""
     origin = Position(f"--add {text}")
-    more = _value(text, origin)
-    if not isinstance(more.value, dict):
+    more = _value(text if text.lstrip().startswith("{") else f"{{{text}}}", origin)
+    if not isinstance(more.value, dict) or any(item.value is None for item in more.value.values()):
         message = "expects keys of an evaluation, e.g. --add 'metrics: [vendi]' or --add 'groups: shots'"
         raise error_at(origin, message)
     holders = [root, *root.value.get("parts", Node([], origin)).value]
