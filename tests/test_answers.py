@@ -98,7 +98,7 @@ def test_plan_and_run_say_it_before_they_start_and_ask_once(
 
     code, out, err = cli("run", "little.yaml", "--job", "cli_jobs:run_job")
     assert child.asked[1:] == [["repa"]], "what the machine lacked may be there now"
-    assert err.index("ddpm on sit: n/a") < err.index("2 cells, 6 stages to do") < err.index("done     ")
+    assert err.index("ddpm on sit: n/a") < err.index("2 cells, ") < err.index("done     ")
     assert "6 cells of little: 2 done, 2 n/a, 2 impossible here" in out
     assert code == 4
     assert not list((asked / "store").rglob("failed/*"))
