@@ -245,7 +245,7 @@ def test_another_head_body_tail_is_refused_everywhere():
     records[2] = change(records[2], lambda body: body.update(groups=moved))
     table = build(cells, records)
     assert entry(table.sections[0], "sit", "FD", "tail").n == 2
-    assert any("head, body and tail classes" in note for note in table.notes)
+    assert any("group classes" in note for note in table.notes)
 
 
 def test_mixed_code_and_data_are_footnotes_on_the_rows_they_concern():

@@ -9,12 +9,26 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ltbench.metrics.naming import metric_name
+from ltbench.protocols import PROTOCOLS
 from ltbench.report.axes import Planned, RowPlan, SectionPlan
 from ltbench.report.identity import ROW_KEYS, fixed_steps, groups_id
 from ltbench.report.select import Key, Record, Selected, age
 from ltbench.report.table import Column, External, SeedValue
 
 Measured = tuple[Record, Mapping[str, Any]]  # a record and its row of one metric and group
+
+
+def group_names(evaluation: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
+    """The groups of an evaluation's columns: those `asked` for, unless it divides the classes otherwise or samples one group."""
+    if evaluation["labels"] is None:  # images without a class belong to no group
+        return ["all"]
+    if evaluation.get("classes", "all") != "all":
+        return [evaluation["classes"]]
+    rule = evaluation.get("groups")
+    if rule is None:
+        return list(asked)
+    return ["all", *(("many", "medium", "few") if rule == "shots" else rule)]
 
 
 @dataclass
@@ -88,24 +102,39 @@ class Pool:
     # --- columns ---
 
     def columns(self, kinds: Sequence[str] | None, groups: Sequence[str]) -> tuple[Column, ...]:
-        """Metrics x groups; each column is what most records say it is, and the rest will be refused."""
-        if kinds is None:
-            kinds = list(
-                dict.fromkeys(row["metric"] for record in self.every() for row in record["body"]["rows"])
-            )
-        if self.plan.evaluation["labels"] is None:  # images without a class belong to no group
-            groups = [group for group in groups if group == "all"]
+        """Metrics x groups; each column is what most records say it is, and the rest will be refused.
+
+        Of the definition's `kinds` those that are measured here, and whatever else was asked for beyond the protocol's own.
+        """
         records = list(self.every())
         return tuple(
             self._column(kind, group, [each for record in records for each in self.rows(record, kind, group)])
-            for kind in kinds
-            for group in groups
+            for kind in self._kinds(kinds)
+            for group in group_names(self.plan.evaluation, groups)
         )
+
+    def _kinds(self, wanted: Sequence[str] | None) -> list[str]:
+        planned = self._planned()
+        if planned is None:  # planned by code that did not say what it measures
+            held = dict.fromkeys(row["metric"] for record in self.every() for row in record["body"]["rows"])
+            return list(held) if wanted is None else [k for k in wanted if k in held] or list(wanted)
+        if wanted is None:
+            return planned
+        protocol = PROTOCOLS.get(self.plan.evaluation["protocol"])
+        usual = () if protocol is None else protocol.metrics
+        return [*(k for k in wanted if k in planned), *(k for k in planned if k not in (*wanted, *usual))]
+
+    def _planned(self) -> list[str] | None:
+        """What the evaluations of this section measure, in their order; None where one does not say."""
+        own = [e for cell in self.plan.cells for e in cell["evaluations"] if e["id"] in self.plan.ids]
+        if not own or any("metrics" not in evaluation for evaluation in own):
+            return None
+        return list(dict.fromkeys(kind for evaluation in own for kind in evaluation["metrics"]))
 
     def _column(self, kind: str, group: str, found: Sequence[Measured]) -> Column:
         if not found:
             extractor = self.plan.evaluation["extractor"]
-            name = f"{kind}[{extractor['name']}@{extractor['sha256'][:8]}]"
+            name = metric_name(kind, f"{extractor['name']}@{extractor['sha256']}")
             return Column(kind, name, group, "", 1, None, None, None, None)
         found = [each for each in found if "external" not in each[0]["body"]] or found  # what is ours decides
         names = [self._identity(record, row) for record, row in found]
@@ -140,7 +169,7 @@ class Pool:
             if row.get(key) != getattr(column, key)
         ]
         if (groups := self.groups_of(record)) != self.groups:
-            texts.append(f"head, body and tail classes ({self.groups}, here {groups})")
+            texts.append(f"group classes ({self.groups}, here {groups})")
         # An adaptive sampler spends what it needs, and w = 1 needs half of what other guidance does.
         fixed = fixed_steps(self.plan.evaluation) and self.plan.picks is None
         held = fixed and "external" not in record["body"]

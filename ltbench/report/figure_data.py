@@ -270,11 +270,11 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
 
 def ranked_classes(body: Mapping[str, Any]) -> list[int]:
     """Class ids from most to fewest training images, as head, body and tail list them."""
-    return [c for name in ("head", "body", "tail") for c in body["groups"][name]]
+    return [c for ids in body["groups"].values() for c in ids]
 
 
 def _group_of(body: Mapping[str, Any], one: int) -> str:
-    return next(name for name, ids in body["groups"].items() if one in ids)
+    return next((name for name, ids in body["groups"].items() if one in ids), "all")
 
 
 def _per_class(record: Record) -> Mapping[str, Any]:
