@@ -7,6 +7,7 @@ small sample of a guidance search is the beginning of the large one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from ltbench.generate import Block, labels_of, quantised
 from ltbench.shards import Arrays, Shards
 
 SHARD_IMAGES = 1000  # images per file, rounded down to whole blocks
+KEEP_SECONDS = 2.0  # work that a kill may cost: finished blocks of an unfinished shard are written this often
 TILE_COLUMNS = 8  # images per class kept with a record
 TILE_CLASSES = 12  # classes shown; with more, the first and the last half
 # What of an evaluation decides no image. Everything else does, so that a new key makes new images rather than wrong ones.
@@ -191,22 +193,25 @@ class Collector:
         return {name: special.get(name, array[:rows]) for name, array in arrays.items()}
 
     def _extend(self, number: int, have: int, arrays: Arrays | None, needed: int) -> Arrays:
-        """A shard with `needed` blocks, written. A stop or an error keeps the blocks that are finished."""
+        """A shard with `needed` blocks, written. A stop or an error keeps the blocks that are finished, a kill all but the last
+        `KEEP_SECONDS` of work."""
         parts = [] if arrays is None else [arrays]
-        done = have
+        done, kept, kept_at = have, have, time.monotonic()
         try:
             with closing(self._seen(number, have, needed)) as blocks:
                 for seen in blocks:
                     parts.append(self._one(seen))
                     done += 1
                     self.progress((seen.number + 1) * self.sampling.block)
+                    if done < needed and time.monotonic() - kept_at >= KEEP_SECONDS:
+                        parts = [_joined(parts)]
+                        _put(self.features, self._key, number, done, parts[0])
+                        kept, kept_at = done, time.monotonic()
                     if done < needed and self.stop():
                         raise Preempted
         finally:
-            joined = (
-                {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-            )
-            if done > have:
+            joined = _joined(parts)
+            if done > kept:
                 _put(self.features, self._key, number, done, joined)
         return joined
 
@@ -254,6 +259,12 @@ class Collector:
             "shown": tiles.numpy(),
             "shown_numbers": numbers[picked],
         }
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    if len(parts) < 2:
+        return parts[0] if parts else {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _longest(place: Shards, key: str, number: int, needed: int) -> tuple[int, Arrays | None]:

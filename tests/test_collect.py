@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,31 @@ def test_an_error_keeps_every_finished_block(tmp_path: Path) -> None:
     house.fail_at = None
     house.collector().collect(60)
     assert house.made == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_kill_loses_no_finished_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltbench.collect.SHARD_IMAGES", 60)
+    monkeypatch.setattr("ltbench.collect.KEEP_SECONDS", 0.0)
+    whole = House(tmp_path / "whole").collector().collect(60)
+    pid = os.fork()
+    if pid == 0:  # dies in the middle of block 4, without a word to anybody
+        house = House(tmp_path)
+        plain = house.extractor.features
+
+        def features(images: Tensor) -> dict[str, Tensor]:
+            if len(house.made) == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return plain(images)
+
+        house.extractor.features = features
+        house.collector().collect(60)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    again = House(tmp_path)
+    found = again.collector().collect(60)
+    assert again.made == [4, 5]
+    for name, array in whole.arrays.items():
+        assert array.tobytes() == found.arrays[name].tobytes()
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 1
 
 
 def test_kept_samples_serve_another_extractor(tmp_path: Path) -> None:
