@@ -51,7 +51,7 @@ def test_contract(name):
     train, reference, holdout = data.train(), data.reference(), data.holdout()
     assert len(counts) == classes
     assert np.bincount(train.labels, minlength=classes).tolist() == counts
-    assert (np.diff(train.labels) >= 0).all(), "head classes first, class after class"
+    assert (np.diff(train.labels) >= 0).all(), "class after class"
     for part in (train, reference, holdout):
         assert part.images.shape[1:] == (data.channels, data.resolution, data.resolution)
         assert part.images.flags.c_contiguous

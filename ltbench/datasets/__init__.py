@@ -103,7 +103,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def train(self) -> Images:
-        """The training images, head classes first."""
+        """The training images, class after class in label order: head classes first in the published constructions."""
 
     @abstractmethod
     def reference(self) -> Images:
