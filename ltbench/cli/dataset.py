@@ -38,6 +38,8 @@ def show(name: str, changes: Sequence[str], json: bool, picture: Path | None) ->
         "resolution": data.resolution,
         "classes": list(data.classes),
         "counts": counts,
+        "total": sum(counts),
+        "shares": {key: sum(counts[k] for k in ids) / sum(counts) for key, ids in ranked.items()},
         "groups": {key: list(ids) for key, ids in ranked.items()},
         "reference": data.reference_id,
         "extractor": data.extractor,

@@ -83,7 +83,7 @@ class Dataset(ABC):
     parameters, raises UsageError for a bad value, and reads no data.
     """
 
-    extractor: ClassVar[str]  # name in ltbench/metrics/weights/index.json
+    extractor: ClassVar[str]  # a name of ltbench/extractors.py
     channels: int
     resolution: int
 
@@ -103,11 +103,15 @@ class Dataset(ABC):
 
     @abstractmethod
     def train(self) -> Images:
-        """The training images, head classes first."""
+        """The training images, class after class in label order: head classes first in the published constructions."""
 
     @abstractmethod
     def reference(self) -> Images:
-        """The balanced real images that generated ones are compared with."""
+        """The balanced real images that generated ones are compared with.
+
+        May contain the training images where the published protocols have it so; the class's docstring then says it, and
+        `reference_id` names the split.
+        """
 
     @abstractmethod
     def holdout(self) -> Images:
