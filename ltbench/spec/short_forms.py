@@ -64,6 +64,11 @@ def _named(item: Node) -> Node:
 
 
 def _evaluate(entry: Node) -> Node:
-    if not isinstance(entry.value, dict) or "guidance" not in entry.value:
+    if not isinstance(entry.value, dict):
         return entry
-    return Node({**entry.value, "guidance": listed(entry.value["guidance"])}, entry.where, entry.keys)
+    values = dict(entry.value)
+    if "guidance" in values:
+        values["guidance"] = listed(values["guidance"])
+    if (schedule := values.get("schedule")) is not None and isinstance(schedule.value, str):
+        values["schedule"] = _named(schedule)
+    return Node(values, entry.where, entry.keys)
