@@ -6,6 +6,7 @@ file with its cause and evidence.
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from ltbench import provenance
 from ltbench.datasets import build_dataset
 from ltbench.distributed import Ranks, from_environment, join
 from ltbench.errors import EnvironmentProblem, LtbenchError
+from ltbench.files import StorageProblem
 from ltbench.guard import ProcessChanged
 from ltbench.methods import ContractBroken, Unsupported
 from ltbench.stages.common import Event, Followed, Options, Stage
@@ -29,6 +31,8 @@ from ltbench.stages.train import train
 from ltbench.start import StartProblem
 from ltbench.store import Claim, Held, Run, Store
 from ltbench.trainer import NonFinite, set_precision
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def run_job(
@@ -179,16 +183,26 @@ def failure_cause(error: BaseException) -> str:
         return "unsupported"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "oom"
-    if isinstance(error, EnvironmentProblem | OSError):
-        return "disk" if "space" in str(error) or "read-only" in str(error).lower() else "data"
+    if isinstance(error, StorageProblem):
+        return "disk"
+    if isinstance(error, EnvironmentProblem):
+        return "data"
+    if isinstance(error, OSError) and not _from_plugin(
+        error
+    ):  # a plugin's own files are no reason to end a run
+        return "disk" if error.errno in DISK_FULL else "data"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return "oom"
     if isinstance(error, StartProblem):
         return "data"
     if isinstance(error, ProcessChanged | ContractBroken):
         return "plugin"
+    return "plugin" if _from_plugin(error) else "code"
+
+
+def _from_plugin(error: BaseException) -> bool:
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    return "plugin" if any(_is_plugin_file(name) for name in files) else "code"
+    return any(_is_plugin_file(name) for name in files)
 
 
 def _is_plugin_file(name: str) -> bool:

@@ -66,20 +66,23 @@ def resampled(
     if not isinstance(resample, Mapping):
         prior = resampled_prior(counts, resample)
         return prior, largest_remainder(prior, total)
-    quota = remainder_last(resampled_prior(counts, resample["factor"]), total, _by_count(counts)[-1])
+    quota = remainder_last(resampled_prior(counts, resample["factor"]), total, int(_by_count(counts)[-1]))
     return quota / total, quota
 
 
 def _by_count(counts: np.ndarray) -> np.ndarray:
-    """Classes from the most frequent to the rarest, ties by id."""
-    return np.argsort(-counts, kind="stable")
+    """Classes that have images, from the most frequent to the rarest, ties by id."""
+    return np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
 
 
 def resampled_prior(counts: np.ndarray, factor: float) -> np.ndarray:
-    """(K,) class probabilities factor^(rank/(K-1)) / sum; rank 0 is the most frequent class, ties by id."""
-    rank = np.empty(len(counts), dtype=np.int64)
-    rank[_by_count(counts)] = np.arange(len(counts))
-    weights = np.power(float(factor), rank / max(1, len(counts) - 1))
+    """(K,) class probabilities factor^(rank/(K-1)) / sum; rank 0 is the most frequent class, ties by id.
+
+    A class without images has none to draw: its probability is 0 and K counts the others.
+    """
+    ranked = _by_count(counts)
+    weights = np.zeros(len(counts))
+    weights[ranked] = np.power(float(factor), np.arange(len(ranked)) / max(1, len(ranked) - 1))
     return weights / weights.sum()
 
 

@@ -82,7 +82,7 @@ def _task(settings: Mapping[str, Any]) -> Any:
 
 
 def _line(reason: object) -> str:
-    return " ".join(str(reason).split())
+    return "; ".join(" ".join(line.split()) for line in str(reason).splitlines() if line.strip())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from ltbench.distributed import Ranks
 from ltbench.draws import Drawer, Resident
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
-from ltbench.errors import UsageError
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
 from ltbench.networks import Network, build_network, resolve_tap
@@ -141,7 +140,7 @@ def task_of(
 
     def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
         if cache and recipe.augment != "none":
-            raise UsageError(
+            raise Unsupported(
                 f"encoder '{name}' cannot keep its tokens: under augment: {recipe.augment} no image is seen twice alike",
                 "say cache: false",
             )

@@ -21,6 +21,9 @@ from ltbench.methods import Unsupported
 from ltbench.trainer import Trainer
 
 CASES = [(name, pipeline) for name in plugins.find("methods") for pipeline in toy.NETWORKS]
+# A rank may hold no label at all where the other holds some; images are moved and passes are made one after another.
+CROSSED = [("ccua", "ddpm"), ("cbdm", "sit"), ("coral", "ddpm")]
+AXES: dict[str, Any] = {"label_drop": 0.5, "label_drop_mode": "batch", "augment": "ada", "passes": "serial"}
 STEPS = 3
 MICRO = 4  # a rank owns two local batches of 4: two micro-batches, of which the first exchanges nothing
 BATCH = 16
@@ -60,11 +63,12 @@ def _fork(folder: Path, work: Callable[[int], Any], rank: int, shared: dict[str,
     os._exit(0)
 
 
-def trained(name: str, pipeline: str, ranks: Ranks) -> dict[str, Any] | None:
+def trained(name: str, pipeline: str, ranks: Ranks, **axes: Any) -> dict[str, Any] | None:
     """First gradients and state after a few clipped steps of a method; None where it does not support the pipeline."""
     torch.set_num_threads(1)
     try:
-        parts = Subject(plugins.get("methods", name), pipeline).parts(batch=BATCH, clip_norm=0.5, dropout=0.1)
+        subject = Subject(plugins.get("methods", name), pipeline)
+        parts = subject.parts(batch=BATCH, clip_norm=0.5, dropout=0.1, **axes)
     except Unsupported:
         return None
     trainer = Trainer(parts, MICRO, 1, ranks=ranks)
@@ -76,9 +80,18 @@ def trained(name: str, pipeline: str, ranks: Ranks) -> dict[str, Any] | None:
     return {"gradients": gradients, **tensors, "points": state["curve"]["points"]}
 
 
-def all_methods(_rank: int) -> dict[str, Any]:
-    """What every method gives on this rank: one pair of processes tests them all."""
-    ranks, _ = join(from_environment(), torch.device("cpu"))
+def all_trained(ranks: Ranks) -> dict[str, Any]:
+    """What every method gives, and some of them under axes that cross ranks."""
     found = {f"{name}/{pipeline}": trained(name, pipeline, ranks) for name, pipeline in CASES}
+    crossed = {
+        f"{name}/{pipeline}/crossed": trained(name, pipeline, ranks, **AXES) for name, pipeline in CROSSED
+    }
+    return {**found, **crossed}
+
+
+def all_methods(_rank: int) -> dict[str, Any]:
+    """The same on this rank: one pair of processes tests them all."""
+    ranks, _ = join(from_environment(), torch.device("cpu"))
+    found = all_trained(ranks)
     ranks.close()
     return found

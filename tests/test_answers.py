@@ -14,6 +14,7 @@ from ltbench import provenance, spec
 from ltbench.answers import Answer, Answers
 from ltbench.cli import asking
 from ltbench.plan import Cell, expand
+from ltbench.questions import answer
 from ltbench.store import Store
 from tests import cli_world
 from tests.cli_world import ROOT, SPEC, TESTS
@@ -159,6 +160,19 @@ def test_an_answer_belongs_to_settings_and_code(here: Path, monkeypatch: pytest.
     changed = {**code, "method": {**code["method"], "digest": "0" * 64}}
     monkeypatch.setattr("ltbench.provenance.train_code", lambda settings: changed)
     assert Answers(house(here)).of(one.settings) is None
+
+
+def test_kept_tokens_of_augmented_images_are_refused_before_anything_starts(here: Path) -> None:
+    """The table says n/a with the remedy; no run is made that could only fail."""
+    rows = "[{name: repa, encoder: random, hidden: 8, cache: true}]"
+    for augment, kind in (("ada", "unsupported"), ("none", "yes")):
+        cell = cells(here, rows, **{"train: {": f"train: {{augment: {augment}, "})[0]
+        found = answer(cell.settings)
+        assert found.kind == kind, found
+    cell = cells(here, rows, **{"train: {": "train: {augment: ada, "})[0]
+    assert answer(cell.settings).reason == (
+        "encoder 'random' cannot keep its tokens: under augment: ada no image is seen twice alike; say cache: false"
+    )
 
 
 def test_a_damaged_answer_is_asked_again(here: Path) -> None:

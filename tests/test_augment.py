@@ -15,9 +15,9 @@ from torch import Tensor
 from ltbench import seeds
 from ltbench.augment import Moves, draw_moves, move
 from ltbench.draws import Drawer, Resident
-from ltbench.errors import SpecError, UsageError
+from ltbench.errors import SpecError
 from ltbench.evaluate import build_sampler
-from ltbench.methods import load_method
+from ltbench.methods import Unsupported, load_method
 from ltbench.networks import build_network
 from ltbench.sampling import sample
 from ltbench.spec import load
@@ -407,7 +407,7 @@ def test_sampling_does_not_read_the_embedding(pipeline: str) -> None:
 
 def test_kept_tokens_are_refused_in_one_sentence() -> None:
     made = {"name": "repa", "encoder": "random", "hidden": 16, "cache": True}
-    with pytest.raises(UsageError, match="no image is seen twice alike"):
+    with pytest.raises(Unsupported, match="no image is seen twice alike"):
         build_parts(settings("sit", made, augment="ada"), Toy(), load_method("repa"), torch.device("cpu"))
     assert build_parts(settings("sit", made), Toy(), load_method("repa"), torch.device("cpu"))
 

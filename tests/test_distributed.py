@@ -9,7 +9,7 @@ import torch
 
 from ltbench.distributed import Ranks, World, from_environment
 from ltbench.errors import UsageError
-from tests.rank_jobs import CASES, all_methods, in_ranks, trained
+from tests.rank_jobs import CASES, CROSSED, all_methods, all_trained, in_ranks
 
 SRUN = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}
 TORCHRUN = {
@@ -29,10 +29,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return {f"{name}/{pipeline}": trained(name, pipeline, Ranks()) for name, pipeline in CASES}
+    return all_trained(Ranks())
 
 
-every = pytest.mark.parametrize("case", [f"{name}/{pipeline}" for name, pipeline in CASES])
+NAMES = [f"{name}/{pipeline}" for name, pipeline in CASES]
+NAMES += [f"{name}/{pipeline}/crossed" for name, pipeline in CROSSED]
+every = pytest.mark.parametrize("case", NAMES)
 
 
 @every

@@ -71,7 +71,7 @@ class House:
         """Everything that is due, with the real launcher."""
         work = [_cell_work(one, self.benchmark, OPTIONS) for one in plan(self.benchmark, self.store).work()]
         logs = self.store.scratch / "logs"
-        where = Settings(self.store.root, self.store.scratch, logs, Seats((None,) * workers, 1), hang=10.0)
+        where = Settings(self.store.root, self.store.scratch, logs, Seats((None,) * workers, 1), hang=60.0)
         notes = Notes()
         names = {cell.id: name for name, cell in self.cells.items()}
         for outcome in LocalRun(work, where, notes, _Recorder(self.store)).run():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,9 @@ import torch
 
 from ltbench import plugins, provenance, spec
 from ltbench.checkpoint import load_milestone
-from ltbench.job import run_job
+from ltbench.errors import EnvironmentProblem
+from ltbench.files import StorageProblem
+from ltbench.job import failure_cause, run_job
 from ltbench.plan import Cell, expand, plan, register
 from ltbench.protocols import PROTOCOLS
 from ltbench.store import Run, Store
@@ -59,6 +62,19 @@ class Raiser(Method):
 
     def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
         raise KeyError("no such loss")
+""",
+    "fills": """
+from torch import Tensor
+from ltbench.methods import Draw, Method, Network
+
+
+class Fills(Method):
+    \"\"\"Writes where nothing fits.\"\"\"
+
+    def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
+        with open("/dev/full", "w") as file:
+            file.write("much")
+        return {}
 """,
     "wrongly": """
 from torch import Tensor
@@ -250,6 +266,26 @@ def test_failures_are_classed_and_say_why(
     (failure,) = house.result(cell).failures("train")
     assert re.search(says, failure["message"])
     assert "Traceback" in failure["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (StorageProblem(Path("store"), OSError(errno.EIO, "Input/output error")), "disk"),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk"),
+        (EnvironmentProblem("/workspace/data/train.npz: the file is damaged"), "data"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/workspace/read-only/x"), "data"),
+    ],
+)
+def test_only_a_disk_that_refuses_is_a_disk_failure(error: Exception, cause: str) -> None:
+    """A disk failure ends the whole run, so a path's words must not make one."""
+    assert failure_cause(error) == cause
+
+
+def test_a_plugins_own_disk_is_its_own_failure(house: House, dropped: Path) -> None:
+    failed = house.run(house.cell(method="fills"), "train:4,8")
+    assert (failed["outcome"], failed["cause"]) == ("failed", "plugin")
 
 
 def test_weights_that_are_gone_are_named_and_made_again(house: House) -> None:

@@ -74,6 +74,18 @@ def test_resampling_ranks_by_count_not_by_label() -> None:
 LAST = {"factor": 0.1, "remainder": "last"}
 
 
+@pytest.mark.parametrize("resample", [0.1, LAST])
+def test_a_class_without_images_is_never_drawn(resample: Any) -> None:
+    """The others share the epoch as if it were not there; the released remainder goes to the rarest that has images."""
+    prior, quota = resampled(np.array([20, 0, 10, 5, 0]), 35, resample)
+    other, same = resampled(np.array([20, 10, 5]), 35, resample)
+    assert prior.tolist() == [other[0], 0, other[1], other[2], 0]
+    assert quota.tolist() == [same[0], 0, same[1], same[2], 0]
+    labels = np.repeat([0, 2, 3], [20, 10, 5])
+    made = Order(labels, 5, seed=0, batch=35, resample=resample)
+    assert np.bincount(labels[made.indices(1)], minlength=5).tolist() == quota.tolist()
+
+
 def test_the_released_remainder_goes_to_the_last_class() -> None:
     """methods.md 9.2: N = 100, C = 5, f = 0.1 gives floors 46 26 14 8 4 and a remainder of 2."""
     counts = np.array([40, 25, 17, 11, 7])

@@ -136,7 +136,8 @@ MISTAKES = [
     ("sampler: sde-euler, steps: 5, guidance: 1, last_step: none, last_step_size: 0.1", "0.1}", ["leave last_step_size out"]),
     ("sampler: sde-euler, steps: 5, guidance: 1, last_step_size: 1", "1}", ["below 1"]),
     ("sampler: euler, steps: 5, guidance: 1, rtol: 1e-3", "1e-3", ["takes no rtol", "dopri5"]),
-    ("sampler: euler, steps: 5, guidance: 1, schedule: linear", "linear", ["expects a mapping"]),
+    ("sampler: euler, steps: 5, guidance: 1, schedule: lineer", "lineer", ["did you mean 'linear'"]),
+    ("sampler: euler, steps: 5, guidance: 1, schedule: [linear]", "[linear]", ["expects a mapping"]),
     ("sampler: euler, steps: 5, guidance: 2, schedule: {name: lineer}", "lineer", ["did you mean 'linear'"]),
     ("sampler: euler, steps: 5, guidance: 2, schedule: {name: linear, powr: 2}", "powr", ["no key 'powr'", "gamma"]),
     ("sampler: euler, steps: 5, guidance: 2, schedule: {name: linear, gamma: 2}", "2}", ["takes no parameters, not gamma"]),
@@ -183,6 +184,16 @@ def test_models_name_what_protocols_know() -> None:
     assert {key for taken in SCHEDULES.values() for key in taken} == set(Schedule.model_fields) - {"name"}
     assert {key for options in OPTIONS.values() for key in options} <= set(Evaluate.model_fields)
     assert "Schedule" in schema()["$defs"]
+    assert schema()["$defs"]["Evaluate"]["properties"]["schedule"]["anyOf"][0] == {"enum": list(SCHEDULES)}
+
+
+def test_a_schedule_may_be_its_name_alone(tmp_path: Path) -> None:
+    entry = "sampler: euler, steps: 5, guidance: 2, schedule: "
+    (short,), (whole,) = (
+        evaluations(tmp_path, entry + text) for text in ("gamma", "{name: gamma, gamma: 100}")
+    )
+    assert short == whole
+    assert short["schedule"] == {"name": "gamma", "gamma": 100.0}
 
 
 @pytest.mark.parametrize(

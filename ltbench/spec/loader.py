@@ -16,9 +16,10 @@ from ltbench.spec.compose import (
     parts_of,
     read_tree,
 )
-from ltbench.spec.part import PartReader, normalise
+from ltbench.spec.part import PartReader
 from ltbench.spec.problems import problem, shorten
 from ltbench.spec.resolved import Part, Spec
+from ltbench.spec.short_forms import normalise
 from ltbench.spec.starts import step_problems
 from ltbench.spec.yaml_io import Node, Position
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ltbench import plugins
 from ltbench.plugins import Plugin
-from ltbench.protocols import PROTOCOLS, extractors
+from ltbench.protocols import PROTOCOLS, SCHEDULES, extractors
 from ltbench.spec import models
 from ltbench.spec.compose import NAME
 from ltbench.spec.networks import network_names
@@ -53,6 +53,9 @@ def _narrow(defs: Schema) -> None:
     hashed = {"type": "string", "pattern": "^timm:[^@#]+#[0-9a-fA-F]{8,64}$"}
     evaluate["properties"]["extractor"] = {"anyOf": [{"enum": [*extractors(), None]}, hashed]}
     evaluate["properties"]["guidance"] = _one_or_many({"type": "number", "minimum": 0})
+    evaluate["properties"]["schedule"] = {
+        "anyOf": [{"enum": list(SCHEDULES)}, evaluate["properties"]["schedule"]]
+    }
     grid["properties"]["method"] = _one_or_many({"$ref": "#/$defs/MethodRow"})
     grid["properties"]["init"] = _one_or_many({"$ref": "#/$defs/Init"})
     share = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
