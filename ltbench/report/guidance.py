@@ -223,7 +223,8 @@ def _not_there(family: Sequence[SectionPlan], w: float, selected: Selected) -> d
         if place in selected.selections
     ]
     return dict.fromkeys(
-        searched, f"its search reports at the guidance of its own choice: evaluate SPEC --add guidance={w:g}"
+        searched,
+        f"its search reports at the guidance of its own choice: evaluate SPEC --add 'guidance: {w:g}'",
     )
 
 
