@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ltbench import provenance, spec
+from ltbench import files, provenance, spec
 from ltbench.cli.inputs import gather
 from ltbench.cli.planning import totals
 from ltbench.errors import SpecError
@@ -203,8 +204,8 @@ def test_a_search_keeps_every_point_and_reports_on_other_images(searched: House)
     planned = plan(house.benchmark, house.store).cells[0]
     assert (planned.state, planned.done, planned.total) == ("done", 2, 2)
     # the first 20 of a finalist's 60 images are those of the first round; the winner is sampled afresh
-    files = list(features_root(house.store.scratch).rglob("*.safetensors"))
-    assert len(files) == 3 + 2 * 2 + 3
+    shards = list(features_root(house.store.scratch).rglob("*.safetensors"))
+    assert len(shards) == 3 + 2 * 2 + 3
 
 
 def table_of(house: House, records: Any = lambda known: known, **asked: Any) -> Table:
@@ -268,7 +269,7 @@ def test_one_guidance_for_all_comes_from_what_searches_tried(searched: House) ->
     other = next(w for w in tried if w != selection["chosen"])
     (section,) = table_of(searched, guidance="common", common_guidance=other).sections
     (gap,) = section.missing
-    assert (gap.text, f"--add guidance={other:g}" in gap.detail) == ("not evaluated", True)
+    assert (gap.text, f"--add 'guidance: {other:g}'" in gap.detail) == ("not evaluated", True)
     (section,) = table_of(searched, guidance="common", common_guidance=selection["chosen"]).sections
     assert section.missing == ()
 
@@ -276,6 +277,59 @@ def test_one_guidance_for_all_comes_from_what_searches_tried(searched: House) ->
 def test_the_images_of_a_search_are_counted(tmp_path: Path) -> None:
     house = House(tmp_path, SEARCH)
     assert totals(plan(house.benchmark, house.store))["generated_images"] == 3 * 20 + 2 * 40 + 60
+
+
+def failing(house: House, evaluation: str) -> dict[str, Any]:
+    places = (str(house.store.root), str(house.store.scratch))
+    return run_job(
+        *places, house.cell.id, house.run_name, f"evaluate:2:{evaluation}", OPTIONS, lambda e: None, bool
+    )
+
+
+def test_a_class_that_no_label_was_drawn_of_is_told_before_sampling(again: House) -> None:
+    described = {**again.store.get_evaluation(again.id), "labels": "uniform", "samples": 12, "block": 6}
+    found = failing(again, again.store.put_evaluation(described))
+    assert found["outcome"] == "failed"
+    assert "classes get no image among 12 (labels: uniform, seed 0)" in found["message"]
+    assert not list(features_root(again.store.scratch).rglob("*.safetensors"))
+
+
+def test_a_crop_that_the_data_set_does_not_have_is_refused(
+    again: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltbench.datasets import digits  # pyright: ignore[reportAttributeAccessIssue]
+
+    described = {**again.store.get_evaluation(again.id), "crop": "squash"}
+    monkeypatch.setattr(digits.Digits, "crops", ("center",))
+    found = failing(again, again.store.put_evaluation(described))
+    assert "made square by 'squash'; data set 'digits' has center" in found["message"]
+    monkeypatch.setattr(digits.Digits, "crops", ("center", "squash"))
+    assert (
+        failing(again, again.store.put_evaluation(described))["outcome"] == "done"
+    )  # its originals are square
+
+
+def test_a_full_disk_is_named_and_what_was_finished_serves_again(
+    whole: House, again: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, wrote = files._write_new, []
+
+    def full(path: Path, data: bytes, durable: bool = True) -> None:
+        if "features" in path.parts and len(wrote) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        wrote.extend([path] if "features" in path.parts else [])
+        plain(path, data, durable)
+
+    monkeypatch.setattr(files, "_write_new", full)
+    found = failing(again, again.id)
+    assert (found["outcome"], "No space left" in found["message"]) == ("failed", True), found
+    monkeypatch.undo()
+    monkeypatch.setattr("ltbench.collect.SHARD_IMAGES", 20)
+    assert found["cause"] == "disk"
+    kept = list(features_root(again.store.scratch).rglob("*.safetensors"))
+    assert len(kept) == 1
+    again.do(f"evaluate:2:{again.id}")
+    assert again.records() == whole.records()
 
 
 MISTAKES = [
