@@ -332,6 +332,14 @@ def test_a_full_disk_is_named_and_what_was_finished_serves_again(
     assert again.records() == whole.records()
 
 
+def test_a_search_and_a_given_guidance_are_added_to_each_other(tmp_path: Path) -> None:
+    for own, more in ((SEARCH, "guidance: 2"), ("guidance: 2", SEARCH)):
+        (tmp_path / "jobs.yaml").write_text(SPEC.format(guidance=own))
+        (cell,) = expand(spec.load(tmp_path / "jobs.yaml", measures=[more]))
+        found = {("search" in each, each["guidance"]) for each in cell.evaluations.values()}
+        assert found == {(True, None), (False, 2.0)}
+
+
 MISTAKES = [
     ("search: {guidance: [1.0, 2.0, 3.0], seed: 0, samples: 20}", "seed is 0 like the entry's"),
     ("search: {guidance: [1.0, 2.0, 3.0], metric: sFD, samples: 20}", "'sFD' is not measured here"),
