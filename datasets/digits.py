@@ -26,6 +26,7 @@ class Digits(Dataset):
     """
 
     extractor = "digits-cnn-v1"
+    crops = ("center", "squash")  # the originals are square
     channels = 1
 
     def __init__(self, *, imbalance: float = 0.1, resolution: Literal[8, 16, 32] = 8) -> None:

@@ -51,6 +51,7 @@ class FashionMnist(Dataset):
     """
 
     extractor = "fashion-cnn-v1"
+    crops = ("center", "squash")  # the originals are square
     channels = 1
 
     def __init__(

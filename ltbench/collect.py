@@ -155,7 +155,8 @@ class Collector:
     def collect(self, count: int) -> Collected:
         """All features of images 0 .. count - 1. Raises Preempted between two blocks."""
         shards = [self._shard(number, needed, count) for number, needed in self._wanted(count)]
-        arrays = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+        # each kind of array is let go before the next is joined: there are never two copies of all
+        arrays = {name: np.concatenate([shard.pop(name) for shard in shards]) for name in list(shards[0])}
         nfe = [int(n) for n in arrays.pop("nfe")]
         shown, numbers = arrays.pop("shown"), arrays.pop("shown_numbers")
         inside = numbers < count

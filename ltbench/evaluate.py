@@ -14,6 +14,7 @@ from torch import Tensor
 from ltbench import provenance, sources
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
+from ltbench.errors import LtbenchError
 from ltbench.generate import Block, blocks, build_sampler
 from ltbench.metrics.catalogue import Estimators
 from ltbench.metrics.extractor import Extractor, load_extractor
@@ -137,6 +138,8 @@ def collector_of(
         shape=shape,
         code={"sampling": provenance.sampling_code(), "network": milestone.network_code},
     )
+    if conditional:
+        _require_drawn(sampling, int(evaluation["samples"]))
 
     def make(wanted: Iterable[int]) -> Iterator[Block]:
         numbers = list(wanted)
@@ -157,6 +160,18 @@ def collector_of(
         stop=bench.stop,
         progress=bench.progress,
     )
+
+
+def _require_drawn(sampling: Sampling, count: int) -> None:
+    """Raise LtbenchError before anything is sampled if a class gets no image: drawn labels may miss one, at every attempt."""
+    drawn = set(sampling.labels(count).tolist())
+    if missing := [k for k in sampling.ids if k not in drawn]:
+        shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+        raise LtbenchError(
+            f"{len(missing)} of {len(sampling.ids)} classes get no image among {count} (labels: "
+            f"{sampling.evaluation['labels']}, seed {sampling.evaluation['seed']}): {shown}",
+            "take more `samples`, another seed, or labels: balanced",
+        )
 
 
 def measured_rows(

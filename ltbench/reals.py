@@ -10,6 +10,7 @@ import torch
 
 from ltbench.collect import Features
 from ltbench.datasets import Dataset, Images
+from ltbench.errors import UsageError
 from ltbench.protocols import OF_TRAINING
 from ltbench.shards import Arrays, Shards
 from ltbench.sources import reference_key
@@ -34,7 +35,14 @@ def real_features(
     """{set: {"pool", ..., "labels", "sha256"}} of the real images that an evaluation needs, found on disk or made now.
 
     without: sets that something else stands in for. A set is found by the sha256 of its pixels and labels, so a changed image is another set.
+    Raises UsageError for a protocol whose crop the data set does not have: its numbers would be another protocol's.
     """
+    if evaluation["crop"] not in data.crops:
+        raise UsageError(
+            f"protocol {evaluation['protocol']} compares with images made square by '{evaluation['crop']}'; data set "
+            f"'{settings['dataset']['name']}' has {', '.join(data.crops)}",
+            "take a protocol of that crop, or give the data set one: Dataset.crops",
+        )
     key = reference_key(settings["dataset"], evaluation)
     names = [name for name in needed_sets(evaluation) if name not in without]
     return {name: _one(data, name, evaluation, extractor, shards, key) for name in names}
@@ -63,4 +71,6 @@ def features_of(images: np.ndarray, extractor: Features, rule: str) -> Arrays:
         extractor.features(rows.float() / 255 if rule == "none" else rows)
         for rows in torch.from_numpy(images).split(CHUNK)
     ]
-    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
+    return {
+        name: torch.cat([part.pop(name) for part in parts]).float().cpu().numpy() for name in list(parts[0])
+    }

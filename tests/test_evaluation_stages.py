@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ltbench import provenance, spec
+from ltbench import files, provenance, spec
+from ltbench.cli.inputs import gather
+from ltbench.cli.planning import totals
 from ltbench.errors import SpecError
 from ltbench.job import run_job
 from ltbench.plan import Cell, expand, plan, register, with_helpers
+from ltbench.report.assemble import build_table
+from ltbench.report.definition import Definition, TableDefinition
+from ltbench.report.table import Table
 from ltbench.sources import features_root, references_root
 from ltbench.store import Store
 
@@ -168,10 +176,18 @@ def test_a_changed_real_image_is_another_reference(
     assert values[0] != values[1]
 
 
-def test_a_search_keeps_every_point_and_reports_on_other_images(tmp_path: Path) -> None:
-    house = House(tmp_path, SEARCH).trained()
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> House:
+    house = House(tmp_path_factory.mktemp("searched"), SEARCH).trained()
     assert plan(house.benchmark, house.store).cells[0].done == 1
-    house.do(f"evaluate:2:{house.id}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltbench.collect.SHARD_IMAGES", 20)
+        house.do(f"evaluate:2:{house.id}")
+    return house
+
+
+def test_a_search_keeps_every_point_and_reports_on_other_images(searched: House) -> None:
+    house = searched
     (selection,) = house.records("selection")
     points = selection["candidates"]
     assert [(point["guidance"], point["n"]) for point in points[:3]] == [(1.0, 20), (1.5, 20), (3.0, 20)]
@@ -188,8 +204,140 @@ def test_a_search_keeps_every_point_and_reports_on_other_images(tmp_path: Path) 
     planned = plan(house.benchmark, house.store).cells[0]
     assert (planned.state, planned.done, planned.total) == ("done", 2, 2)
     # the first 20 of a finalist's 60 images are those of the first round; the winner is sampled afresh
-    files = list(features_root(house.store.scratch).rglob("*.safetensors"))
-    assert len(files) == 3 + 2 * 2 + 3
+    shards = list(features_root(house.store.scratch).rglob("*.safetensors"))
+    assert len(shards) == 3 + 2 * 2 + 3
+
+
+def table_of(house: House, records: Any = lambda known: known, **asked: Any) -> Table:
+    inputs = gather(plan(house.benchmark, house.store), house.store)
+    inputs = replace(inputs, records=records(inputs.records))
+    return build_table(
+        inputs, Definition(name="n", table=TableDefinition(metrics=["FD"], groups=["all"], **asked))
+    )
+
+
+def test_a_search_is_reported_at_what_it_chose(searched: House) -> None:
+    (selection,) = searched.records("selection")
+    final = next(b for b in searched.records() if b["evaluation"]["id"] == selection["final"])
+    value = next(row["value"] for row in final["rows"] if (row["metric"], row["group"]) == ("FD", "all"))
+    for asked in ({}, {"guidance": "best"}):
+        (section,) = table_of(searched, **asked).sections
+        assert [row.label for row in section.rows] == [f"sit, w={selection['chosen']:g}"]
+        assert section.entry(0, 0).mean == value
+        assert section.missing == ()
+        assert "guidance searched in 1, 1.5, 3" in section.title
+        assert "chose for it by KD, all, on images of its own (seed 7" in section.chosen_by
+
+
+def test_a_search_without_its_selection_or_its_final_evaluation_says_so(searched: House) -> None:
+    (selection,) = searched.records("selection")
+
+    def without(kind: str, name: str) -> Any:
+        return lambda known: [
+            r for r in known if (r["body"]["kind"], r["body"].get("evaluation", {}).get("id")) != (kind, name)
+        ]
+
+    (section,) = table_of(searched, without("selection", searched.id)).sections
+    (gap,) = section.missing
+    assert (gap.text, gap.detail) == ("not evaluated", "trained, its search has chosen no guidance yet")
+    (section,) = table_of(searched, without("evaluation", selection["final"])).sections
+    (gap,) = section.missing
+    assert gap.text == "no guidance chosen"
+    assert f"its evaluation {selection['final']} is not in the store" in gap.detail
+
+
+def test_what_a_search_did_not_ask_for_is_not_its_result(searched: House) -> None:
+    (selection,) = searched.records("selection")
+
+    def resampled(known: Any) -> Any:
+        changed = [copy.deepcopy(r) for r in known]
+        for record in changed:
+            if record["body"].get("evaluation", {}).get("id") == selection["final"]:
+                record["body"]["evaluation"]["seed"] = 7
+        return changed
+
+    (section,) = table_of(searched, resampled).sections
+    assert "other seed (0, here 7)" in section.missing[0].detail
+
+
+def test_one_guidance_for_all_comes_from_what_searches_tried(searched: House) -> None:
+    (selection,) = searched.records("selection")
+    (section,) = table_of(searched, guidance="common").sections
+    tried = {p["guidance"]: p["value"] for p in selection["candidates"] if p["n"] == 20}
+    best = min(tried, key=lambda w: tried[w])
+    assert f"Guidance {best:g} is common to all rows" in section.chosen_by
+    other = next(w for w in tried if w != selection["chosen"])
+    (section,) = table_of(searched, guidance="common", common_guidance=other).sections
+    (gap,) = section.missing
+    assert (gap.text, f"--add 'guidance: {other:g}'" in gap.detail) == ("not evaluated", True)
+    (section,) = table_of(searched, guidance="common", common_guidance=selection["chosen"]).sections
+    assert section.missing == ()
+
+
+def test_the_images_of_a_search_are_counted(tmp_path: Path) -> None:
+    house = House(tmp_path, SEARCH)
+    assert totals(plan(house.benchmark, house.store))["generated_images"] == 3 * 20 + 2 * 40 + 60
+
+
+def failing(house: House, evaluation: str) -> dict[str, Any]:
+    places = (str(house.store.root), str(house.store.scratch))
+    return run_job(
+        *places, house.cell.id, house.run_name, f"evaluate:2:{evaluation}", OPTIONS, lambda e: None, bool
+    )
+
+
+def test_a_class_that_no_label_was_drawn_of_is_told_before_sampling(again: House) -> None:
+    described = {**again.store.get_evaluation(again.id), "labels": "uniform", "samples": 12, "block": 6}
+    found = failing(again, again.store.put_evaluation(described))
+    assert found["outcome"] == "failed"
+    assert "classes get no image among 12 (labels: uniform, seed 0)" in found["message"]
+    assert not list(features_root(again.store.scratch).rglob("*.safetensors"))
+
+
+def test_a_crop_that_the_data_set_does_not_have_is_refused(
+    again: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltbench.datasets import digits  # pyright: ignore[reportAttributeAccessIssue]
+
+    described = {**again.store.get_evaluation(again.id), "crop": "squash"}
+    monkeypatch.setattr(digits.Digits, "crops", ("center",))
+    found = failing(again, again.store.put_evaluation(described))
+    assert "made square by 'squash'; data set 'digits' has center" in found["message"]
+    monkeypatch.setattr(digits.Digits, "crops", ("center", "squash"))
+    assert (
+        failing(again, again.store.put_evaluation(described))["outcome"] == "done"
+    )  # its originals are square
+
+
+def test_a_full_disk_is_named_and_what_was_finished_serves_again(
+    whole: House, again: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, wrote = files._write_new, []
+
+    def full(path: Path, data: bytes, durable: bool = True) -> None:
+        if "features" in path.parts and len(wrote) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        wrote.extend([path] if "features" in path.parts else [])
+        plain(path, data, durable)
+
+    monkeypatch.setattr(files, "_write_new", full)
+    found = failing(again, again.id)
+    assert (found["outcome"], "No space left" in found["message"]) == ("failed", True), found
+    monkeypatch.undo()
+    monkeypatch.setattr("ltbench.collect.SHARD_IMAGES", 20)
+    assert found["cause"] == "disk"
+    kept = list(features_root(again.store.scratch).rglob("*.safetensors"))
+    assert len(kept) == 1
+    again.do(f"evaluate:2:{again.id}")
+    assert again.records() == whole.records()
+
+
+def test_a_search_and_a_given_guidance_are_added_to_each_other(tmp_path: Path) -> None:
+    for own, more in ((SEARCH, "guidance: 2"), ("guidance: 2", SEARCH)):
+        (tmp_path / "jobs.yaml").write_text(SPEC.format(guidance=own))
+        (cell,) = expand(spec.load(tmp_path / "jobs.yaml", measures=[more]))
+        found = {("search" in each, each["guidance"]) for each in cell.evaluations.values()}
+        assert found == {(True, None), (False, 2.0)}
 
 
 MISTAKES = [

@@ -110,6 +110,40 @@ def test_a_change_touches_its_component_and_is_named(checkout: Path, file: str) 
     assert words in "; ".join(said)
 
 
+KEPT = {
+    "ltbench/metrics/frechet.py": set(),
+    "ltbench/metrics/measure.py": set(),
+    "ltbench/metrics/naming.py": set(),
+    "ltbench/extractors.py": set(),  # names and places; what a name stands for is in the identity and the files below
+    "ltbench/metrics/extractor.py": {"extractor"},
+    "ltbench/metrics/classifier.py": {"extractor"},
+    "ltbench/metrics/inception.py": {"extractor"},
+    "ltbench/metrics/pretrained.py": {"extractor"},
+    "ltbench/encoders.py": {"extractor"},
+    "ltbench/sampling/flow.py": {"sampling"},
+    "ltbench/generate.py": {"sampling"},
+}
+
+
+@pytest.mark.parametrize("file", KEPT)
+def test_features_outlive_a_changed_metric_and_nothing_else(checkout: Path, file: str) -> None:
+    """The cache of features is keyed by these two digests; a changed metric makes evaluations stale, not features."""
+
+    def digests() -> dict[str, str]:
+        provenance.forget()
+        return {"sampling": provenance.sampling_code(), "extractor": provenance.extractor_code()}
+
+    before, evaluation = digests(), provenance.evaluation_code()["evaluation"]["digest"]
+    path = checkout / file
+    path.write_text(path.read_text() + "\n# a comment\n")
+    assert digests() == before
+    path.write_text(path.read_text() + "\nEXTRA = 1\n")
+    after = digests()
+    assert {key for key in after if after[key] != before[key]} == KEPT[file]
+    stale = provenance.evaluation_code()["evaluation"]["digest"] != evaluation
+    assert stale == (file != "ltbench/extractors.py")
+
+
 def test_a_size_for_somebody_else_changes_nobody(checkout: Path) -> None:
     before = code()
     edit(checkout / "ltbench/networks/names.py", '"N": (2, 64, 2)', '"N": (2, 64, 2), "Q": (1, 8, 1)')

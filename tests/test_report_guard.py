@@ -174,3 +174,16 @@ def test_an_adaptive_sampler_may_cost_each_row_its_own_and_the_table_says_what()
     assert all(entry(table, label).n == 1 for label in spent)
     text = "Evaluations of the network per image differ between rows: sit: 93.25; ccua: 101.5."
     assert [table.notes[row.notes[0] - 1] for row in table.sections[0].rows] == [text, text]
+
+
+@pytest.mark.parametrize("name", ["reference", "holdout"])
+def test_values_against_other_real_images_are_refused(name):
+    cells, records = two_cells()
+    real = {"reference": "a" * 64, "holdout": "b" * 64}
+    records = [change(r, lambda body: body.update(real=dict(real))) for r in records]
+    assert entry(build(cells, records), "ccua").n == 2
+    records[3] = change(records[3], lambda body: body["real"].update({name: "c" * 64}))
+    table = build(cells, records)
+    found = entry(table, "ccua")
+    assert found.n == 1
+    assert f"other {name} images ({real[name][:8]}, here cccccccc)" in notes(table, found)

@@ -52,6 +52,7 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
                 "step": record.step,
                 "evaluation": record.evaluation,
                 "file": str(record.path),
+                "about": _about(record.body),
                 "values": _values(record.body),
             }
             for record in found
@@ -65,6 +66,19 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
 
 def _names(folder: Any) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _about(body: Mapping[str, Any]) -> str:
+    """What a record is of: how the images were made, or what was chosen and by what; "" of training."""
+    from ltbench.protocols import sampling_text
+
+    if "evaluation" not in body:
+        return ""
+    how = body["evaluation"]
+    text = f"{how['protocol']}, {sampling_text(how)}"
+    if body["kind"] == "selection":
+        return f"{text}: {body['chosen']:g} by {body['metric']}, {body['group']}"
+    return f"{text}, {how['samples']} images, seed {how['seed']}"
 
 
 def _values(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,8 +126,11 @@ def _tell_run(run: Mapping[str, Any]) -> None:
     )
     if run["records"]:
         table(
-            ("  record", "step", "values over all classes"),
-            ((f"  {each['kind']}", each["step"], _numbers(each["values"])) for each in run["records"]),
+            ("  record", "step", "of", "values over all classes"),
+            (
+                (f"  {each['kind']}", each["step"], each["about"], _numbers(each["values"]))
+                for each in run["records"]
+            ),
         )
     for word in ("damaged", "superseded", "conflicts"):
         for line in run[word]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -131,11 +132,17 @@ def totals(found: Plan) -> dict[str, Any]:
 
 
 def _samples(found: Plan, evaluation: str) -> int:
-    return next(
-        item.cell.evaluations[evaluation]["samples"]
-        for item in found.cells
-        if evaluation in item.cell.evaluations
-    )
+    """Images that an evaluation makes at most; a search makes those of its rounds first."""
+    known = (item.cell.evaluations.get(evaluation) for item in found.cells)
+    described = next(each for each in known if each)
+    return search_images(described) + described["samples"]
+
+
+def search_images(described: Mapping[str, Any]) -> int:
+    """Images that a search chooses by: the first of a finalist's are those of the first round."""
+    if (how := described.get("search")) is None:
+        return 0
+    return len(how["guidance"]) * how["samples"] + how["keep"] * (described["samples"] - how["samples"])
 
 
 def _print(found: Plan) -> None:

@@ -84,6 +84,8 @@ class Dataset(ABC):
     """
 
     extractor: ClassVar[str]  # a name of ltbench/extractors.py
+    # How `reference` and `holdout` are square, of a protocol's `crop`; where the originals are square, both are the same.
+    crops: ClassVar[tuple[str, ...]] = ("center",)
     channels: int
     resolution: int
 

@@ -59,6 +59,7 @@ class Cifar(Dataset):
     """What both sets share. imbalance: smallest over largest class, 1 is balanced. resolution: 32, as published."""
 
     extractor = "lite0"
+    crops = ("center", "squash")  # the originals are square
     channels = 3
     source: ClassVar[Source]
 

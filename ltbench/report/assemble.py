@@ -196,13 +196,15 @@ class _Assembly:
         if step not in [int(milestone) for milestone in cell["milestones"]]:
             return replace(gap, text="not planned", detail=f"step {step} is no milestone of it")
         if found := self.plan.gaps.get((cell["cell"], step)):
-            return replace(gap, text="no guidance chosen", detail=found)
+            text = "not evaluated" if self.plan.picks is None else "no guidance chosen"
+            return replace(gap, text=text, detail=found)
         if found := self._misnamed(cell, step):
             return replace(gap, text="refused", detail=found)
         if state := self.states.get(cell["cell"]):
             return replace(gap, text=state["text"], detail=state.get("detail") or "")
         if (cell["cell"], step) in self.selected.train:
-            return replace(gap, text="not evaluated", detail="trained, not evaluated")
+            what = "not evaluated" if self.plan.picks is None else "its search has chosen no guidance yet"
+            return replace(gap, text="not evaluated", detail=f"trained, {what}")
         return gap
 
     def _misnamed(self, cell: Planned, step: int) -> str | None:

@@ -81,6 +81,13 @@ class Pool:
         """The evaluations per image that most records share, as text."""
         return most_common([nfe_text(record) for record in _own(self.every())])
 
+    @cached_property
+    def real(self) -> dict[str, str]:
+        """The sets of real images, by sha256, that most records compare with: {"reference": ..., "holdout": ...}."""
+        known = [record["body"].get("real") or {} for record in _own(self.every())]
+        names = dict.fromkeys(name for sets in known for name in sets)
+        return {name: most_common([sets[name] for sets in known if name in sets]) for name in names}
+
     def groups_of(self, record: Record) -> str:
         """`groups_id`, computed once per record."""
         if record["digest"] not in self._groups:
@@ -170,6 +177,11 @@ class Pool:
         ]
         if (groups := self.groups_of(record)) != self.groups:
             texts.append(f"group classes ({self.groups}, here {groups})")
+        texts += [
+            f"{name} images ({self.real[name][:8]}, here {sha256[:8]})"
+            for name, sha256 in (record["body"].get("real") or {}).items()
+            if self.real.get(name, sha256) != sha256
+        ]
         # An adaptive sampler spends what it needs, and w = 1 needs half of what other guidance does.
         fixed = fixed_steps(self.plan.evaluation) and self.plan.picks is None
         held = fixed and "external" not in record["body"]

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from ltbench.canonical import canonical_json
+from ltbench.protocols import at_guidance
 from ltbench.report.axes import SectionPlan, section_title
 from ltbench.report.definition import TableDefinition
-from ltbench.report.identity import family_id, section_id, section_of
+from ltbench.report.identity import differing, family_id, section_id, section_of
 from ltbench.report.select import Record, Selected
 
 WHY = "the values that a table reports flatter whatever was chosen by them"
@@ -25,16 +26,26 @@ Asked = tuple[str, str, str]  # rule, metric, group of a selection
 
 
 def arranged(plans: Sequence[SectionPlan], selected: Selected, table: TableDefinition) -> list[SectionPlan]:
-    """The sections as `table.guidance` asks: `each` as planned; `best` and `common` make one of every family of sections that
-    differ in nothing but their guidance. A family of one guidance for which nothing was chosen stays as it is."""
+    """The sections as `table.guidance` asks. `each`: as planned, a search at what it chose for each row; `best` and `common` make
+    one of every family of sections that differ in nothing but their guidance. A family of one guidance for which nothing was
+    chosen stays as it is."""
     if table.guidance == "each":
-        return list(plans)
+        return [_found(plan, selected) if _searches(plan) else plan for plan in plans]
     families: dict[tuple[str, bytes, str], list[SectionPlan]] = defaultdict(list)
     for plan in plans:
         key = plan.part, canonical_json(plan.dataset), family_id(plan.evaluation)
         families[key].append(plan)
     make = _best if table.guidance == "best" else _common
     return [make(family, selected, table) for family in families.values()]
+
+
+def _searches(plan: SectionPlan) -> bool:
+    return "search" in plan.evaluation
+
+
+def _base(plan: SectionPlan) -> dict[str, Any]:
+    """What a section's family shares."""
+    return {key: value for key, value in plan.evaluation.items() if key not in ("id", "guidance", "search")}
 
 
 # --- selections -----------------------------------------------------------------------------------------------------
@@ -49,12 +60,22 @@ def asked(selection: Record) -> Asked:
 def selections_of(
     family: str, cell: str, step: int, selected: Selected, rule: str | None = None
 ) -> list[Record]:
-    """The selections of a cell whose final evaluation is in the store and of this family; `rule` as `rule` or `rule/metric/group`."""
+    """The selections of a cell whose final evaluation is in the store and of this family, the latest first; `rule` as `rule` or
+    `rule/metric/group`."""
     found = []
     for selection in selected.selections.get((cell, step), []):
         final = selected.named.get((cell, step, selection["body"]["final"]))
-        known = final is not None and family_id(final["body"]["evaluation"]) == family
-        if known and rule in (None, selection["body"]["rule"], "/".join(asked(selection))):
+        if final is None:
+            continue
+        described = selection["body"][
+            "evaluation"
+        ]  # schedules may change nothing at w = 1, and be left out there
+        source = described if "search" in described else final["body"]["evaluation"]
+        if family_id(source) == family and rule in (
+            None,
+            selection["body"]["rule"],
+            "/".join(asked(selection)),
+        ):
             found.append(selection)
     return found
 
@@ -86,7 +107,9 @@ def _rule_text(rule: Asked) -> str:
 
 
 def _best(family: Sequence[SectionPlan], selected: Selected, table: TableDefinition) -> SectionPlan:
-    base = {key: value for key, value in family[0].evaluation.items() if key not in ("id", "guidance")}
+    if len(family) == 1 and _searches(family[0]) and table.rule is None:
+        return _found(family[0], selected)
+    base = _base(family[0])
     found = {place: selections_of(family_id(base), *place, selected, table.rule) for place in _places(family)}
     rules = Counter(rule for selections in found.values() for rule in {asked(s) for s in selections})
     if not rules:
@@ -95,55 +118,114 @@ def _best(family: Sequence[SectionPlan], selected: Selected, table: TableDefinit
         gaps = dict.fromkeys(found, "no selection record")
         return replace(_merged(family, base), picks={}, gaps=gaps, chosen_by=NEEDS_BEST)
     main = min(rules, key=lambda rule: (-rules[rule], rule))
-    picks, gaps, weights = {}, {}, {}
-    for place, selections in found.items():
-        mine = [selection for selection in selections if asked(selection) == main]
-        others = "; ".join(sorted(_rule_text(asked(selection)) for selection in selections))
-        final = selected.named[(*place, mine[0]["body"]["final"])] if mine else None
-        if final is None:
-            gaps[place] = (
-                f"chosen by {others}, not by {_rule_text(main)}" if others else "no selection record"
-            )
-        elif (w := final["body"]["evaluation"]["guidance"]) != mine[0]["body"]["chosen"]:
-            chosen = f"guidance {mine[0]['body']['chosen']:g} was chosen"
-            gaps[place] = f"{chosen}, but its evaluation {mine[0]['body']['evaluation']} sampled at {w:g}"
-        else:
-            picks[place], weights[place] = section_of(final), float(w)
+    chosen = {
+        place: next((selection for selection in selections if asked(selection) == main), None)
+        for place, selections in found.items()
+    }
+    gaps = {place: _unchosen(found[place], main) for place, selection in chosen.items() if selection is None}
     text = f"Each row at the guidance w that {_rule_text(main)} chose for it on independent samples."
     if len(rules) > 1 and table.rule is None:
         text += f" Other selections are in the store ({'; '.join(_rule_text(r) for r in sorted(rules) if r != main)})."
-    ids = sorted(
-        {
-            selection["body"]["final"]
-            for each in found.values()
-            for selection in each
-            if asked(selection) == main
-        }
+    ids = sorted({selection["body"]["final"] for selection in chosen.values() if selection})
+    merged = replace(_merged(family, base), ids=tuple(ids), chosen_by=text)
+    return _picked(merged, {place: s for place, s in chosen.items() if s}, gaps, selected)
+
+
+def _unchosen(others: Sequence[Record], main: Asked) -> str:
+    if not others:
+        return "no selection record"
+    rules = "; ".join(sorted(_rule_text(asked(selection)) for selection in others))
+    return f"chosen by {rules}, not by {_rule_text(main)}"
+
+
+def _found(plan: SectionPlan, selected: Selected) -> SectionPlan:
+    """A planned search: each row at the guidance that the search of this section chose for it."""
+    chosen = {}
+    for place in _places([plan]):
+        mine = [s for s in selected.selections.get(place, []) if s["body"]["evaluation"]["id"] in plan.ids]
+        if mine:
+            chosen[place] = mine[0]
+    how = plan.evaluation["search"]
+    text = (
+        f"Each row at the guidance w that a search chose for it by {how['metric']}, {how['group']}, on images of its own (seed "
+        f"{how['seed']}: {len(how['guidance'])} values on {how['samples']} images each, the best {how['keep']} on "
+        f"{plan.evaluation['samples']})."
     )
-    merged = replace(_merged(family, base), ids=tuple(ids))
-    return replace(merged, picks=picks, gaps=gaps, weights=weights, chosen_by=text)
+    merged = replace(_merged([plan], _base(plan)), title=plan.title, ids=plan.ids, chosen_by=text)
+    return _picked(merged, chosen, {}, selected)
+
+
+def _picked(
+    plan: SectionPlan,
+    chosen: Mapping[tuple[str, int], Record],
+    gaps: Mapping[tuple[str, int], str],
+    selected: Selected,
+) -> SectionPlan:
+    """The section with the final evaluation of every selection, or why it does not count."""
+    picks, weights, reasons = {}, {}, {**gaps}
+    for place, selection in chosen.items():
+        body = selection["body"]
+        final = selected.named.get((*place, body["final"]))
+        if final is None:
+            reasons[place] = (
+                f"guidance {body['chosen']:g} was chosen, but its evaluation {body['final']} is not in the store"
+            )
+        elif (w := final["body"]["evaluation"]["guidance"]) != body["chosen"]:
+            reasons[place] = (
+                f"guidance {body['chosen']:g} was chosen, but its evaluation {body['final']} sampled at {w:g}"
+            )
+        elif texts := _strays(body, final):
+            reasons[place] = f"the evaluation {body['final']} of its search has other {', '.join(texts)}"
+        else:
+            picks[place], weights[place] = section_of(final), float(w)
+    return replace(plan, picks=picks, gaps=reasons, weights=weights)
+
+
+def _strays(selection: Mapping[str, Any], final: Record) -> list[str]:
+    """What a search's final evaluation has that the search did not ask for, in words."""
+    described = selection["evaluation"]
+    if "search" not in described:
+        return []
+    return differing(final["body"]["evaluation"], at_guidance(described, selection["chosen"]))
 
 
 # --- common to all --------------------------------------------------------------------------------------------------
 
 
 def _common(family: Sequence[SectionPlan], selected: Selected, table: TableDefinition) -> SectionPlan:
-    if family[0].evaluation.get("guidance") is None:
-        return family[0]
-    base = {key: value for key, value in family[0].evaluation.items() if key != "id"}
+    base = _base(family[0])
     if table.common_guidance is not None:
         w, text = table.common_guidance, "Guidance common to all rows, named by the report's definition."
     elif (found := _common_choice(family, selected, table)) is not None:
         w, text = found
-    elif len(family) == 1:
+    elif len(family) == 1 and not _searches(family[0]):
         return family[0]
     else:
         gaps = dict.fromkeys(_places(family), "no common guidance")
-        del base["guidance"]
         return replace(_merged(family, base), picks={}, gaps=gaps, chosen_by=NEEDS_COMMON)
     same = [plan for plan in family if plan.evaluation["guidance"] == w]
-    plan = _merged(family, {**base, "guidance": w})
-    return replace(plan, ids=same[0].ids if same else (plan.evaluation["id"],), chosen_by=text)
+    plan = _merged(family, at_guidance(base, w))
+    return replace(
+        plan,
+        ids=same[0].ids if same else (plan.evaluation["id"],),
+        gaps=_not_there(family, w, selected),
+        chosen_by=text,
+    )
+
+
+def _not_there(family: Sequence[SectionPlan], w: float, selected: Selected) -> dict[tuple[str, int], str]:
+    """What to do about the places whose search evaluated its own choice only."""
+    searched = [
+        place
+        for plan in family
+        if _searches(plan)
+        for place in _places([plan])
+        if place in selected.selections
+    ]
+    return dict.fromkeys(
+        searched,
+        f"its search reports at the guidance of its own choice: evaluate SPEC --add 'guidance: {w:g}'",
+    )
 
 
 def _common_choice(

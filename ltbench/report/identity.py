@@ -23,8 +23,8 @@ def section_id(evaluation: Evaluation) -> str:
 
 
 def family_id(evaluation: Evaluation) -> str:
-    """The same without the guidance value: sections of one family differ in nothing else."""
-    return section_id({key: value for key, value in evaluation.items() if key != "guidance"})
+    """The same without the guidance value, or the search for it: sections of one family differ in nothing else."""
+    return section_id({key: value for key, value in evaluation.items() if key not in ("guidance", "search")})
 
 
 def section_of(record: Record) -> str:

@@ -29,7 +29,7 @@ class Selected:
     train: dict[tuple[str, int], Record] = field(default_factory=dict)
     selections: dict[tuple[str, int], list[Record]] = field(
         default_factory=dict
-    )  # of guidance; the latest of each rule
+    )  # of guidance; the latest of each rule and search, the latest first
 
     def at(self, cell: str, step: int, section: str) -> list[Record]:
         """The records of a key, the latest first; empty where there is none."""
@@ -44,7 +44,7 @@ def select(records: Iterable[Record]) -> Selected:
     """
     evaluations: dict[tuple[Key, str], dict[str, Record]] = defaultdict(dict)
     trains: dict[tuple[str, int], dict[str, Record]] = defaultdict(dict)
-    searches: dict[tuple[str, int, str], dict[str, Record]] = defaultdict(dict)
+    searches: dict[tuple[str, int, str, str], dict[str, Record]] = defaultdict(dict)
     for record in records:
         body = record["body"]
         where = body["cell"], int(body["step"])
@@ -54,13 +54,14 @@ def select(records: Iterable[Record]) -> Selected:
             _keep_latest(trains[where], record)
         elif body["kind"] == "selection":
             asked = "/".join(str(body[key]) for key in ("rule", "metric", "group"))
-            _keep_latest(searches[(*where, asked)], record)
+            _keep_latest(searches[(*where, asked, body["evaluation"]["id"])], record)
     found = Selected()
     _take_evaluations(found, evaluations)
     found.train = {key: max(trains[key].values(), key=age) for key in sorted(trains)}
-    for cell, step, asked in sorted(searches):
-        latest = max(searches[cell, step, asked].values(), key=age)
-        found.selections.setdefault((cell, step), []).append(latest)
+    for key in sorted(searches):
+        found.selections.setdefault(key[:2], []).append(max(searches[key].values(), key=age))
+    for several in found.selections.values():
+        several.sort(key=age, reverse=True)
     return found
 
 

@@ -262,8 +262,16 @@ def _add_measure(root: Node, text: str) -> None:
     for holder, key in lists:
         old = holder.value[key]
         entries = old.value if isinstance(old.value, list) else [old]
-        varied = [merge(entry, more) for entry in entries if isinstance(entry.value, dict)]
+        varied = [
+            merge(_making_room(entry, more), more) for entry in entries if isinstance(entry.value, dict)
+        ]
         holder.value[key] = Node([*entries, *varied], old.where)
+
+
+def _making_room(entry: Node, more: Node) -> Node:
+    """The entry without what a key of `more` stands in place of: a search finds the guidance that is else given."""
+    gone = {other for key, other in (("guidance", "search"), ("search", "guidance")) if key in more.value}
+    return Node({k: v for k, v in entry.value.items() if k not in gone}, entry.where, entry.keys)
 
 
 def _method_key(grid: Node) -> str:
