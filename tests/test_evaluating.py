@@ -267,7 +267,7 @@ def test_fewer_images_are_measured_and_said(world, cli):
 
 
 BAD = {
-    "no name": (("--samples", "t.npz"), "needs --external NAME"),
+    "no name": (("--samples", "t.npz"), "name the row with --external NAME"),
     "nothing": (("--external", "x"), "either --samples or --checkpoint"),
     "both": (
         ("--external", "x", "--samples", "t.npz", "--checkpoint", "c.pt"),
