@@ -87,7 +87,7 @@ def evaluate(
     extractor = planned_extractor(evaluation, bench.device)
     collector = collector_of(settings, evaluation, milestone, data, extractor, bench)
     made = collector.collect(int(evaluation["samples"]))
-    real = real_features(data, settings, evaluation, extractor, references(bench))
+    real = real_features(data, settings, evaluation, extractor, references(bench), stop=bench.stop)
     named = class_groups(evaluation, data.counts())
     measured = measured_rows(made, real, evaluation, named, extractor, str(bench.device))
     rows = shown_classes(sampled_classes(evaluation, data.counts()))

@@ -73,7 +73,9 @@ def evaluate_samples(
     statistics = None if reference is None else read_reference(reference, extractor, evaluation, data, bench)
     made = given_features(samples, evaluation, extractor, data, bench)
     replaced = () if statistics is None else ("reference",)
-    real = real_features(data, {"dataset": dataset}, evaluation, extractor, references(bench), replaced)
+    real = real_features(
+        data, {"dataset": dataset}, evaluation, extractor, references(bench), replaced, bench.stop
+    )
     named = class_groups(evaluation, data.counts())
     rows = measured_rows(made, real, evaluation, named, extractor, str(bench.device), statistics)
     classes = shown_classes(sampled_classes(evaluation, data.counts()))

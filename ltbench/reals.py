@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from ltbench.collect import Features
+from ltbench.collect import Features, Preempted
 from ltbench.datasets import Dataset, Images
 from ltbench.errors import UsageError
 from ltbench.protocols import OF_TRAINING
@@ -16,6 +16,7 @@ from ltbench.shards import Arrays, Shards
 from ltbench.sources import reference_key
 
 CHUNK = 1000  # images on the device at a time: a multiple of every extractor's batch
+PART = 10 * CHUNK  # images per file while a large set is being looked at
 SETS = ("reference", "holdout", "train")
 
 
@@ -31,11 +32,13 @@ def real_features(
     extractor: Features,
     shards: Shards,
     without: Collection[str] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Arrays]:
     """{set: {"pool", ..., "labels", "sha256"}} of the real images that an evaluation needs, found on disk or made now.
 
     without: sets that something else stands in for. A set is found by the sha256 of its pixels and labels, so a changed image is another set.
-    Raises UsageError for a protocol whose crop the data set does not have: its numbers would be another protocol's.
+    Raises UsageError for a protocol whose crop the data set does not have: its numbers would be another protocol's; Preempted
+    after a stop.
     """
     if evaluation["crop"] not in data.crops:
         raise UsageError(
@@ -45,7 +48,7 @@ def real_features(
         )
     key = reference_key(settings["dataset"], evaluation)
     names = [name for name in needed_sets(evaluation) if name not in without]
-    return {name: _one(data, name, evaluation, extractor, shards, key) for name in names}
+    return {name: _one(data, name, evaluation, extractor, shards, key, stop) for name in names}
 
 
 def images_of(data: Dataset, name: str) -> Images:
@@ -54,23 +57,60 @@ def images_of(data: Dataset, name: str) -> Images:
 
 
 def _one(
-    data: Dataset, name: str, evaluation: Mapping[str, Any], extractor: Features, shards: Shards, key: str
+    data: Dataset,
+    name: str,
+    evaluation: Mapping[str, Any],
+    extractor: Features,
+    shards: Shards,
+    key: str,
+    stop: Callable[[], bool],
 ) -> Arrays:
     images = images_of(data, name)
     file = f"{name}-{images.sha256()[:16]}"
     found = shards.read(key, file)
     if found is None:
-        found = features_of(images.images, extractor, evaluation["quantise"])
-        shards.write(key, file, found)
+        found = _made(images.images, file, extractor, evaluation["quantise"], shards, key, stop)
     return {**found, "labels": images.labels}
 
 
-def features_of(images: np.ndarray, extractor: Features, rule: str) -> Arrays:
-    """Features of (n, C, H, W) uint8 real images, seen as the rule `none` has generated ones seen: float32 in [0, 1]."""
-    parts = [
-        extractor.features(rows.float() / 255 if rule == "none" else rows)
-        for rows in torch.from_numpy(images).split(CHUNK)
-    ]
+def _made(
+    images: np.ndarray,
+    file: str,
+    extractor: Features,
+    rule: str,
+    shards: Shards,
+    key: str,
+    stop: Callable[[], bool],
+) -> Arrays:
+    """Features of a whole set. A large one is made in parts that stay on disk until all are there, so a stop costs one part."""
+    names = [f"{file}-part-{number:05d}" for number in range(-(-len(images) // PART))]
+    parts = []
+    for number, name in enumerate(names):
+        part = shards.read(key, name) if len(names) > 1 else None
+        if part is None:
+            part = features_of(images[number * PART : (number + 1) * PART], extractor, rule, stop)
+            if len(names) > 1:
+                shards.write(key, name, part)
+        parts.append(part)
+    found = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    shards.write(key, file, found)
+    for name in names:
+        shards.remove(key, name)
+    return found
+
+
+def features_of(
+    images: np.ndarray, extractor: Features, rule: str, stop: Callable[[], bool] = lambda: False
+) -> Arrays:
+    """Features of (n, C, H, W) uint8 real images, seen as the rule `none` has generated ones seen: float32 in [0, 1].
+
+    Raises Preempted after a stop.
+    """
+    parts = []
+    for rows in torch.from_numpy(images).split(CHUNK):
+        if stop():
+            raise Preempted
+        parts.append(extractor.features(rows.float() / 255 if rule == "none" else rows))
     return {
         name: torch.cat([part.pop(name) for part in parts]).float().cpu().numpy() for name in list(parts[0])
     }

@@ -45,5 +45,6 @@ def reference_key(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> 
 def has_references(scratch: Path, key: str) -> bool:
     """Whether features of the reference and the holdout are there; an evaluation makes what is missing all the same."""
     folder = references_root(scratch) / key
-    names = {path.name.partition("-")[0] for path in folder.iterdir()} if folder.is_dir() else set()
+    paths = folder.iterdir() if folder.is_dir() else ()
+    names = {path.name.partition("-")[0] for path in paths if "-part-" not in path.name}
     return {"reference", "holdout"} <= names

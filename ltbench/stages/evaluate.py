@@ -89,7 +89,11 @@ def look_at_reals(stage: Stage, data: Dataset, evaluation_id: str) -> dict[str, 
     """Make the features of the real images that evaluations of this kind compare with."""
     evaluation = stage.run.store.get_evaluation(evaluation_id)
     extractor = planned_extractor(evaluation, stage.device)
-    real_features(data, stage.settings, evaluation, extractor, references(_bench(stage, 0, 0)))
+    place = references(_bench(stage, 0, 0))
+    try:
+        real_features(data, stage.settings, evaluation, extractor, place, stop=stage.stop)
+    except Preempted:
+        return {"outcome": "preempted"}
     return {"outcome": "done"}
 
 
