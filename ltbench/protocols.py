@@ -48,6 +48,7 @@ METRICS = (
     *("FD", "sFD", "CS", "KD", "KD-subsets", "precision", "recall", "density", "coverage"),
     *("CT", "copied", "authenticity", "vendi"),
 )
+UNDIRECTED = ("authenticity", "vendi")  # more is not better: noise is authentic and diverse too
 OF_TRAINING = ("CT", "copied", "authenticity")  # compare with the training images too
 # Estimators as ltbench.metrics takes them (metrics/estimators.py); a protocol names what differs from the defaults.
 SMALL = ("FD", "KD", "precision", "recall", "density", "coverage", "vendi", "CT", "copied", "authenticity")

@@ -28,7 +28,7 @@ from ltbench.metrics.catalogue import CATALOGUE, Estimators
 from ltbench.metrics.measure import measure
 from ltbench.metrics.sets import FeatureSet, interleaved
 from ltbench.networks import Network, build_network
-from ltbench.protocols import METRICS, OF_TRAINING, PROTOCOLS, extractor, sampler_options
+from ltbench.protocols import METRICS, OF_TRAINING, PROTOCOLS, UNDIRECTED, extractor, sampler_options
 from ltbench.sampling import nfe
 from tests.sampling_oracles import Oracle
 
@@ -295,6 +295,7 @@ def test_every_protocol_names_metrics_and_estimators_that_exist() -> None:
         assert set(protocol.metrics) <= set(CATALOGUE), name
         assert estimators_of({"estimators": protocol.estimators}), name
     assert set(METRICS) == set(CATALOGUE)
+    assert {kind for kind, metric in CATALOGUE.items() if metric.better == ""} == set(UNDIRECTED)
     assert {kind for kind, metric in CATALOGUE.items() if "train" in metric.needs} == set(OF_TRAINING)
 
 

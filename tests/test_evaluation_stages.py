@@ -343,6 +343,7 @@ def test_a_search_and_a_given_guidance_are_added_to_each_other(tmp_path: Path) -
 MISTAKES = [
     ("search: {guidance: [1.0, 2.0, 3.0], seed: 0, samples: 20}", "seed is 0 like the entry's"),
     ("search: {guidance: [1.0, 2.0, 3.0], metric: sFD, samples: 20}", "'sFD' is not measured here"),
+    ("search: {guidance: [1.0, 2.0, 3.0], metric: vendi, samples: 20}", "or has no better end"),
     ("search: {guidance: [1.0, 2.0, 3.0], group: few, samples: 20}", "there is no group 'few'"),
     ("search: {guidance: [1.0, 2.0, 3.0], samples: 80}", "the first round has 80 images, the last 60"),
     ("search: {guidance: [1.0, 2.0], samples: 20}", "keeps 2 of 2 values"),

@@ -388,3 +388,13 @@ def test_the_report_loads_neither_torch_nor_drawing_libraries():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_figures_list_classes_from_head_to_tail_although_stored_groups_are_sorted_by_name():
+    from ltbench.report.figure_data import ranked_classes
+
+    body = {
+        "groups": {"body": [2, 0], "head": [3, 1], "tail": [4, 5]},
+        "train_counts": [30, 90, 60, 100, 9, 4],
+    }
+    assert ranked_classes(body) == [3, 1, 2, 0, 4, 5]

@@ -269,8 +269,9 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
 
 
 def ranked_classes(body: Mapping[str, Any]) -> list[int]:
-    """Class ids from most to fewest training images, as head, body and tail list them."""
-    return [c for ids in body["groups"].values() for c in ids]
+    """Class ids from most to fewest training images, ties by id. The groups of a record have no order: its keys are sorted."""
+    counts = body["train_counts"]
+    return sorted({c for ids in body["groups"].values() for c in ids}, key=lambda c: (-counts[c], c))
 
 
 def _group_of(body: Mapping[str, Any], one: int) -> str:

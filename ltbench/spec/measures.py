@@ -10,6 +10,7 @@ from ltbench.errors import LtbenchError, Problem
 from ltbench.protocols import (
     METRICS,
     PROTOCOLS,
+    UNDIRECTED,
     class_groups,
     extractor,
     extractors,
@@ -104,7 +105,7 @@ class MeasureReader:
         if how is None:
             return
         protocol, at = PROTOCOLS[entry.protocol], (*path, "search")
-        measured = entry.metrics or protocol.metrics
+        measured = [kind for kind in entry.metrics or protocol.metrics if kind not in UNDIRECTED]
         rule = {"groups": choices.thawed_groups(entry.groups), "classes": protocol.classes}
         known = ["all", *class_groups(rule, data.counts)]
         full = entry.samples or protocol.samples
@@ -112,7 +113,11 @@ class MeasureReader:
             message = f"the search's seed is {how.seed} like the entry's: what is chosen on the reported images flatters"
             self._add((*at, "seed") if self.part.find((*at, "seed")) else at, message)
         if how.metric not in measured:
-            self._add((*at, "metric"), f"'{how.metric}' is not measured here", allowed=", ".join(measured))
+            self._add(
+                (*at, "metric"),
+                f"'{how.metric}' is not measured here, or has no better end",
+                allowed=", ".join(measured),
+            )
         if how.group not in known:
             self._add((*at, "group"), f"there is no group '{how.group}'", allowed=", ".join(known))
         if how.samples > full:
