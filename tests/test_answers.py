@@ -103,6 +103,8 @@ def test_plan_and_run_say_it_before_they_start_and_ask_once(
     assert "6 cells of little: 2 done, 2 n/a, 2 impossible here" in out
     assert code == 4
     assert not list((asked / "store").rglob("failed/*"))
+    _, out, _ = cli("report", "little.yaml", "--format", "csv", "--out", str(asked / "first"))
+    assert "cannot run here" in out
 
     # A copy of the store alone knows what is n/a, and not what another machine lacked.
     monkeypatch.setenv("LTBENCH_SCRATCH", str(asked / "elsewhere"))

@@ -28,7 +28,9 @@ def gather(found: Plan, store: Store) -> Inputs:
         records=[record for cell in rows for record in _records(store, cell)],
         problems=[line for cell in rows for line in _problems(store, cell)],
         states={
-            cell: _state(row) for cell, row in rows.items() if row.state in ("running", "failed", "partial")
+            cell: _state(row)
+            for cell, row in rows.items()
+            if row.state in ("running", "failed", "partial") or row.cause == "impossible"
         },
         externals=_externals(found, store),
     )
@@ -94,6 +96,8 @@ def _state(row: Row) -> dict[str, str]:
     """`running 63 %`, `failed nan`: what an empty entry of the table says."""
     if row.state == "running" and row.progress is not None:
         text = f"running {row.progress:.0%}"
+    elif row.cause == "impossible":
+        text = "cannot run here"
     elif row.state == "partial":
         text = "interrupted"
     else:
