@@ -130,7 +130,8 @@ def test_scalars_mean_what_yaml_1_2_says(text: str, value: object) -> None:
         ("a: 'x", None, "not YAML"),
         ("a: [1", None, "not YAML"),
         ("a: b: c", (1, 5), "not YAML"),
-        ("a: " + "[" * 2000, (1, 35), "deeper"),
+        ("a: " + "[" * 100, (1, 35), "deeper"),
+        ("a: " + "[" * 2000, None, "deeper"),  # where libyaml itself gives up depends on its version
         ("{a: " * 2000, None, "deeper"),
         ("a: [" + "1," * 300_000 + "]", None, "values"),
         ("x" * (MAX_BYTES + 1), None, "larger"),

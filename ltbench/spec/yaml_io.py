@@ -108,7 +108,12 @@ def parse_yaml(data: bytes | str, file: str) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        raise _error(f"not YAML: {error.problem or error.context}", file, line, column) from None
+        problem = str(error.problem or error.context)
+        if (
+            "nesting depth" in problem
+        ):  # PyYAML 6.0.4 and later give up on their own, before our limit is asked
+            raise _error(f"is nested deeper than {MAX_DEPTH} levels", file, line, column) from None
+        raise _error(f"not YAML: {problem}", file, line, column) from None
     except yaml.YAMLError as error:
         raise _error(f"not YAML: {' '.join(str(error).split())}", file) from None
     if builder.problems:
