@@ -8,7 +8,17 @@ from typing import Any
 
 import typer
 
-from ltbench.cli import evaluating, extracting, inspecting, listing, planning, reporting, running, sampling
+from ltbench.cli import (
+    archiving,
+    evaluating,
+    extracting,
+    inspecting,
+    listing,
+    planning,
+    reporting,
+    running,
+    sampling,
+)
 from ltbench.cli.output import complain
 from ltbench.errors import LtbenchError
 
@@ -27,6 +37,8 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (listing.methods, "The training methods; with a name, one of them."),
     (listing.datasets, "The data sets; with a name, counts and a picture."),
     (extracting.extractors, "What measures images; which of them prints FID."),
+    (archiving.export, "A benchmark's results as one zip file."),
+    (archiving.import_, "Add such files to a store; nothing is overwritten."),
     (planning.validate, "Check a spec: every mistake, with its place."),
     (planning.schema, "The JSON schema of a spec, for editors."),
 )
@@ -42,7 +54,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb, line in VERBS:
-    app.command(verb.__name__, short_help=line)(verb)
+    app.command(verb.__name__.rstrip("_"), short_help=line)(verb)
 
 
 def main() -> int:
