@@ -146,6 +146,10 @@ def task_of(
     training: TrainingSet,
 ) -> Task:
     device = training.labels.device
+    if recipe.augment != "none" and vaes.named(settings.get("dataset", {})):
+        raise Unsupported(
+            f"augment: {recipe.augment} moves pixels at every step, and latents are encoded once"
+        )
 
     def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
         if cache and recipe.augment != "none":
