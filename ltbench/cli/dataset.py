@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from ltbench.datasets import Dataset
     from ltbench.datasets.photos import Photos
 
-COLUMNS, SIDE = 8, 96  # images per class in the picture; screen pixels of one, about
+COLUMNS, SCALE, SIDE = (
+    8,
+    3,
+    192,
+)  # images per class in the picture; screen pixels per pixel, of an image, at most
 BAR = 40  # characters of the longest bar
 
 
@@ -126,7 +130,7 @@ def _picture(data: Dataset, name: str, path: Path | None) -> Path:
 
     path = path or Path("reports/build") / f"dataset-{name}-tail.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tail_picture(data, COLUMNS, max(1, SIDE // data.resolution)))
+    path.write_bytes(tail_picture(data, COLUMNS, max(1, min(SCALE, SIDE // data.resolution))))
     return path
 
 
