@@ -145,8 +145,8 @@ def verify(asset: Asset) -> Fetched:
 class Bar:
     """Progress on stderr: a line that rewrites itself on a terminal, one line every ten seconds elsewhere."""
 
-    def __init__(self, name: str, stream: IO[str] | None = None) -> None:
-        self.name, self.stream = name, stream or sys.stderr
+    def __init__(self, name: str, unit: str = "MB", size: float = 1e6, stream: IO[str] | None = None) -> None:
+        self.name, self.unit, self.size, self.stream = name, unit, size, stream or sys.stderr
         self._live = self.stream.isatty()
         self._start = self._said = time.monotonic()
         self._first: int | None = None
@@ -159,8 +159,13 @@ class Bar:
             return
         self._said = now
         speed = (done - self._first) / max(1e-3, now - self._start)
-        share = f" of {total / 1e6:,.1f} MB, {done / total:.0%}" if total else " MB"
-        text = f"{self.name}: {done / 1e6:,.1f}{share}, {speed / 1e6:.1f} MB/s"
+        digits = 1 if self.size > 1 else 0
+        share = (
+            f" of {total / self.size:,.{digits}f} {self.unit}, {done / total:.0%}"
+            if total
+            else f" {self.unit}"
+        )
+        text = f"{self.name}: {done / self.size:,.{digits}f}{share}, {speed / self.size:,.1f} {self.unit}/s"
         print(
             f"\r{text}\033[K" if self._live else text,
             end="\n" if ended or not self._live else "",
