@@ -113,8 +113,8 @@ def fetch(asset: Asset, progress: Progress | None = None, pauses: tuple[float, .
         return verify(asset)
     if asset.ask or not asset.url:
         raise EnvironmentProblem(
-            f"{asset.name} is not downloaded by programs: {asset.ask or 'no address is known'}",
-            f"get it there and put it at {asset.place}",
+            f"{asset.name} is not downloaded by programs: {f'get it at {asset.ask}' if asset.ask else 'no address is known'}",
+            f"put it at {asset.place}, then run the same command again",
         )
     files.make_directory(asset.place.parent)
     part = _Part(asset.place.with_name(asset.place.name + ".part"), asset.url)
@@ -153,7 +153,8 @@ class Bar:
 
     def __call__(self, done: int, total: int | None) -> None:
         now = time.monotonic()
-        self._first = done if self._first is None else self._first
+        if self._first is None or done < self._first:  # the next thing of the same name
+            self._first, self._start = done, now
         ended = total is not None and done >= total
         if now - self._said < (0.2 if self._live else 10.0) and not ended:
             return

@@ -134,7 +134,8 @@ def _make(
         sha256 = _pixels(making, pictures, place.decoder, workers, progress, notice)
     else:
         sha256 = stream_sha256(pictures, place.decoder)
-        _save(making / "files.npz", lambda stream: np.savez(stream, **pictures.arrays()))
+        arrays: dict[str, Any] = pictures.arrays()
+        _save(making / "files.npz", lambda stream: np.savez(stream, **arrays))
     return _publish(making, final, {**facts, "sha256": sha256})
 
 
