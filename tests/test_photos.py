@@ -198,6 +198,21 @@ def test_imagenet_is_cut_to_its_middle_and_places_are_squashed(root):
     assert squashed[2, :, 12].max() < 40
 
 
+def test_imagenet_is_compared_with_as_the_protocol_makes_it_square(root):
+    """CCUA's FID_tail squashes what it compares with; ADM's protocol cuts the middle, as training does."""
+    photo_files.imagenet_tars(root)
+    prepare(built("imagenet_lt", resolution=24), workers=1)
+    data = built("imagenet_lt", resolution=24)
+    assert data.squared("center") is data
+    squashed = data.squared("squash")
+    assert squashed.train().sha256() == data.train().sha256()
+    assert squashed.reference().sha256() != data.reference().sha256()
+    assert (squashed.reference().labels == data.reference().labels).all()
+    for one in (squashed.reference(), squashed.holdout()):
+        assert one.images[:][:, 2, :, 0].min() > 200, "the blue sides are seen"
+    assert data.reference().images[:][:, 2].max() < 40
+
+
 @pytest.mark.parametrize("name", ["imagenet_lt_oltr", "places_lt_oltr"])
 def test_a_published_list_decides_the_cut(root, name, monkeypatch):
     plugin = type(built(name, resolution=16))
