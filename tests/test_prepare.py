@@ -183,6 +183,7 @@ def test_damage_is_found_and_named(tiny):
     told = []
     assert prepare(built(), workers=1, notice=told.append) == made
     assert "checking every byte" in told[0]
+    assert len(told) == 2, "and nothing was made"
     path = made["train"] / "images.npy"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -208,6 +209,41 @@ def test_a_source_that_moved_is_named_when_it_is_needed(tiny):
     path.write_bytes(b"another")
     with pytest.raises(EnvironmentProblem, match="has 7 bytes"):
         built().reference()
+    path.unlink()
+    photo_files.folder(tiny, photo_files.tiny())
+    prepare(built(), workers=1)
+    assert len(built().reference().images[:]) == 48
+
+
+def test_a_users_folder_is_prepared_whole_and_again_when_it_changes(root):
+    for label, name in enumerate(("ant", "bee", "cat")):
+        images = {f"{i}.jpg": photo_files.picture(label, i) for i in range(6 - label)}
+        photo_files.folder(root / "mine" / name, images)
+    settings = {"name": "folder", "folder": "mine", "resolution": 16, "per_reference": 1, "per_holdout": 1}
+    sums = [part.sha256() for part in _parts(_photos(settings))]
+    prepare(_photos(settings), workers=1)
+    (root / "mine").rename(root / "aside")
+    data = _photos(settings)
+    assert data.missing() is None
+    assert (data.counts(), data.classes) == ([4, 3, 2], ("ant", "bee", "cat"))
+    assert [part.sha256() for part in _parts(data)] == sums
+    assert isinstance(data.reference().images, np.memmap), "a small set is decoded whole"
+    (root / "aside").rename(root / "mine")
+    (root / "mine" / "cat" / "9.jpg").write_bytes(photo_files.picture(2, 9))
+    told = []
+    prepare(_photos(settings), workers=1, notice=told.append)
+    assert any("its source has other images now, or lies elsewhere" in line for line in told)
+    assert _photos(settings).counts() == [4, 3, 3]
+
+
+def _photos(settings) -> Photos:
+    found = build_dataset(settings)
+    assert isinstance(found, Photos)
+    return found
+
+
+def _parts(data: Photos):
+    return data.train(), data.reference(), data.holdout()
 
 
 def test_one_process_prepares_a_set(tiny):

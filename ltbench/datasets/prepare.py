@@ -36,6 +36,7 @@ from ltbench.datasets.prepared import (
     RULES,
     Place,
     describe_places,
+    read_manifest,
     stream_sha256,
     verify,
 )
@@ -83,19 +84,26 @@ def prepare(
         )
     forms = {part: "pixels" if part in pixels else "files" for part in PARTS}
     there = {part: _existing(place, part, form) for part, form in forms.items()}
-    if all(there.values()):
-        notice("already prepared; checking every byte")
-        for folder in set(there.values()):
-            verify(folder) if folder else None
-        return {part: folder for part, folder in there.items() if folder}
+    done = {part: folder for part, folder in there.items() if folder}
+    if done:
+        notice(f"prepared already: {', '.join(done)}; checking every byte")
+    for folder in done.values():
+        verify(folder)
+    try:
+        source = data.source()
+    except EnvironmentProblem:
+        if len(done) == len(PARTS):  # nobody needs the source any more
+            return done
+        raise
     files.make_directory(home)
     with _alone(home):
-        notice(f"looking at {', '.join(map(str, data.source()))}")
+        notice(f"looking at {', '.join(map(str, dict.fromkeys(source)))}")
         looked = data.look()
-        return {
-            part: there[part] or _make(place, part, form, looked, workers or usable_cores(), progress, notice)
-            for part, form in forms.items()
-        }
+        for part in [part for part, folder in done.items() if _outdated(folder, looked[part])]:
+            notice(f"{done[part]}: its source has other images now, or lies elsewhere; preparing it again")
+            files.remove_tree(done.pop(part))
+        more = workers or usable_cores(), progress, notice
+        return {part: done.get(part) or _make(data, part, forms[part], looked, *more) for part in PARTS}
 
 
 def _existing(place: Place, part: str, form: str) -> Path | None:
@@ -103,8 +111,15 @@ def _existing(place: Place, part: str, form: str) -> Path | None:
     return place.part(part, "pixels") or (place.part(part, "files") if form == "files" else None)
 
 
+def _outdated(folder: Path, pictures: Pictures) -> bool:
+    """Whether a part is of other images than the source has now, or lists them where they no longer lie."""
+    manifest = read_manifest(folder)
+    moved = manifest["form"] == "files" and manifest["places"] != describe_places(pictures)
+    return moved or manifest["source"] != pictures.identity()
+
+
 def _make(
-    place: Place,
+    data: Photos,
     part: str,
     form: str,
     looked: dict[str, Pictures],
@@ -112,7 +127,8 @@ def _make(
     progress: Progress | None,
     notice: Callable[[str], None],
 ) -> Path:
-    home, pictures = place.folder(), looked[part]
+    place, pictures = data.place, looked[part]
+    home = place.folder()
     assert home is not None, "prepare has asked"
     making, final = home / f".making-{part}.{form}", home / f"{part}.{form}"
     facts = {
@@ -124,7 +140,8 @@ def _make(
         "parameters": dict(place.parameters),
         "decoder": place.decoder.facts(),
         "images": len(pictures),
-        "counts": np.bincount(pictures.labels, minlength=_classes(looked)).tolist(),
+        "classes": list(data.classes),
+        "counts": np.bincount(pictures.labels, minlength=len(data.classes)).tolist(),
         "source": pictures.identity(),
         "places": describe_places(pictures),
         "versions": versions(),
@@ -137,10 +154,6 @@ def _make(
         arrays: dict[str, Any] = pictures.arrays()
         _save(making / "files.npz", lambda stream: np.savez(stream, **arrays))
     return _publish(making, final, {**facts, "sha256": sha256})
-
-
-def _classes(looked: dict[str, Pictures]) -> int:
-    return 1 + max(int(pictures.labels.max()) for pictures in looked.values())
 
 
 def versions() -> dict[str, str]:
