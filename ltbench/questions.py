@@ -2,7 +2,7 @@
 
     python -m ltbench.questions SECONDS < QUESTIONS
 
-reads one JSON line {"key", "settings"} per question, imports torch once, forks for each, and prints one JSON line
+reads one JSON line {"key", "settings", "vae"} per question (vae: the folder of the VAE where a spec names one), imports torch once, forks for each, and prints one JSON line
 {"key", "kind", "reason"} per answer on a copy of stdout that no plugin sees. A question takes SECONDS at most.
 """
 
@@ -13,16 +13,18 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ltbench import vaes
 from ltbench.answers import Answer
 from ltbench.children import in_fork
 from ltbench.datasets import build_dataset
 from ltbench.diffusion import process_for
-from ltbench.draws import Resident
+from ltbench.draws import resident
 from ltbench.errors import EnvironmentProblem
 from ltbench.methods import Unsupported, load_method
 from ltbench.networks import build_network
@@ -38,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
         build_network("UNet-16", channels=1, resolution=16, classes=2)
     seconds = float(argv[0])
     for asked in map(json.loads, sys.stdin.read().splitlines()):
+        if asked.get("vae"):
+            vaes.remember(asked["settings"]["dataset"][vaes.KEY], Path(asked["vae"]))
         code, found = in_fork(lambda asked=asked: asdict(answer(asked["settings"])), seconds)
         if found is None:
             how = f"did not end within {seconds:g} s" if code is None else "ended the process"
@@ -69,15 +73,16 @@ def _task(settings: Mapping[str, Any]) -> Any:
     data = build_dataset(settings["dataset"])
     labels = np.repeat(np.arange(len(data.classes)), data.counts())
     order = Order(labels, len(data.classes), seed=0, batch=recipe.batch, resample=settings["resample"])
+    channels, resolution, _ = vaes.network_shape(settings["dataset"], data.channels, data.resolution)
     with torch.device("meta"):
         network = build_network(
             settings["network"],
-            channels=data.channels,
-            resolution=data.resolution,
+            channels=channels,
+            resolution=resolution,
             classes=len(data.classes),
             dropout=recipe.dropout,
         )
-    unread = Resident(torch.empty(0), torch.from_numpy(labels))
+    unread = resident(torch.empty(0), torch.from_numpy(labels))
     return task_of(settings, recipe, process_for(settings["pipeline"]), network, order, unread)
 
 
