@@ -39,7 +39,7 @@ def test_a_small_benchmark_runs_to_its_table(cli, here, name, what, filters):
     assert code == 0, err
     table = (here / "reports" / "build" / f"{name}-smoke" / f"{name}-smoke.md").read_text()
     assert "smoke test: these numbers mean nothing" in table
-    assert "FD[fashion-cnn-v1@" in table
+    assert "fashion-cnn-v1@" in table
     assert " FID" not in table
     assert json.loads(cli("plan", name, "--smoke", "--json", *words)[1])["to_do"]["trainings"] == 0
     assert len(measured) > 0

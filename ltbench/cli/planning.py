@@ -73,9 +73,9 @@ def schema() -> None:
     Example:
       python harness.py schema > spec.schema.json
     """
-    from ltbench import spec
+    from ltbench.spec.schema import spec_schema
 
-    dump(spec.schema())
+    dump(spec_schema())
 
 
 def plan(
