@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup quickstart smoke test check format bench faults clean
+.PHONY: setup quickstart smoke smoke-all test check format bench faults clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,11 @@ quickstart: $(VENV)/.run
 
 smoke: $(VENV)/.run
 	$(BIN)/python harness.py run benchmarks/smoke.yaml --report
+
+# Every benchmark made small, a minute or two each, in results of their own. `make smoke-all SPECS=benchmarks/table1*.yaml` runs some.
+SPECS ?= benchmarks/*.yaml
+smoke-all: $(VENV)/.test
+	@for spec in $(SPECS); do echo "== $$spec" && $(BIN)/python harness.py run $$spec --smoke || exit 1; done
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -q

@@ -132,7 +132,7 @@ def datasets(
 
 
 def benchmarks(json: AsJson = False) -> None:
-    """List the specs in benchmarks/.
+    """List the specs in benchmarks/: what each compares, its cells, data sets and pipelines.
 
     \b
     Example:
@@ -146,7 +146,15 @@ def benchmarks(json: AsJson = False) -> None:
         return
     if not found:
         say("no spec in benchmarks/")
-    table(("name", "title", "file"), ((row["name"], row["title"], row["file"]) for row in found))
+    table(
+        ("name", "title", "cells", "data set", "pipeline"),
+        (
+            (row["name"], row["title"], row["cells"], ", ".join(row["datasets"]), ", ".join(row["pipelines"]))
+            for row in found
+        ),
+        right=("cells",),
+        keep=("name", "cells"),
+    )
 
 
 def _list_or_show(kind: str, name: str | None, json: bool, no_import: bool) -> None:

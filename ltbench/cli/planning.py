@@ -14,6 +14,7 @@ from ltbench.cli.options import (
     Filters,
     Plugins,
     ScratchAt,
+    Smoke,
     SpecName,
     StoreAt,
     WithMethods,
@@ -24,6 +25,7 @@ from ltbench.errors import SpecError
 
 if TYPE_CHECKING:
     from ltbench.plan import Plan, Planned
+    from ltbench.spec.resolved import Spec
 
 All = Annotated[bool, typer.Option("--all", "-a", help="One line per cell.")]
 
@@ -32,6 +34,7 @@ def validate(
     spec: SpecName,
     set_: Changes = None,
     with_: WithMethods = None,
+    smoke: Smoke = False,
     json: AsJson = False,
     plugins: Plugins = None,
 ) -> None:
@@ -47,7 +50,7 @@ def validate(
     from ltbench.spec.starts import check_files
 
     try:
-        benchmark = targets.load(spec, set_ or [], with_ or [])
+        benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
         cells = targets.cells_of(benchmark)
         check_files(cells)
     except SpecError as error:
@@ -70,9 +73,9 @@ def schema() -> None:
     Example:
       python harness.py schema > spec.schema.json
     """
-    from ltbench import spec
+    from ltbench.spec.schema import spec_schema
 
-    dump(spec.schema())
+    dump(spec_schema())
 
 
 def plan(
@@ -80,6 +83,7 @@ def plan(
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
+    smoke: Smoke = False,
     all_: All = False,
     ask: Ask = True,
     json: AsJson = False,
@@ -98,7 +102,7 @@ def plan(
     from ltbench.cli import asking, stores, targets
 
     place(store, scratch, plugins)
-    benchmark = targets.load(spec, set_ or [], with_ or [])
+    benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
     cells, house = targets.cells_of(benchmark, filter_ or []), stores.open_store(write=False)
     if ask:
         asking.find_out(cells, house)
@@ -106,11 +110,42 @@ def plan(
     asking.warn(found, house)
     targets.check_starts(found)
     if json:
-        dump({**found.json(), "to_do": totals(found)})
+        dump({**found.json(), "to_do": totals(found), "recipes": recipes(found.spec)})
         return
     _print(found)
     if all_:
         _print_cells(found)
+
+
+def recipes(benchmark: Spec) -> list[dict[str, Any]]:
+    """Every training recipe that a benchmark names, by part, and all that it does otherwise: {key: [value, the recipe's]}."""
+    found = [
+        {
+            "part": part.name,
+            "preset": recipe.preset,
+            "deviations": {k: list(v) for k, v in recipe.deviations.items()},
+        }
+        for part in benchmark.parts
+        for recipe in part.recipes.values()
+        if recipe.preset is not None
+    ]
+    return [entry for place, entry in enumerate(found) if entry not in found[:place]]
+
+
+def recipe_lines(benchmark: Spec) -> list[str]:
+    """The same for people, a line each; parts that train alike share it."""
+    said: dict[str, list[str]] = {}
+    for part in benchmark.parts:
+        for recipe in part.recipes.values():
+            if (text := recipe.said()) is not None and part.name not in said.setdefault(text, []):
+                said[text].append(part.name)
+    everywhere = len(benchmark.parts) == 1 or (
+        len(said) == 1 and len(next(iter(said.values()))) == len(benchmark.parts)
+    )
+    return [
+        f"trained as {text}" if everywhere else f"{', '.join(parts)}: trained as {text}"
+        for text, parts in said.items()
+    ]
 
 
 def totals(found: Plan) -> dict[str, Any]:
@@ -151,6 +186,8 @@ def _print(found: Plan) -> None:
         (count, state, "" if state == "done" else clip(why, 120)) for state, why, count in found.reasons()
     ]
     table(("cells", "state", "why"), [*rows, (len(found.cells), "all", "")], right=("cells",))
+    for line in recipe_lines(found.spec):
+        out(line)
     due = totals(found)
     if not due["trainings"] and not due["evaluations"]:
         out("nothing to do")

@@ -14,7 +14,7 @@ from ltbench.errors import LtbenchError, Problem, UsageError
 from ltbench.plugins import Plugin
 from ltbench.protocols import PROTOCOLS, at_guidance, extractor, sampler_options
 from ltbench.spec import models
-from ltbench.spec.presets import PIPELINES, PRESETS
+from ltbench.spec.presets import PIPELINES, PRESETS, deviations
 from ltbench.spec.problems import Path, nearest, one_line, problem, problems_of, shorten, tuples
 from ltbench.spec.resolved import Data, MethodRow, Recipe
 from ltbench.spec.types import TypeProblem, spell
@@ -159,7 +159,7 @@ def read_data(plugin: Plugin, given: dict[str, Any]) -> Data:
         **{k: thawed(v) for k, v in changed({**plugin.defaults, **given}, plugin.defaults).items()},
     }
     try:
-        built = _build(plugin, {**plugin.defaults, **given})
+        built = build(plugin, {**plugin.defaults, **given})
         counts = tuple(int(count) for count in built.counts())
         classes = tuple(built.classes)
     except LtbenchError:
@@ -196,7 +196,7 @@ def _require_rgb(name: str, latents: str, channels: int, resolution: int) -> Non
         )
 
 
-def _build(plugin: Plugin, values: dict[str, Any]) -> Any:
+def build(plugin: Plugin, values: dict[str, Any]) -> Any:
     """The plugin's object. Imported here: NumPy is needed from this point on, and not before."""
     module = importlib.import_module(f"ltbench.datasets.{plugin.name}")
     return getattr(module, plugin.class_name)(**values)
@@ -215,7 +215,7 @@ def _empty(plugin: Plugin, values: dict[str, Any], classes: tuple[str, ...], cou
 def _remedy(plugin: Plugin, values: dict[str, Any]) -> str:
     def fills(units: int) -> bool:
         try:
-            return min(_build(plugin, {**values, "imbalance": units / 1e4}).counts()) > 0
+            return min(build(plugin, {**values, "imbalance": units / 1e4}).counts()) > 0
         except LtbenchError:
             return False
 
@@ -267,7 +267,8 @@ def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe
     defaults = {key: thawed(models.Train.model_fields[key].default) for key in models.SETTINGS}
     identity = changed(settings, {**defaults, "batch": None, "local_batch": train.batch})
     options = {key: getattr(train, key) for key in models.OPTIONS}
-    return Recipe(settings, identity, train.milestones, options), problems
+    differing = deviations(preset, settings, defaults) if preset else {}
+    return Recipe(settings, identity, train.milestones, options, preset, differing), problems
 
 
 def _augment(part: Node, train: models.Train) -> list[Problem]:
