@@ -40,7 +40,18 @@ PLUMBING = (
     "store",
     "report",
 )
-PLUMBING += ("answers", "checkpoint", "stages", "job", "launch", "status", "cli", "shards", "sources")
+PLUMBING += (
+    "redact",
+    "answers",
+    "checkpoint",
+    "stages",
+    "job",
+    "launch",
+    "status",
+    "cli",
+    "shards",
+    "sources",
+)
 ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",

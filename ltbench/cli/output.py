@@ -1,4 +1,7 @@
-"""How the command line speaks: results to stdout, everything else to stderr, JSON on request, plain text without a terminal."""
+"""How the command line speaks: results to stdout, everything else to stderr, JSON on request, plain text without a terminal.
+
+Both may be kept (a SLURM job's are, by default), so no secret gets into them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from ltbench import redact
 from ltbench.errors import LtbenchError
 
 if TYPE_CHECKING:
@@ -30,17 +34,17 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(text: str = "") -> None:
     """A line for the person at the terminal (stderr)."""
-    print(text, file=sys.stderr, flush=True)
+    print(redact.clean(text), file=sys.stderr, flush=True)
 
 
 def out(text: str = "") -> None:
     """A line of the result (stdout)."""
-    print(text)
+    print(redact.clean(text))
 
 
 def dump(value: Any) -> None:
     """A result as JSON (stdout): strict, so never NaN."""
-    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False, default=str))
+    print(json.dumps(redact.clean_all(value), indent=1, allow_nan=False, ensure_ascii=False, default=str))
 
 
 def table(
