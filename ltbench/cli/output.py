@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from ltbench.errors import LtbenchError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_PLAIN = re.compile(r"[\n\t\x20-\x7e]*")
+_ACTING = ("Cc", "Cf", "Cs", "Co")  # control, format (text that runs backwards), surrogate, private
 PIPE_WIDTH = 200  # columns where nobody looks: wide enough that a line stays one line for grep
 
 
@@ -32,14 +36,22 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
 
 
+def safe(text: str) -> str:
+    """`text` without secrets, and with a mark for every character that would do something to a terminal but newline and tab."""
+    text = redact.clean(text)
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join("\ufffd" if c not in "\n\t" and unicodedata.category(c) in _ACTING else c for c in text)
+
+
 def say(text: str = "") -> None:
     """A line for the person at the terminal (stderr)."""
-    print(redact.clean(text), file=sys.stderr, flush=True)
+    print(safe(text), file=sys.stderr, flush=True)
 
 
 def out(text: str = "") -> None:
     """A line of the result (stdout)."""
-    print(redact.clean(text))
+    print(safe(text))
 
 
 def dump(value: Any) -> None:

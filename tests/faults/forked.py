@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ltbench import provenance
+from ltbench import plugins, provenance
 from ltbench.launch import process, worker
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphans come to us, so that none can hide
@@ -73,6 +73,7 @@ def _settle(place: Path) -> None:
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", line_buffering=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), encoding="utf-8", line_buffering=True)
     provenance.forget()
+    plugins.use([])  # LTBENCH_PLUGINS as it is now
 
 
 class _Forking:

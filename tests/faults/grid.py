@@ -78,15 +78,26 @@ class House:
         if target == "worker":
             return self._kill_worker(driver, chance)
         victims = [driver, *forked.children_of(driver)] if target == "all" else [driver]
+        return self._kill_driver(driver, victims)
+
+    def _kill_driver(self, driver: int, victims: list[int]) -> bool:
+        """Its workers, where they are not killed as well, stop by themselves."""
         for pid in victims:
             _kill(pid)
         assert forked.wait(driver, 10) == -signal.SIGKILL
         return False
 
     def _kill_worker(self, driver: int, chance: random.Random) -> bool:
-        """The driver stays, writes the failure down and goes on with the other cell."""
+        """The driver stays, writes the failure down and goes on with the other cell, or is killed a little later itself."""
         if workers := forked.children_of(driver):
             _kill(chance.choice(workers))
+        if chance.random() < 0.5:
+            moment = chance.uniform(0.0, 0.5)
+            code = forked.wait(driver, moment)
+            if code is not None:
+                return self._ended(code, may_fail=True)
+            self.kills.append(f"driver {moment:.3f} s later")
+            return self._kill_driver(driver, [driver])
         code = forked.wait(driver, LIMIT)
         assert code is not None, f"the driver of a dead worker does not end: {self.tail()}"
         return self._ended(code, may_fail=True)
