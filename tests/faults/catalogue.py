@@ -215,7 +215,6 @@ MUTANTS = (
     M("F26", "ltbench.files", "if os.stat(temporary).st_nlink == 2:", "if False:", FILES + "test_lost_reply_of_link_counts_as_made"),
     M("F23", "ltbench.files", "    except OSError:\n        discard(path)\n        raise", "    except OSError:\n        raise",
       FILES + "test_a_full_disk_is_an_error_that_teaches_and_leaves_nothing"),
-    M("F24", "ltbench.files", "no inodes are left", "no room is left", FILES + "test_read_only_and_inodeless_disks_are_refused_at_once"),
     M("F45", "ltbench.files", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NONBLOCK",
       FILES + "test_read_regular_refuses_what_could_block_or_mislead"),
     M("F41", "ltbench.files", "gone = match", "gone = False and match", FILES + "test_sweep_takes_the_dead_and_leaves_the_living"),

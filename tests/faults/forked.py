@@ -24,6 +24,7 @@ from typing import Any
 
 from ltbench import plugins, provenance
 from ltbench.launch import process, worker
+from tests.test_layers import ROOT
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphans come to us, so that none can hide
 
@@ -56,6 +57,20 @@ def driver(words: Sequence[str], place: Path, before: Callable[[int], None] | No
         os._exit(code)
 
 
+def command(words: Sequence[str], place: Path) -> int:
+    """As `driver`, through exec: `python harness.py WORDS`, which starts its workers as it does anywhere."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        _settle(place)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execv(sys.executable, [sys.executable, str(ROOT / "harness.py"), *words])
+    finally:
+        os._exit(72)
+
+
 def _settle(place: Path) -> None:
     """What exec and a shell would have set: the directory, HOME, temporary files, output to a file."""
     os.chdir(place / "here")
@@ -85,7 +100,7 @@ class _Forking:
         self._before = before
         self._started = 0
 
-    def Popen(self, command: Sequence[str], **options: Any) -> _Worker:  # noqa: N802, the name that is stood in for
+    def Popen(self, command: Sequence[str], **options: Any) -> _Worker:
         self._started += 1
         return _Worker(command[3:], options["env"], self._started - 1, self._before)
 

@@ -62,20 +62,9 @@ def _chosen() -> list[Mutant]:
 @pytest.mark.faults
 @pytest.mark.parametrize("mutant", _chosen(), ids=lambda mutant: mutant.name)
 def test_without_its_guard_its_test_fails(mutant: Mutant, tmp_path: Path) -> None:
+    options = f"-q -x --no-header --timeout 60 -p no:cacheprovider -p tests.faults.mutant --basetemp={tmp_path / 'base'}"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "--no-header",
-            "--timeout",
-            "60",
-            "-p",
-            "no:cacheprovider",
-        ]
-        + ["-p", "tests.faults.mutant", f"--basetemp={tmp_path / 'base'}", f"tests/{mutant.test}"],
+        [sys.executable, "-m", "pytest", *options.split(), f"tests/{mutant.test}"],
         cwd=ROOT,
         env={
             **os.environ,

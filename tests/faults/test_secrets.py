@@ -99,7 +99,7 @@ def test_without_its_guard_it_leaks(spill: House, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("text", [*secret_world.SHAPES[:6], f"a: {{HF_TOKEN: {'x' * 12}}}"])
 def test_a_spec_with_a_secret_is_refused_without_repeating_it(text: str) -> None:
-    with pytest.raises(SpecError, match="f:1.*looks like a password or a token") as caught:
+    with pytest.raises(SpecError, match=r"f:1.*looks like a password or a token") as caught:
         parse_yaml(text if text.startswith("a:") else f"a: {text!r}", "f")
     assert "canary" not in str(caught.value)
     assert parse_yaml(f"# {text}\na: 1", "f").plain() == {"a": 1}, "a comment is kept nowhere"
