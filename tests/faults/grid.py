@@ -75,7 +75,7 @@ class House:
     def attempt(self, chance: random.Random, seconds: float) -> bool:
         """The command, killed at a random moment; True when it came to its end before."""
         target = chance.choice(TARGETS[:3] if self.through_exec else TARGETS)
-        moment = chance.uniform(0.0, seconds)
+        moment = chance.uniform(0.0, 0.8 * seconds)
         if target == "write":
             return self._die_in_write(chance)
         driver = self.start()
@@ -84,7 +84,7 @@ class House:
             return self._ended(code)
         self.kills.append(f"{target} after {moment:.3f} s")
         if target == "worker":
-            return self._kill_worker(driver, chance)
+            return self._kill_worker(driver, chance, seconds)
         victims = [driver, *forked.children_of(driver)] if target == "all" else [driver]
         return self._kill_driver(driver, victims)
 
@@ -95,12 +95,12 @@ class House:
         assert forked.wait(driver, 10) == -signal.SIGKILL
         return False
 
-    def _kill_worker(self, driver: int, chance: random.Random) -> bool:
+    def _kill_worker(self, driver: int, chance: random.Random, seconds: float) -> bool:
         """The driver stays, writes the failure down and goes on with the other cell, or is killed a little later itself."""
         if workers := forked.children_of(driver):
             _kill(chance.choice(workers))
-        if chance.random() < 0.5:
-            moment = chance.uniform(0.0, 0.5)
+        if chance.random() < 0.6:
+            moment = chance.uniform(0.0, 0.3 * seconds)
             code = forked.wait(driver, moment)
             if code is not None:
                 return self._ended(code, may_fail=True)
