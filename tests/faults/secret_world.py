@@ -53,7 +53,7 @@ SHAPES = {shapes!r}
 
 def everything():
     """All that a careless method could print, as one text."""
-    lines = [*map(" = ".join, os.environ.items()), repr(dict(os.environ)), *SHAPES, " ".join(sys.argv)]
+    lines = [*SHAPES, *map(" = ".join, os.environ.items()), repr(dict(os.environ)), " ".join(sys.argv)]
     for path in (os.environ["HF_TOKEN_PATH"], os.path.expanduser("~/.netrc")):
         lines.append(open(path).read())
     return "\\n".join(lines)
