@@ -18,6 +18,7 @@ LAYERS = {
     "ltbench.canonical": 0,
     "ltbench.files": 0,
     "ltbench.download": 0,
+    "ltbench.redact": 0,
     "ltbench.spec": 0,
     "ltbench.plugins": 0,
     "ltbench.provenance": 0,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import typer
@@ -19,7 +21,7 @@ from ltbench.cli import (
     running,
     sampling,
 )
-from ltbench.cli.output import complain
+from ltbench.cli.output import complain, say
 from ltbench.errors import LtbenchError
 
 # Verb, and its line in the list of verbs (80 columns leave 60 for it).
@@ -57,8 +59,14 @@ for verb, line in VERBS:
     app.command(verb.__name__.rstrip("_"), short_help=line)(verb)
 
 
+def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An error that is a bug keeps its traceback, without the secrets that its lines may hold."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
 def main() -> int:
     """Run one verb; the process's exit code: 0 ok, 1 some cells failed, 2 bad spec or usage, 3 drift, 4 environment."""
+    sys.excepthook = _show_unexpected
     try:
         app()
     except LtbenchError as error:
