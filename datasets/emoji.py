@@ -1,7 +1,7 @@
 """Emoji (npm emoji-datasource-google and -twitter 16.0.0): colour pictures of 9 categories, long-tailed by nature.
 
 Google's Noto images are Apache-2.0, Twitter's CC-BY 4.0, the metadata MIT. An emoji that is held out is held out of both vendors and
-with all its skin tones, or copies would leak.
+with all its skin tones, and those that look exactly like another one stay in training, or copies would leak.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CLASSES = (
 )
 LEFT_OUT = "Component"  # five skin tones
 REFERENCE, HOLDOUT = 20, 10  # base emoji of each class; each is an image of both vendors
-COUNTS = (110, 258, 480, 202, 468, 4212, 278, 388, 376)  # training images of version 16.0.0
+COUNTS = (110, 258, 480, 202, 468, 4152, 278, 388, 376)  # training images of version 16.0.0
 
 
 class Emoji(Photos):
-    """Colour emoji of two vendors, 9 categories from 4,212 images (People & Body) to 110 (Activities), as they are.
+    """Colour emoji of two vendors, 9 categories from 4,152 images (People & Body) to 110 (Activities), as they are.
 
     resolution: 64 (native) or 32 (averages of 2x2), on white. Of each category 20 emoji are held out for the reference and 10 for the
     holdout, both vendors' image without skin tone: 360 and 180 images. Needs emoji-datasource-google-16.0.0.tgz and
@@ -87,7 +87,7 @@ class Emoji(Photos):
             vendor: {Path(e.name).as_posix(): e for e in look(place)} for vendor, place in places.items()
         }
         emoji = _emoji(places["google"], files["google"])
-        parts = split(emoji)
+        parts = split(emoji, _shared(places, files, emoji))
         found = {}
         for part, bases in parts.items():
             held: dict[Path, list[tuple[Entry, str, int]]] = {}
@@ -104,8 +104,11 @@ class Emoji(Photos):
         return found
 
 
-def split(emoji: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """{part: code points of its base emoji}; the held-out ones are drawn by RandomState(0), class by class, in sorted order."""
+def split(emoji: dict[str, dict[str, Any]], shared: set[str]) -> dict[str, list[str]]:
+    """{part: code points of its base emoji}; the held-out ones are drawn by RandomState(0), class by class, in sorted order.
+
+    shared: those that look like another emoji; they are never held out.
+    """
     legacy = np.random.RandomState(
         0
     )  # a split is part of what a set is: one that no version of NumPy changes
@@ -113,10 +116,27 @@ def split(emoji: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     for category in CLASSES:
         bases = sorted(code for code, one in emoji.items() if one["category"] == category)
         drawn = [bases[i] for i in legacy.permutation(len(bases))]
-        parts["reference"] += drawn[:REFERENCE]
-        parts["holdout"] += drawn[REFERENCE : REFERENCE + HOLDOUT]
-        parts["train"] += drawn[REFERENCE + HOLDOUT :]
+        alone = [code for code in drawn if code not in shared]
+        parts["reference"] += alone[:REFERENCE]
+        parts["holdout"] += alone[REFERENCE : REFERENCE + HOLDOUT]
+        parts["train"] += [*alone[REFERENCE + HOLDOUT :], *(code for code in drawn if code in shared)]
     return parts
+
+
+def _shared(
+    places: dict[str, Path], files: dict[str, dict[str, Entry]], emoji: dict[str, dict[str, Any]]
+) -> set[str]:
+    """Code points of emoji that a vendor draws as it draws another one: flags of territories, silhouettes of families."""
+    found: set[str] = set()
+    for vendor, place in places.items():
+        by_picture: dict[bytes, list[str]] = {}
+        for code, one in emoji.items():
+            images = _images(vendor, files[vendor], [one], True)
+            pictures = gather({place: images}, in_order=True)
+            for data in {pictures.read(i) for i in range(len(pictures))}:
+                by_picture.setdefault(data, []).append(code)
+        found.update(*(codes for codes in by_picture.values() if len(codes) > 1))
+    return found
 
 
 def _images(
