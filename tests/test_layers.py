@@ -58,6 +58,7 @@ LAYERS = {
     "ltbench.order": 3,
     "ltbench.guard": 1,
     "ltbench.answers": 0,
+    "ltbench.cost": 0,
     "ltbench.children": 0,
     "ltbench.questions": 4,
     "ltbench.conformance": 5,
