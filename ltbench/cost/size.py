@@ -167,9 +167,7 @@ def _unet(size: Any, shape: Shape) -> Iterator[_Piece]:
             yield _conv(f"up.{number}.grow", width, width, places[level])
         for k in range(size.blocks + 1):
             inside = (widths[level] if k else width) + skips.pop()
-            yield from block(
-                f"up.{number}.blocks.{k}", inside, widths[level], level, level in size.attention
-            )
+            yield from block(f"up.{number}.blocks.{k}", inside, widths[level], level, level in size.attention)
         width = widths[level]
     yield _Affine("last_norm", (base,))
     yield _conv("outlet", base, shape.channels, places[0])
