@@ -40,6 +40,7 @@ from ltbench.trainer import Trainer, build_parts, set_precision
 WARM_UP = 5  # steps before the clock starts; on a GPU kernels are chosen and memory is grown meanwhile
 FEW, MORE = 3, 9  # calls of the two samplings whose difference is the cost of a call
 REPEATS = 3
+COUNTED = 1 << 31  # bytes of images that are read to count them
 STAND_IN = 2000  # images at most, where the data is not here: their content decides no time
 STEPS_OF = {"sit": ("euler", (FEW, MORE)), "ddpm": ("ddim-corrected", (FEW, MORE))}
 
@@ -153,6 +154,7 @@ def training(
     seed_globals(0)
     parts = build_parts(settings, data, method, device)
     trainer = Trainer(parts, micro_batch or parts.recipe.batch, log_every=1)
+    point = None
     for _ in range(WARM_UP):
         point = trainer.advance()
     _reset_memory(device)
@@ -204,10 +206,12 @@ def sampling(
 
         block()
         walls, _ = _timed(block, REPEATS, device)
-        found.append((spent[0], statistics.median(walls)))
+        found.append((spent[0], min(walls)))  # what disturbs a block makes it longer, never shorter
     (rows, few), (more_rows, many) = found
     images = int(evaluation["block"])
-    each = max(0.0, many - few) / (more_rows - rows) / images
+    each = (many - few) / (more_rows - rows) / images
+    if not 0 < each * rows * images <= few:  # disturbed all the same: all of the time for the rows
+        each = many / more_rows / images
     return {
         "seconds_per_row": each,
         "seconds_per_image": max(0.0, few / images - rows * each),
@@ -235,7 +239,10 @@ def _fresh(settings: Mapping[str, Any], data: Dataset, device: torch.device) -> 
 def extracting(
     settings: Mapping[str, Any], evaluation: Mapping[str, Any], device: torch.device
 ) -> dict[str, Any]:
-    """What an extractor takes for an image of one block. {"seconds_per_image", "numbers": float32 kept per image, "block"}."""
+    """What an extractor takes for an image of one block. "real": images in the sets of real images, where these are here and not large.
+
+    {"seconds_per_image", "numbers": float32 kept per image, "block", "real": {set: images}}.
+    """
     data, images = build_dataset(settings["dataset"]), int(evaluation["block"])
     extractor = load_extractor(evaluation["extractor"]["name"]).to(device)
     noise = torch.rand((images, data.channels, data.resolution, data.resolution), device=device) * 2 - 1
@@ -246,7 +253,17 @@ def extracting(
         "seconds_per_image": statistics.median(walls) / images,
         "numbers": sum(extractor.dims.values()),
         "block": images,
+        "real": _real_images(data),
     }
+
+
+def _real_images(data: Dataset) -> dict[str, int]:
+    """How many there are; {} where counting them would read gigabytes."""
+    balanced = len(data.classes) * max(data.counts()) * data.channels * data.resolution**2
+    if data.missing() or balanced > COUNTED:
+        return {}
+    sets = {"reference": data.reference(), "holdout": data.holdout(), "train": data.train()}
+    return {name: len(images) for name, images in sets.items()}
 
 
 def _timed(work: Callable[[], object], times: int, device: torch.device) -> tuple[list[float], float]:

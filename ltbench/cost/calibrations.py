@@ -93,6 +93,8 @@ def extract_question(settings: Mapping[str, Any], evaluation: Mapping[str, Any])
     what = {
         "kind": "extract",
         "extractor": dict(evaluation["extractor"]),
+        "dataset": {k: v for k, v in settings["dataset"].items() if k != "imbalance"},
+        "images": [evaluation["reference"], evaluation["crop"]],
         "data": _seen(settings),
         "block": int(evaluation["block"]),
         "float": evaluation["quantise"] == "none",

@@ -5,13 +5,13 @@ Cells of the same settings but for the seed cost the same: everything is worked 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltbench.cost import space
 from ltbench.cost.calibrations import train_question
-from ltbench.cost.figures import BASES, NO_TIME, Figure, total
+from ltbench.cost.figures import BASES, NO_TIME, Figure, told, total
 from ltbench.cost.machine import Machine
 from ltbench.cost.size import parameter_shapes
 from ltbench.cost.space import NOTHING, Kept, Space
@@ -22,7 +22,7 @@ from ltbench.stages.names import parse
 
 if TYPE_CHECKING:
     from ltbench.cost.calibrations import Calibration
-    from ltbench.plan import Planned
+    from ltbench.plan import Planned, Spent
     from ltbench.spec.cells import Cell
 
 
@@ -131,8 +131,7 @@ class GridCost:
         found: dict[tuple[str, str], float] = {}
         for cost in self._once():
             for figure in (cost.train, cost.evaluate):
-                for source in figure.sources:
-                    key = (figure.basis, source)
+                for key in figure.sources:
                     found[key] = found.get(key, 0.0) + figure.seconds
         order = sorted(found.items(), key=lambda item: -item[1])
         return [(basis, source, seconds) for (basis, source), seconds in order]
@@ -157,7 +156,7 @@ class GridCost:
             "segments": self.segments,
             "store": self.store.json(),
             "scratch": self.scratch.json(),
-            "assumptions": [{"basis": basis, "source": source} for basis, source, _ in self.assumptions()],
+            "assumptions": [told(basis, source) for basis, source, _ in self.assumptions()],
             "cells": [{"cell": planned.cell.id, **cost.json(machine)} for planned, cost in self.cells],
             "actual": [
                 {
@@ -197,9 +196,8 @@ def estimate(
     speeds = Speeds(machine, known, seen, calls, passes or {})
     ask = _Asked(speeds, machine)
     cells = tuple((item, ask.due(item)) for item in planned)
-    shared = _shared(planned)
-    blind = _Asked(Speeds(machine, known, (), calls, passes or {}), machine)
-    actual = tuple(each for item in planned if item.spent for each in blind.actual(item))
+    shared = _shared(planned, speeds)
+    actual = _Spent(machine, known, calls, passes or {}).all(planned)
     return GridCost(machine, cells, *shared, actual)
 
 
@@ -222,7 +220,7 @@ def _observed(planned: Sequence[Planned]) -> tuple[list[Observed], dict[str, flo
     return found, {key: sum(values) / len(values) for key, values in calls.items()}
 
 
-def _shared(planned: Sequence[Planned]) -> tuple[Space, Space]:
+def _shared(planned: Sequence[Planned], speeds: Speeds) -> tuple[Space, Space]:
     """(store, scratch) of what is made once: descriptions of evaluations, and features of real images."""
     described: dict[str, Mapping[str, Any]] = {}
     real: dict[str, Space] = {}
@@ -233,14 +231,45 @@ def _shared(planned: Sequence[Planned]) -> tuple[Space, Space]:
             continue
         done.add(key)
         described |= item.cell.evaluations
-        data = data_shape(item.cell.settings["dataset"])
         for evaluation in item.cell.evaluations.values():
+            sets = speeds.real(item.cell.settings, evaluation)
             name = reference_key(item.cell.settings["dataset"], evaluation)
             real[name] = max(
-                real.get(name, NOTHING), space.references(data, evaluation), key=lambda s: s.bytes
+                real.get(name, NOTHING), space.references(sets, evaluation), key=lambda s: s.bytes
             )
     store = Space(sum(len(space.canonical_json(e)) for e in described.values()), len(described))
     return store, sum(real.values(), NOTHING)
+
+
+class _Spent:
+    """Sets what was spent beside what calibrations and assumptions alone would predict on the machine that it was spent on."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        known: Sequence[Calibration],
+        calls: Mapping[str, float],
+        passes: Mapping[tuple[str, str], float],
+    ) -> None:
+        self._machine, self._known, self._calls, self._passes = machine, known, calls, passes
+        self._asked: dict[tuple[str, int, int], _Asked] = {}
+
+    def all(self, planned: Sequence[Planned]) -> tuple[Actual, ...]:
+        """One per cell and machine; a cell that two parts share counts once."""
+        once = {item.cell.id: item for item in planned if item.spent}
+        return tuple(each for item in once.values() for each in self._one(item))
+
+    def _one(self, item: Planned) -> Iterator[Actual]:
+        places: dict[tuple[str, int, int], list[Spent]] = {}
+        for spent in item.spent:
+            places.setdefault((spent.device, spent.threads, spent.ranks), []).append(spent)
+        for place, spent in places.items():
+            if place not in self._asked:
+                device, threads, ranks = place
+                machine = replace(self._machine, device=device, threads=threads, ranks=ranks)
+                speeds = Speeds(machine, self._known, (), self._calls, self._passes)
+                self._asked[place] = _Asked(speeds, machine)
+            yield self._asked[place].actual(item, spent)
 
 
 @dataclass(frozen=True)
@@ -276,27 +305,24 @@ class _Asked:
             self._costs[name] = (item.due, cost)
         return self._costs[name][1]
 
-    def actual(self, item: Planned) -> list[Actual]:
-        """What was spent, by device, beside the prediction for just that."""
+    def actual(self, item: Planned, spent: Sequence[Spent]) -> Actual:
+        """What was spent on this machine, beside the prediction for just that."""
         _, unit = self._unit(item.cell)
-        found = []
-        for device in dict.fromkeys(spent.device for spent in item.spent):
-            spent = [each for each in item.spent if each.device == device]
-            trained = [each for each in spent if each.kind == "train"]
-            measured = [
-                (s.step, s.evaluation)
-                for s in spent
-                if s.kind == "evaluation" and s.evaluation in unit.evaluations
-            ]
-            last: dict[int, float] = {}
-            for each in trained:  # a record tells the seconds since its attempt began
-                last[each.attempt] = max(last.get(each.attempt, 0.0), each.seconds)
-            seconds = sum(last.values()) + sum(
-                s.seconds for s in spent if s.kind == "evaluation" and s.evaluation in unit.evaluations
-            )
-            predicted = self._cost(unit, [t.step for t in trained], 0, measured, new=False)
-            found.append(Actual(item.cell.label, item.cell.id, device, seconds, predicted))
-        return found
+        trained = [each for each in spent if each.kind == "train"]
+        measured = [each for each in spent if each.evaluation in unit.evaluations]
+        last: dict[int, float] = {}
+        for each in trained:  # a record tells the seconds since its attempt began
+            last[each.attempt] = max(last.get(each.attempt, 0.0), each.seconds)
+        seconds = sum(last.values()) + sum(each.seconds for each in measured)
+        steps = [each.step for each in trained]
+        before = (
+            max((s.step for s in item.spent if s.kind == "train" and s.step < min(steps)), default=0)
+            if steps
+            else 0
+        )
+        wanted = [(each.step, each.evaluation or "") for each in measured]
+        predicted = self._cost(unit, steps, before, wanted, new=False)
+        return Actual(item.cell.label, item.cell.id, self.machine.device, seconds, predicted)
 
     def _unit(self, cell: Cell) -> tuple[tuple[Any, ...], _Unit]:
         settings = cell.settings

@@ -11,18 +11,32 @@ BASES = ("measured", "scaled", "estimated")  # the better first; a sum is as goo
 
 @dataclass(frozen=True)
 class Figure:
-    """Seconds, and how they are known. sources: what was measured, scaled or assumed, for people."""
+    """Seconds, and how they are known. sources: (basis, what was measured, scaled or assumed, for people)."""
 
     seconds: float
     basis: str
-    sources: tuple[str, ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
 
     def __mul__(self, times: float) -> Figure:
         return Figure(self.seconds * times, self.basis, self.sources)
 
     def json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {"seconds": self.seconds, "basis": self.basis, "sources": list(self.sources)}
+        return {
+            "seconds": self.seconds,
+            "basis": self.basis,
+            "sources": [told(*source) for source in self.sources],
+        }
+
+
+def figure(seconds: float, basis: str, source: str) -> Figure:
+    """A figure with one source."""
+    return Figure(seconds, basis, ((basis, source),))
+
+
+def told(basis: str, source: str) -> dict[str, str]:
+    """For `--json`."""
+    return {"basis": basis, "source": source}
 
 
 NO_TIME = Figure(0.0, BASES[0])

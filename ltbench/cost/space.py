@@ -22,7 +22,6 @@ from ltbench.cost.work import (
     DataShape,
     feature_numbers,
     padded,
-    real_images,
     rounds,
 )
 
@@ -140,10 +139,9 @@ def features(data: DataShape, evaluation: Mapping[str, Any]) -> Space:
     return total
 
 
-def references(data: DataShape, evaluation: Mapping[str, Any]) -> Space:
-    """Features of the real images an evaluation is compared with, made once for a whole grid. Their number is a guess."""
+def references(sets: Mapping[str, int], evaluation: Mapping[str, Any]) -> Space:
+    """Features of the real images an evaluation is compared with, made once for a whole grid."""
     numbers = feature_numbers(evaluation["extractor"])
-    sets = real_images(data, evaluation)
     return Space(sum(sets.values()) * numbers * 4 + 200 * len(sets), len(sets))
 
 

@@ -20,7 +20,7 @@ from ltbench.cost.calibrations import (
     sample_question,
     train_question,
 )
-from ltbench.cost.figures import Figure, total
+from ltbench.cost.figures import Figure, figure, total
 from ltbench.cost.machine import Machine
 from ltbench.cost.rates import assumed
 from ltbench.cost.size import BACKWARD, Shape, depth, forward_operations
@@ -72,16 +72,19 @@ class Speeds:
         self._here: dict[str, list[Calibration]] = {}
         self._rows: dict[bytes, float] = {}
         self._counted: dict[bytes, dict[str, Any]] = {}
+        self._real: dict[str, dict[str, int]] = {}
         for each in self.calibrations:
             if self.machine.matches(each.device):
                 self._mine.setdefault(each.question, []).append(each)
                 self._here.setdefault(each.kind, []).append(each)
+            if each.kind == "extract" and each.result.get("real"):
+                self._real[each.question] = each.result["real"]
             if each.kind == "train":
                 self._rows[self._method_key(each.what)] = each.result["rows"]
                 self._counted[self._method_key(each.what)] = each.result
         self._seen: dict[str, list[Observed]] = {}
         for seen in self.observed:
-            if self.machine.matches(seen.device) and self._same_threads(seen.threads):
+            if self.machine.matches(seen.device):
                 self._seen.setdefault(seen.question, []).append(seen)
 
     # --- training ----------------------------------------------------------------------------------------------------
@@ -92,19 +95,19 @@ class Speeds:
         share = 1 / self.machine.ranks
         found = self._measured(question, "seconds_per_step") or self._recorded(question.id, "records")
         if found is not None:
-            return found if share == 1 else Figure(found.seconds * share, "scaled", found.sources)
+            return found if share == 1 else Figure(found.seconds * share, "scaled", _rebased(found.sources))
         operations, note = self._step_operations(settings)
         near = self._nearest(question)
         if near is not None:
             theirs, _ = self._step_operations(near.what, near.what["data"])
             ratio = operations / theirs * self._thread_ratio(near) * share
             words = f"calibration {near.name} of {_named(near.what)} on {near.device}, by operations{note}"
-            return Figure(near.result["seconds_per_step"] * ratio, "scaled", (words,))
+            return figure(near.result["seconds_per_step"] * ratio, "scaled", words)
         rate = assumed(self.machine.device, settings["train"]["precision"], self.machine.threads)
         shape = data_shape(settings["dataset"]).network(settings["train"])
         least = rate.launch * depth(settings["network"], shape) * self._rows_of(settings)[0]
         seconds = max(operations * share / rate.operations, least)
-        return Figure(seconds, "estimated", (rate.words + note,))
+        return figure(seconds, "estimated", rate.words + note)
 
     def _step_operations(
         self, what: Mapping[str, Any], seen: Mapping[str, int] | None = None
@@ -180,7 +183,7 @@ class Speeds:
             [
                 self._sampling(settings, evaluation, data, images, rows, note),
                 self._looking(settings, evaluation, images),
-                self._numbers(evaluation, data, n),
+                self._numbers(evaluation, self.real(settings, evaluation), n),
             ]
         )
 
@@ -197,7 +200,7 @@ class Speeds:
         row, image = (self._measured(question, f"seconds_per_{what}") for what in ("row", "image"))
         if row is not None and image is not None:
             basis = "scaled" if note else row.basis
-            sources = tuple(source + note for source in row.sources)
+            sources = tuple((basis, source + note) for _, source in row.sources)
             return Figure(images * (rows * row.seconds + image.seconds), basis, sources)
         train = settings["train"]
         forward = forward_operations(settings["network"], data.network(train))
@@ -207,11 +210,11 @@ class Speeds:
             ratio = forward / forward_operations(near.what["network"], theirs) * self._thread_ratio(near)
             words = f"calibration {near.name} of sampling with {near.what['network']} on {near.device}, by operations{note}"
             each = rows * near.result["seconds_per_row"] * ratio + near.result["seconds_per_image"]
-            return Figure(images * each, "scaled", (words,))
+            return figure(images * each, "scaled", words)
         rate = assumed(self.machine.device, train["precision"], self.machine.threads)
         least = rate.launch / BACKWARD * depth(settings["network"], data.network(train)) / evaluation["block"]
         seconds = images * rows * max(forward / rate.operations, least)
-        return Figure(seconds, "estimated", (rate.words + note,))
+        return figure(seconds, "estimated", rate.words + note)
 
     def _nearest_sampling(self, question: Question) -> Calibration | None:
         what = question.what
@@ -234,20 +237,25 @@ class Speeds:
         small = evaluation["extractor"]["name"].endswith("-cnn-v1")
         rate = assumed(self.machine.device, "fp32", self.machine.threads)
         each = (SMALL_EXTRACT if small else EXTRACT) / rate.operations
-        return Figure(images * each, "estimated", (f"extractor: {rate.words}",))
+        return figure(images * each, "estimated", f"extractor: {rate.words}")
 
-    def _numbers(self, evaluation: Mapping[str, Any], data: DataShape, n: int) -> Figure:
+    def real(self, settings: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, int]:
+        """Images in each set of real images: counted by a calibration anywhere, else as many as there can be."""
+        counted = self._real.get(extract_question(settings, evaluation).id)
+        sets = real_images(data_shape(settings["dataset"]), evaluation)
+        return {name: (counted or sets).get(name, count) for name, count in sets.items()}
+
+    def _numbers(self, evaluation: Mapping[str, Any], sets: Mapping[str, int], n: int) -> Figure:
         """Metrics from features: pairs of images for neighbours and kernels, decompositions of covariances for Frechet distances.
         No part of it is calibrated."""
         width = min(feature_numbers(evaluation["extractor"]), 2048)
         metrics = set(evaluation["metrics"])
-        sets = real_images(data, evaluation)
         pairs = 2.0 * width * (n + sets["reference"]) ** 2
         operations = pairs * (len(metrics & NEIGHBOURS) / 2 + 2 * bool(metrics & {"KD", "KD-subsets"}))
         if "FD" in metrics:
             operations += GROUPS * (FOLDS + 1) * 25.0 * min(width, n) * width**2
         rate = assumed(self.machine.device, "fp32", self.machine.threads)
-        return Figure(operations / rate.operations, "estimated", (f"metrics: {rate.words}",))
+        return figure(operations / rate.operations, "estimated", f"metrics: {rate.words}")
 
     def calibrated(self, settings: Mapping[str, Any], micro_batch: int | None = None) -> Mapping[str, Any]:
         """What a calibration of a cell's training, on whatever device, counted beside the time; {} without one."""
@@ -269,14 +277,20 @@ class Speeds:
         best = (good or fitting)[-1]
         basis = "measured" if good else "scaled"
         words = f"calibration {best.name} on {best.device}" + ("" if good else ", by older code")
-        return Figure(best.result[value], basis, (words,))
+        return figure(best.result[value], basis, words)
 
     def _recorded(self, question: str, what: str) -> Figure | None:
-        seen = self._seen.get(question)
+        """What records tell; of another number of threads it is no measurement of this one."""
+        every = self._seen.get(question, [])
+        same = [seen for seen in every if self._same_threads(seen.threads)]
+        seen = same or every
         if not seen:
             return None
-        words = f"{what} of {len({s.cell for s in seen})} cells on {seen[0].device}"
-        return Figure(statistics.median(s.seconds for s in seen), "measured", (words,))
+        count = len({s.cell for s in seen})
+        words = f"{what} of {count} cell{'s' * (count > 1)} on {seen[0].device}"
+        words += "" if same else f", with {seen[0].threads} threads"
+        basis = "measured" if same else "scaled"
+        return figure(statistics.median(s.seconds for s in seen), basis, words)
 
     def _same_threads(self, threads: int) -> bool:
         return self.machine.gpu or threads == self.machine.threads
@@ -288,6 +302,10 @@ class Speeds:
 def observed_evaluation(settings: Mapping[str, Any], evaluation: str) -> str:
     """What two evaluations that take equally long have in common."""
     return f"{evaluation}/{settings['pipeline']}/{settings['network']}/{settings['train']['precision']}"
+
+
+def _rebased(sources: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(("scaled", f"{source}, shared by the ranks") for _, source in sources)
 
 
 def _named(what: Mapping[str, Any]) -> str:
