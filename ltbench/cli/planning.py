@@ -24,6 +24,7 @@ from ltbench.errors import SpecError
 
 if TYPE_CHECKING:
     from ltbench.plan import Plan, Planned
+    from ltbench.spec.resolved import Spec
 
 All = Annotated[bool, typer.Option("--all", "-a", help="One line per cell.")]
 
@@ -106,11 +107,42 @@ def plan(
     asking.warn(found, house)
     targets.check_starts(found)
     if json:
-        dump({**found.json(), "to_do": totals(found)})
+        dump({**found.json(), "to_do": totals(found), "recipes": recipes(found.spec)})
         return
     _print(found)
     if all_:
         _print_cells(found)
+
+
+def recipes(benchmark: Spec) -> list[dict[str, Any]]:
+    """Every training recipe that a benchmark names, by part, and all that it does otherwise: {key: [value, the recipe's]}."""
+    found = [
+        {
+            "part": part.name,
+            "preset": recipe.preset,
+            "deviations": {k: list(v) for k, v in recipe.deviations.items()},
+        }
+        for part in benchmark.parts
+        for recipe in part.recipes.values()
+        if recipe.preset is not None
+    ]
+    return [entry for place, entry in enumerate(found) if entry not in found[:place]]
+
+
+def recipe_lines(benchmark: Spec) -> list[str]:
+    """The same for people, a line each; parts that train alike share it."""
+    said: dict[str, list[str]] = {}
+    for part in benchmark.parts:
+        for recipe in part.recipes.values():
+            if (text := recipe.said()) is not None and part.name not in said.setdefault(text, []):
+                said[text].append(part.name)
+    everywhere = len(benchmark.parts) == 1 or (
+        len(said) == 1 and len(next(iter(said.values()))) == len(benchmark.parts)
+    )
+    return [
+        f"trained as {text}" if everywhere else f"{', '.join(parts)}: trained as {text}"
+        for text, parts in said.items()
+    ]
 
 
 def totals(found: Plan) -> dict[str, Any]:
@@ -151,6 +183,8 @@ def _print(found: Plan) -> None:
         (count, state, "" if state == "done" else clip(why, 120)) for state, why, count in found.reasons()
     ]
     table(("cells", "state", "why"), [*rows, (len(found.cells), "all", "")], right=("cells",))
+    for line in recipe_lines(found.spec):
+        out(line)
     due = totals(found)
     if not due["trainings"] and not due["evaluations"]:
         out("nothing to do")

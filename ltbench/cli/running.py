@@ -118,13 +118,15 @@ class Asked:
 def carry_out(benchmark: Spec, pool: Pool, asked: Asked) -> int:
     """Run what a benchmark still needs and say what came of it; the exit code."""
     from ltbench import plan as plans
-    from ltbench.cli import asking, stores, targets
+    from ltbench.cli import asking, planning, stores, targets
     from ltbench.launch.devices import check
 
     check(pool.workers, pool.threads, pool.device, pool.ranks)
     cells = targets.cells_of(benchmark, asked.filters)
     _refuse_missing_data(cells)
     house = stores.open_store(write=True)
+    for line in planning.recipe_lines(benchmark):
+        say(line)
     again = _command(benchmark, house, asked)
     if asked.ask:
         asking.find_out(cells, house, again=True)

@@ -36,7 +36,7 @@ class Cell:
     is its digest. axes: the grid's coordinates, the method by its label. label: the row of a table, equal for all seeds.
     evaluations: id -> description, each wanted at every milestone. options: micro_batch, checkpoint_seconds, log_every, preview_every.
     missing: None, or why the data cannot be read, or an evaluation not be measured, on this machine. source, file: where its
-    weights begin, if not anew.
+    weights begin, if not anew. recipe: the named training recipe in words, with every deviation from it.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Cell:
     missing: str | None = None
     source: Source | None = None
     file: FileStart | None = None
+    recipe: str | None = None
 
     @property
     def seed(self) -> int:
@@ -157,6 +158,7 @@ def _make(
         missing=data.missing or _no_extractor(evaluations),
         source=source,
         file=start if isinstance(start, FileStart) else None,
+        recipe=recipe.said(),
     )
 
 

@@ -14,7 +14,7 @@ from ltbench.errors import LtbenchError, Problem, UsageError
 from ltbench.plugins import Plugin
 from ltbench.protocols import PROTOCOLS, at_guidance, extractor, sampler_options
 from ltbench.spec import models
-from ltbench.spec.presets import PIPELINES, PRESETS
+from ltbench.spec.presets import PIPELINES, PRESETS, deviations
 from ltbench.spec.problems import Path, nearest, problem, problems_of, shorten, tuples
 from ltbench.spec.resolved import Data, MethodRow, Recipe
 from ltbench.spec.types import TypeProblem, spell
@@ -228,7 +228,8 @@ def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe
     defaults = {key: thawed(models.Train.model_fields[key].default) for key in models.SETTINGS}
     identity = changed(settings, {**defaults, "batch": None, "local_batch": train.batch})
     options = {key: getattr(train, key) for key in models.OPTIONS}
-    return Recipe(settings, identity, train.milestones, options), problems
+    differing = deviations(preset, settings, defaults) if preset else {}
+    return Recipe(settings, identity, train.milestones, options, preset, differing), problems
 
 
 def _augment(part: Node, train: models.Train) -> list[Problem]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltbench.spec.presets import recipe_text
+
 if TYPE_CHECKING:
     from ltbench.spec.yaml_io import Position
 
@@ -40,12 +42,21 @@ class Data:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a cell is trained. settings decide weights; options (micro_batch ...) do not."""
+    """How a cell is trained. settings decide weights; options (micro_batch ...) do not.
+
+    preset: the recipe that was named, or None. deviations: {key: (value, the recipe's value)} where it is not followed.
+    """
 
     settings: dict[str, Any]
     identity: dict[str, Any]
     milestones: tuple[int, ...]
     options: dict[str, Any]
+    preset: str | None = None
+    deviations: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def said(self) -> str | None:
+        """The recipe in words, or None where none was named: "seed-sit, but for batch 96 (there 48)"."""
+        return None if self.preset is None else recipe_text(self.preset, self.deviations)
 
 
 @dataclass(frozen=True)
