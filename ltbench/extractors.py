@@ -43,6 +43,9 @@ PACKAGES = {
     },
     "timm": {"timm": "timm"},
 }
+SAME_IMAGES = {
+    "fashion_mnist": ("standin",)
+}  # data set -> others made of its images, for which its extractor is as good
 # What in an encoder's name tells how it was trained, the more special first; else its architecture is its family.
 FAMILIES = (
     "dinov3",
@@ -64,7 +67,8 @@ class Known:
     """An extractor that has a name here. sha256: of its weights file, or the digits of it that are known.
 
     pool, spatial, logits: dimensions; 0 where it gives none. channels: of the images it takes (a grey image is repeated for an
-    extractor of three). datasets: those it was made for; empty: any. unquantised: it takes floats in [0, 1] beside uint8.
+    extractor of three, a colour image averaged for one of grey images). datasets: those it was made for; empty: any. unquantised: it
+    takes floats in [0, 1] beside uint8.
     """
 
     name: str
@@ -115,9 +119,9 @@ def _embedded(name: str, entry: Mapping[str, Any]) -> Known:
         entry["dim"],
         spatial,
         entry["classes"],
-        (entry["channels"],),
+        (1, 3),
         "MIT",
-        datasets,
+        (*datasets, *(other for name in datasets for other in SAME_IMAGES.get(name, ()))),
     )
 
 

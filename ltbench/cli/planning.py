@@ -14,6 +14,7 @@ from ltbench.cli.options import (
     Filters,
     Plugins,
     ScratchAt,
+    Smoke,
     SpecName,
     StoreAt,
     WithMethods,
@@ -33,6 +34,7 @@ def validate(
     spec: SpecName,
     set_: Changes = None,
     with_: WithMethods = None,
+    smoke: Smoke = False,
     json: AsJson = False,
     plugins: Plugins = None,
 ) -> None:
@@ -48,7 +50,7 @@ def validate(
     from ltbench.spec.starts import check_files
 
     try:
-        benchmark = targets.load(spec, set_ or [], with_ or [])
+        benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
         cells = targets.cells_of(benchmark)
         check_files(cells)
     except SpecError as error:
@@ -81,6 +83,7 @@ def plan(
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
+    smoke: Smoke = False,
     all_: All = False,
     ask: Ask = True,
     json: AsJson = False,
@@ -99,7 +102,7 @@ def plan(
     from ltbench.cli import asking, stores, targets
 
     place(store, scratch, plugins)
-    benchmark = targets.load(spec, set_ or [], with_ or [])
+    benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
     cells, house = targets.cells_of(benchmark, filter_ or []), stores.open_store(write=False)
     if ask:
         asking.find_out(cells, house)

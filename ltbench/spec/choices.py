@@ -136,7 +136,7 @@ def read_data(plugin: Plugin, given: dict[str, Any]) -> Data:
         **{k: thawed(v) for k, v in changed({**plugin.defaults, **given}, plugin.defaults).items()},
     }
     try:
-        built = _build(plugin, {**plugin.defaults, **given})
+        built = build(plugin, {**plugin.defaults, **given})
         counts = tuple(int(count) for count in built.counts())
         classes = tuple(built.classes)
     except LtbenchError:
@@ -157,8 +157,8 @@ def read_data(plugin: Plugin, given: dict[str, Any]) -> Data:
     )
 
 
-def _build(plugin: Plugin, values: dict[str, Any]) -> Any:
-    """The plugin's object. Imported here: NumPy is needed from this point on, and not before."""
+def build(plugin: Plugin, values: dict[str, Any]) -> Any:
+    """The data set's object. Imported here: NumPy is needed from this point on, and not before."""
     module = importlib.import_module(f"ltbench.datasets.{plugin.name}")
     return getattr(module, plugin.class_name)(**values)
 
@@ -176,7 +176,7 @@ def _empty(plugin: Plugin, values: dict[str, Any], classes: tuple[str, ...], cou
 def _remedy(plugin: Plugin, values: dict[str, Any]) -> str:
     def fills(units: int) -> bool:
         try:
-            return min(_build(plugin, {**values, "imbalance": units / 1e4}).counts()) > 0
+            return min(build(plugin, {**values, "imbalance": units / 1e4}).counts()) > 0
         except LtbenchError:
             return False
 
