@@ -28,9 +28,9 @@ def references_root(scratch: Path) -> Path:
 def reference_key(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     """20 hex digits: the folder of the real features of a data set as an evaluation sees them.
 
-    The imbalance is in it only through the training images, whose file is named after their content.
+    The imbalance (and keep_one) is in it only through the training images, whose file is named after their content.
     """
-    settings = {key: value for key, value in dataset.items() if key != "imbalance"}
+    settings = {key: value for key, value in dataset.items() if key not in ("imbalance", "keep_one")}
     content = {
         "dataset": settings,
         "reference": evaluation["reference"],

@@ -17,6 +17,7 @@ LAYERS = {
     "ltbench.errors": 0,
     "ltbench.canonical": 0,
     "ltbench.files": 0,
+    "ltbench.download": 0,
     "ltbench.spec": 0,
     "ltbench.plugins": 0,
     "ltbench.provenance": 0,
