@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltbench import seeds
 from ltbench.augment import Moves, draw_moves, move
-from ltbench.draws import Drawer, Resident
+from ltbench.draws import Drawer, resident
 from ltbench.errors import SpecError
 from ltbench.evaluate import build_sampler
 from ltbench.methods import Unsupported, load_method
@@ -246,8 +246,10 @@ def test_an_encoder_sees_the_same_view_in_bytes() -> None:
 def test_pictures_of_another_size_move_alike() -> None:
     """The shift is a share of the side: a picture twice as large goes twice as many pixels."""
     made = dataclasses.replace(drawer(augment_probability=1.0), pixels=True)
-    large = made.data.images.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    big = dataclasses.replace(made, data=Resident(made.data.images, made.data.labels, pixels=large))
+    large = made.data.images.rows.tensor.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    big = dataclasses.replace(
+        made, data=resident(made.data.images.rows.tensor, made.data.labels, pixels=large)
+    )
     small, seen = made.draw(1, range(3)).pixels, big.draw(1, range(3)).pixels
     assert small is not None
     assert seen is not None
