@@ -191,7 +191,7 @@ def test_the_label_is_what_was_done_to_the_image(pipeline: str) -> None:
     assert made.augment is not None
     assert made.augment.shape == (12, 9)
     assert made.augment.dtype == torch.float32
-    raw = drawer().data.gather(made.index, torch.zeros(12, dtype=torch.bool))
+    raw = drawer().data.images.gather(made.index, torch.zeros(12, dtype=torch.bool))
     gaps = [
         (made.x0 - moved(raw, from_label(made.augment, sign))).abs().flatten(1).amax(1) for sign in (1, -1)
     ]
