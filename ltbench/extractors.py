@@ -235,15 +235,21 @@ def torch_hub() -> Path:
 
 
 def _hub_files(model: str) -> Iterator[Path]:
-    """Where Hugging Face's cache holds a model of timm's account: the revision that `main` was at, then the others."""
+    """Where Hugging Face's cache holds a model of timm's account."""
+    yield from (folder / "model.safetensors" for folder in hub_folders(f"timm/{model}"))
+
+
+def hub_folders(repository: str) -> Iterator[Path]:
+    """Folders of Hugging Face's cache for ACCOUNT/NAME: the revision that `main` was at, then the others."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
     home = Path(os.environ.get("HF_HOME") or cache).expanduser()
-    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser() / f"models--timm--{model}"
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    folder = hub / f"models--{repository.replace('/', '--')}"
     main = folder / "refs" / "main"
     revisions = [main.read_text().strip()] if main.is_file() else ["main"]
     snapshots = folder / "snapshots"
     revisions += sorted(path.name for path in snapshots.glob("*") if path.name not in revisions)
-    yield from (snapshots / revision / "model.safetensors" for revision in revisions)
+    yield from (snapshots / revision for revision in revisions)
 
 
 def find_weights(wanted: Wanted) -> Path | None:

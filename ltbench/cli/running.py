@@ -264,6 +264,7 @@ def _cell_work(work: Work, benchmark: Spec, options: dict[str, Any]) -> CellWork
         work.run,
         {**cell.options, **options, **start},
         work.after,
+        work.latents,
     )
 
 

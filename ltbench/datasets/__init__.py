@@ -141,9 +141,12 @@ class Dataset(ABC):
 def build_dataset(settings: Mapping[str, Any]) -> Dataset:
     """The data set of `{"name": file stem, **parameters}`, e.g. the "dataset" part of a cell's settings. Reads no images.
 
+    A key `latents` is the engine's: the data set gives pixels all the same.
+
     Raises UsageError for an unknown name, an unusable file, a parameter it does not take, and whatever its `__init__` refuses.
     """
     parameters = dict(settings)
+    parameters.pop("latents", None)
     plugin = plugins.get("datasets", parameters.pop("name"))
     unknown = sorted(set(parameters) - set(plugin.defaults))
     if unknown:

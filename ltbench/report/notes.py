@@ -49,6 +49,8 @@ def row_notes(
         same = [(row, rs if row.cells[0]["settings"].get("network") == network else []) for row, rs in found]
         _mixed(same, "network code", lambda r: r["body"]["code"].get("network"), notes, numbers)
     _mixed(found, "training data", lambda r: r["body"].get("data_sha256"), notes, numbers)
+    coded = [(row, [r for r in records if "vae" in r["body"]]) for row, records in found]
+    _mixed(coded, "VAE", lambda r: r["body"]["vae"]["sha256"], notes, numbers)
     _spent(found, notes, numbers)
     _recipes(found, notes, numbers)
     for place, (row, records) in enumerate(found):

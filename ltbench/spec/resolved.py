@@ -28,7 +28,11 @@ class MethodRow:
 
 @dataclass(frozen=True)
 class Data:
-    """One data set of the part. counts: training images per class. missing: None, or why it cannot be read here, and the remedy."""
+    """One data set of the part. counts: training images per class. missing: None, or why it cannot be read here, and the remedy.
+
+    side: height and width of what a network works on, which are the resolution for pixels. vae: the folder of the VAE, where the
+    spec names one.
+    """
 
     settings: dict[str, Any]
     identity: dict[str, Any]
@@ -38,6 +42,13 @@ class Data:
     extractor: str
     reference: str
     missing: str | None
+    side: int
+    vae: str | None = None
+
+    @property
+    def latents(self) -> str | None:
+        """The VAE that the network's latents are of."""
+        return self.settings.get("latents")
 
 
 @dataclass(frozen=True)
