@@ -15,7 +15,8 @@ tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 class Cifar100Lt(Cifar):
-    """Long-tailed CIFAR-100: largest class 500 images; imbalance is smallest over largest class, 1 for the balanced set.
+    """Long-tailed CIFAR-100: largest class 500 images; imbalance is smallest over largest class, 1 for the balanced set. keep_one: a class that it
+    empties keeps one image.
 
     The reference is the whole balanced training split, 50,000 images, as in every published protocol: it CONTAINS the training
     images, so copying them is rewarded by whatever compares with it. The holdout, 10,000 images, is the official test split.
@@ -34,4 +35,6 @@ class Cifar100Lt(Cifar):
         test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
         per_train=500,
         per_test=100,
+        archive_bytes=169_001_437,
+        archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
     )

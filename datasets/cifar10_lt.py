@@ -6,7 +6,8 @@ from ltbench.datasets.cifar import Cifar, Source
 
 
 class Cifar10Lt(Cifar):
-    """Long-tailed CIFAR-10: largest class 5,000 images; imbalance is smallest over largest class, 1 for the balanced set.
+    """Long-tailed CIFAR-10: largest class 5,000 images; imbalance is smallest over largest class, 1 for the balanced set. keep_one: a class that it
+    empties keeps one image.
 
     The reference is the whole balanced training split, 50,000 images, as in every published protocol: it CONTAINS the training
     images, so copying them is rewarded by whatever compares with it. The holdout, 10,000 images, is the official test split.
@@ -42,4 +43,6 @@ class Cifar10Lt(Cifar):
         test={"test_batch": "40351d587109b95175f43aff81a1287e"},
         per_train=5000,
         per_test=1000,
+        archive_bytes=170_498_071,
+        archive_md5="c58f30108f718f92721af3b95e74349a",
     )

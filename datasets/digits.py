@@ -23,16 +23,19 @@ class Digits(Dataset):
     """Long-tailed digits: largest class 104 images; 50 reference and 20 holdout images per class.
 
     imbalance: smallest over largest class, at least 0.00962. resolution: 8 (native), 16 or 32 (each pixel repeated).
+    keep_one: a class that the imbalance empties keeps one image.
     """
 
     extractor = "digits-cnn-v1"
     crops = ("center", "squash")  # the originals are square
     channels = 1
 
-    def __init__(self, *, imbalance: float = 0.1, resolution: Literal[8, 16, 32] = 8) -> None:
+    def __init__(
+        self, *, imbalance: float = 0.1, resolution: Literal[8, 16, 32] = 8, keep_one: bool = False
+    ) -> None:
         check_choice("digits", "resolution", resolution, (8, 16, 32))
         self.imbalance, self.resolution = imbalance, resolution
-        self._counts = profile(POOL, len(CLASSES), imbalance)
+        self._counts = profile(POOL, len(CLASSES), imbalance, keep_one=keep_one)
         require_images(self._counts, CLASSES, POOL, imbalance)
 
     @property

@@ -48,6 +48,7 @@ class FashionMnist(Dataset):
 
     source: `embedded` (largest class 1,000 images, imbalance at most 0.01) or `full` (6,000, any imbalance).
     imbalance: smallest over largest class. resolution: 32 (padded by 2), 28 (native), 16 (padded, then 2x2 means).
+    keep_one: a class that the imbalance empties keeps one image.
     """
 
     extractor = "fashion-cnn-v1"
@@ -60,12 +61,13 @@ class FashionMnist(Dataset):
         source: Literal["embedded", "full"] = "embedded",
         imbalance: float = 0.01,
         resolution: Literal[32, 28, 16] = 32,
+        keep_one: bool = False,
     ) -> None:
         check_choice("fashion_mnist", "source", source, ("embedded", "full"))
         check_choice("fashion_mnist", "resolution", resolution, (32, 28, 16))
         self.source, self.imbalance, self.resolution = source, imbalance, resolution
         n_max, self._per_reference, self._per_holdout = SIZES[source]
-        self._counts = profile(n_max, len(CLASSES), imbalance)
+        self._counts = profile(n_max, len(CLASSES), imbalance, keep_one=keep_one)
         if source == "embedded" and imbalance > EMBEDDED_IMBALANCE:
             raise UsageError(
                 f"data set 'fashion_mnist': imbalance is {imbalance}, but the embedded cut holds {EMBEDDED_IMBALANCE} and below",

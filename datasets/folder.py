@@ -6,23 +6,25 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Literal
 
-import numpy as np
-
-from ltbench.datasets import Dataset, EnvironmentProblem, Images, UsageError, check_choice, data_folders
+from ltbench.datasets import EnvironmentProblem, UsageError, check_choice, data_folders
 from ltbench.datasets.longtail import profile, require_images, select
-from ltbench.datasets.tree import hold_out, list_classes, read_images
+from ltbench.datasets.photos import Decoder, Photos
+from ltbench.datasets.pictures import FILE, Entry, Pictures, gather
+from ltbench.datasets.tree import hold_out, list_classes
 
 
-class Folder(Dataset):
+class Folder(Photos):
     """Your own images: LTBENCH_DATA/FOLDER/CLASS/*.png, .jpg ... Classes are the sub-folders in sorted order.
 
     folder: its name under LTBENCH_DATA. resolution: images are cropped to their middle square and resized, as in ADM.
     color: rgb or grey. imbalance: null keeps the numbers there are; a number cuts the classes, in their sorted order, to the
-    exponential profile that begins at the mean class size (no class gets more than it holds).
+    exponential profile that begins at the mean class size (no class gets more than it holds). keep_one: a class that
+    it empties keeps one image.
     per_reference, per_holdout: images of each class that are held out, drawn once and for all; training sees the others.
     """
 
     extractor = "lite0"
+    needs_preparing = False
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class Folder(Dataset):
         imbalance: float | None = None,
         per_reference: int = 20,
         per_holdout: int = 10,
+        keep_one: bool = False,
     ) -> None:
         check_choice("folder", "color", color, ("rgb", "grey"))
         for name, value in (
@@ -51,9 +54,18 @@ class Folder(Dataset):
                 f"data set 'folder': folder is '{folder}'; it is a name under LTBENCH_DATA",
                 "set LTBENCH_DATA to the folder above it: a spec names data, not a place on one machine",
             )
-        self.folder, self.resolution, self.color, self.imbalance = folder, resolution, color, imbalance
-        self.channels = 3 if color == "rgb" else 1
+        self.folder, self.color, self.imbalance, self.keep_one = folder, color, imbalance, keep_one
         self._held_out = {"reference": per_reference, "holdout": per_holdout}
+        self._set_up(
+            Decoder(resolution, 3 if color == "rgb" else 1, upright=True, white=True),
+            folder=folder,
+            resolution=resolution,
+            color=color,
+            imbalance=imbalance,
+            per_reference=per_reference,
+            per_holdout=per_holdout,
+            keep_one=keep_one,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,29 +76,34 @@ class Folder(Dataset):
         return f"folder:{self.folder}:{self.color}:held-out-balanced-{self._held_out['reference']}"
 
     def counts(self) -> list[int]:
+        return self.place.counts() or self._counted()
+
+    def _counted(self) -> list[int]:
         sizes = [len(files) - sum(self._held_out.values()) for files in self._files.values()]
         if self.imbalance is None:
             return sizes
         largest = sum(sizes) / len(sizes)
-        found = profile(largest, len(sizes), self.imbalance, sizes)
+        found = profile(largest, len(sizes), self.imbalance, sizes, self.keep_one)
         require_images(found, self.classes, largest, self.imbalance)
         return found
 
-    def train(self) -> Images:
-        return self._train
+    def source(self) -> list[Path]:
+        self._counted()
+        return [data_folders(self.folder)[0]]
 
-    def reference(self) -> Images:
-        return self._reference
-
-    def holdout(self) -> Images:
-        return self._holdout
-
-    def missing(self) -> str | None:
-        try:
-            self.counts()
-        except (EnvironmentProblem, UsageError) as problem:
-            return str(problem)
-        return None
+    def look(self) -> dict[str, Pictures]:
+        (root,) = self.source()
+        entries = [
+            (Entry(path.relative_to(root).as_posix(), FILE, 0, path.stat().st_size), label)
+            for label, paths in enumerate(self._files.values())
+            for path in paths
+        ]
+        whole = gather({root: [(entry, entry.name, label) for entry, label in entries]}, in_order=True)
+        parts = hold_out(whole.labels, self._held_out)
+        pool = parts.pop("pool")
+        # Without an imbalance nothing is chosen, and the images stay in their files' order.
+        kept = pool if self.imbalance is None else pool[select(whole.labels[pool], self._counted())]
+        return {name: whole.take(rows) for name, rows in {"train": kept, **parts}.items()}
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
@@ -105,32 +122,3 @@ class Folder(Dataset):
                 "add images, lower per_reference and per_holdout, or remove these classes",
             )
         return found
-
-    @cached_property
-    def _split(self) -> dict[str, np.ndarray]:
-        return hold_out(self._labels, self._held_out)
-
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        return np.repeat(np.arange(len(self._files)), [len(files) for files in self._files.values()])
-
-    @cached_property
-    def _train(self) -> Images:
-        pool = self._split["pool"]
-        # Without an imbalance nothing is chosen, and the images stay in their files' order.
-        return self._images(
-            pool if self.imbalance is None else pool[select(self._labels[pool], self.counts())]
-        )
-
-    @cached_property
-    def _reference(self) -> Images:
-        return self._images(self._split["reference"])
-
-    @cached_property
-    def _holdout(self) -> Images:
-        return self._images(self._split["holdout"])
-
-    def _images(self, index: np.ndarray) -> Images:
-        paths = [path for files in self._files.values() for path in files]
-        pixels = read_images([paths[i] for i in index], self.resolution, self.channels)
-        return Images(pixels, self._labels[index].astype(np.int64), index.astype(np.int64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,28 +16,90 @@ from ltbench.augment import draw_moves, move
 from ltbench.diffusion import Process
 from ltbench.methods import Draw, Reference, Rng
 from ltbench.order import Order
+from ltbench.places import Held, Rows, send
+
+
+class Source(Protocol):
+    """What a network is trained on. shape: (C, H, W) of one image. drawn: whether `gather` needs noise."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def drawn(self) -> bool: ...
+
+    def gather(self, index: Tensor, flipped: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B,) positions and (B,) bool, on the host or the device -> (B, C, H, W) float32, mirrored where `flipped`.
+
+        noise: (B, C, H, W) float32 standard normal, for a source that is `drawn`.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class Resident:
-    """A training set that sits on the device. images: (n, C, H, W) uint8. labels: (n,) int64. Batches are gathered.
+class Pixels:
+    """uint8 images as float32 in [-1, 1]. rows: (n, C, H, W) uint8."""
 
-    pixels: (n, C, R, R) uint8 of the same pictures where `images` is not what an encoder should see, else None.
+    rows: Rows
+    drawn: ClassVar[bool] = False
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.row
+
+    def gather(self, index: Tensor, flipped: Tensor, noise: Tensor | None = None) -> Tensor:
+        x = self.rows.take(index).float() / 127.5 - 1.0
+        return _mirrored(x, send(flipped, x.device))
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A fresh sample of the posterior at every look, scale * (mean + deviation * noise - shift), as SiT and REPA train.
+
+    rows: (2 n, 2, C, h, w) float16, image by image, the mirrored one second; each holds mean and deviation.
     """
 
-    images: Tensor
-    labels: Tensor
-    pixels: Tensor | None = None
+    rows: Rows
+    scale: float
+    shift: float = 0.0
+    drawn: ClassVar[bool] = True
 
-    def gather(self, index: Tensor, flipped: Tensor) -> Tensor:
-        """(B,) positions and (B,) bool -> (B, C, H, W) float32 in [-1, 1], mirrored where `flipped`."""
-        x = self.images[index].float() / 127.5 - 1.0
-        return torch.where(flipped[:, None, None, None], x.flip(3), x)
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.rows.row[1:]
+
+    def gather(self, index: Tensor, flipped: Tensor, noise: Tensor | None = None) -> Tensor:
+        assert noise is not None, "a latent is drawn from its posterior"
+        mean, deviation = self.rows.take(2 * index + flipped).float().unbind(1)
+        return (mean + deviation * send(noise, self.device) - self.shift) * self.scale
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A training set on its way to the device. labels: (n,) int64, on the device.
+
+    pixels: rows (n, C, R, R) uint8 of the pictures, where `images` is not what an encoder should see; None: not kept.
+    """
+
+    images: Source
+    labels: Tensor
+    pixels: Rows | None = None
 
     def seen(self, index: Tensor, flipped: Tensor) -> Tensor:
         """(B,) positions and (B,) bool -> (B, C, R, R) uint8, mirrored where `flipped`: what a frozen encoder looks at."""
-        x = (self.images if self.pixels is None else self.pixels)[index]
-        return torch.where(flipped[:, None, None, None], x.flip(3), x)
+        rows = self.images.rows if self.pixels is None and isinstance(self.images, Pixels) else self.pixels
+        assert rows is not None, "the pictures beside latents are kept where a method asks for them"
+        x = rows.take(index)
+        return _mirrored(x, send(flipped, x.device))
 
     @cached_property
     def by_class(self) -> list[np.ndarray]:
@@ -46,24 +108,35 @@ class Resident:
         return [np.flatnonzero(labels == c) for c in np.unique(labels)]
 
 
+def resident(images: Tensor, labels: Tensor, pixels: Tensor | None = None) -> TrainingSet:
+    """A training set of tensors: images (n, C, H, W) uint8, labels (n,) int64, pixels (n, C, R, R) uint8 for an encoder."""
+    return TrainingSet(Pixels(Held(images)), labels, None if pixels is None else Held(pixels))
+
+
+def _mirrored(x: Tensor, flipped: Tensor) -> Tensor:
+    return torch.where(flipped[:, None, None, None], x.flip(3), x)
+
+
 @dataclass(frozen=True)
 class _View:
     """Which images are looked at, (B,) positions, and how: mirrored, or moved by an affine map that mirrors too.
 
-    label: (B, 9) float32, inverse: (B, 2, 3) float64, both None without augmentation.
+    noise: (B, C, H, W) float32 for a source that is drawn. label: (B, 9) float32, inverse: (B, 2, 3) float64, both None without
+    augmentation. Positions and flips stay on the host, where rows that are there are looked up.
     """
 
     index: Tensor
     flipped: Tensor
+    noise: Tensor | None = None
     label: Tensor | None = None
     inverse: Tensor | None = None
 
-    def images(self, data: Resident) -> Tensor:
+    def images(self, data: TrainingSet) -> Tensor:
         """(B, C, H, W) float32, what the network is trained on."""
-        x = data.gather(self.index, self.flipped)
+        x = data.images.gather(self.index, self.flipped, self.noise)
         return x if self.inverse is None else move(x, self.inverse)
 
-    def pixels(self, data: Resident) -> Tensor:
+    def pixels(self, data: TrainingSet) -> Tensor:
         """(B, C, R, R) uint8, the same view of the pictures themselves, for an encoder."""
         x = data.seen(self.index, self.flipped)
         return x if self.inverse is None else move(x.float(), self.inverse).round().clamp(0, 255).to(x.dtype)
@@ -76,7 +149,7 @@ class Drawer:
     asks for beside the batch. augment: probability of each move of `augment: ada`, None for none; it includes the flip, which
     then is the one that a cell without it would draw."""
 
-    data: Resident
+    data: TrainingSet
     order: Order
     process: Process
     null: int
@@ -94,17 +167,18 @@ class Drawer:
         device = self.data.images.device
         g = self.local_batch
         rows = np.concatenate([np.arange(s * g, (s + 1) * g) for s in shards])
-        index = torch.from_numpy(self.order.indices(step)[rows]).to(device)
+        index = torch.from_numpy(self.order.indices(step)[rows])
         flipped = self._per_row(step, shards, "flip", lambda r: r.random(g) < 0.5) if self.flip else None
         flipped = torch.zeros(len(rows), dtype=torch.bool) if flipped is None else flipped
         view = self._view(step, shards, index, flipped)
-        x0, flipped = view.images(self.data), flipped.to(device)
+        x0 = view.images(self.data)
         eps = self._per_row(
             step, shards, "noise", lambda r: r.standard_normal((g, *x0.shape[1:]), np.float32)
         )
         u = self._per_row(step, shards, "time", lambda r: r.random(g, dtype=np.float32))
         dropped = self._per_row(step, shards, "labels", self._drops)
-        eps, u, dropped = eps.to(device), u.to(device), dropped.to(device)
+        eps, u, dropped = send(eps, device), send(u, device), send(dropped, device)
+        index, flipped = send(index, device), send(flipped, device)
         t, y = self.process.time(u), self.data.labels[index]
         return Draw(
             x0=x0,
@@ -128,21 +202,24 @@ class Drawer:
 
     def _view(self, step: int, shards: Sequence[int], index: Tensor, flipped: Tensor, *more: str) -> _View:
         """How the rows `index` of these shards are seen; `more` keeps a second batch's numbers apart."""
-        device = self.data.images.device
+        device, noise = self.data.images.device, None
+        if self.data.images.drawn:
+            shape = (self.local_batch, *self.data.images.shape)
+            draws = [seeds.stream(self.seed, "latents", *more, step, shard) for shard in shards]
+            noise = torch.from_numpy(np.concatenate([r.standard_normal(shape, np.float32) for r in draws]))
         if self.augment is None:
-            return _View(index, flipped.to(device))
+            return _View(index, flipped, noise)
         labels, inverse = [], []
         for shard, mirrored in zip(shards, flipped.view(len(shards), -1), strict=True):
             stream = seeds.stream(self.seed, "augment", *more, step, shard)
             moves = draw_moves(stream, mirrored.numpy(), self.augment)
             labels.append(moves.label())
             inverse.append(moves.inverse())
-        label, where = (torch.from_numpy(np.concatenate(part)).to(device) for part in (labels, inverse))
-        return _View(index, torch.zeros_like(index, dtype=torch.bool), label, where)
+        label, where = (send(torch.from_numpy(np.concatenate(part)), device) for part in (labels, inverse))
+        return _View(index, torch.zeros_like(flipped), noise, label, where)
 
     def _reference(self, step: int, shards: Sequence[int]) -> Reference:
         """As many images as the batch has, every class equally often up to rounding, from a stream of its own."""
-        device = self.data.images.device
         picked, mirrored = [], []
         for shard in shards:
             stream = seeds.stream(self.seed, "data", "reference", step, shard)
@@ -151,9 +228,9 @@ class Drawer:
             u, v = stream.random((2, self.local_batch))
             picked += [rows[int(x * len(rows))] for rows, x in zip(members, u, strict=True)]
             mirrored += [self.flip and x < 0.5 for x in v]
-        index = torch.tensor(np.array(picked), device=device)
+        index = torch.from_numpy(np.array(picked))
         view = self._view(step, shards, index, torch.tensor(mirrored), "reference")
-        return Reference(view.images(self.data), self.data.labels[index])
+        return Reference(view.images(self.data), self.data.labels[send(index, self.data.labels.device)])
 
     def _drops(self, stream: np.random.Generator) -> np.ndarray:
         if self.label_drop_mode == "sample":

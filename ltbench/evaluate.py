@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltbench import provenance, sources
+from ltbench import provenance, sources, vaes
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
-from ltbench.generate import Block, blocks, build_sampler
+from ltbench.generate import Block, blocks, build_sampler, decoder_of, shape_of
 from ltbench.metrics.catalogue import Estimators
 from ltbench.metrics.extractor import Extractor, load_extractor
 from ltbench.metrics.inception_score import ISRule
@@ -125,8 +125,9 @@ def collector_of(
     bench: Bench,
 ) -> Collector:
     """What makes or finds the features of the images that a milestone gives under an evaluation."""
-    shape = (data.channels, data.resolution, data.resolution)
+    shape = shape_of(settings, data)
     classes = len(data.classes)
+    vae = vaes.named(settings.get("dataset", {}))
     conditional = evaluation["labels"] is not None
     sampling = Sampling(
         evaluation=evaluation,
@@ -136,7 +137,11 @@ def collector_of(
         ids=sampled_classes(evaluation, data.counts()) if conditional else (),
         null=classes,
         shape=shape,
-        code={"sampling": provenance.sampling_code(), "network": milestone.network_code},
+        code={
+            "sampling": provenance.sampling_code(),
+            "network": milestone.network_code,
+            **({} if vae is None else {"vae": vaes.identity(vae)}),
+        },
     )
     if conditional:
         _require_drawn(sampling, int(evaluation["samples"]))
@@ -146,7 +151,14 @@ def collector_of(
         if numbers:  # weights are loaded only where an image is missing
             network = build_sampler(settings, data, milestone.load(), bench.device)
             yield from blocks(
-                network, settings["pipeline"], evaluation, sampling.ids, shape, bench.device, numbers
+                network,
+                settings["pipeline"],
+                evaluation,
+                sampling.ids,
+                shape,
+                bench.device,
+                numbers,
+                decoder_of(settings, bench.device),
             )
 
     return Collector(

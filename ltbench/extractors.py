@@ -43,6 +43,9 @@ PACKAGES = {
     },
     "timm": {"timm": "timm"},
 }
+SAME_IMAGES = {
+    "fashion_mnist": ("standin",)
+}  # data set -> others made of its images, for which its extractor is as good
 # What in an encoder's name tells how it was trained, the more special first; else its architecture is its family.
 FAMILIES = (
     "dinov3",
@@ -64,7 +67,8 @@ class Known:
     """An extractor that has a name here. sha256: of its weights file, or the digits of it that are known.
 
     pool, spatial, logits: dimensions; 0 where it gives none. channels: of the images it takes (a grey image is repeated for an
-    extractor of three). datasets: those it was made for; empty: any. unquantised: it takes floats in [0, 1] beside uint8.
+    extractor of three, a colour image averaged for one of grey images). datasets: those it was made for; empty: any. unquantised: it
+    takes floats in [0, 1] beside uint8.
     """
 
     name: str
@@ -115,9 +119,9 @@ def _embedded(name: str, entry: Mapping[str, Any]) -> Known:
         entry["dim"],
         spatial,
         entry["classes"],
-        (entry["channels"],),
+        (1, 3),
         "MIT",
-        datasets,
+        (*datasets, *(other for name in datasets for other in SAME_IMAGES.get(name, ()))),
     )
 
 
@@ -231,15 +235,21 @@ def torch_hub() -> Path:
 
 
 def _hub_files(model: str) -> Iterator[Path]:
-    """Where Hugging Face's cache holds a model of timm's account: the revision that `main` was at, then the others."""
+    """Where Hugging Face's cache holds a model of timm's account."""
+    yield from (folder / "model.safetensors" for folder in hub_folders(f"timm/{model}"))
+
+
+def hub_folders(repository: str) -> Iterator[Path]:
+    """Folders of Hugging Face's cache for ACCOUNT/NAME: the revision that `main` was at, then the others."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
     home = Path(os.environ.get("HF_HOME") or cache).expanduser()
-    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser() / f"models--timm--{model}"
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    folder = hub / f"models--{repository.replace('/', '--')}"
     main = folder / "refs" / "main"
     revisions = [main.read_text().strip()] if main.is_file() else ["main"]
     snapshots = folder / "snapshots"
     revisions += sorted(path.name for path in snapshots.glob("*") if path.name not in revisions)
-    yield from (snapshots / revision / "model.safetensors" for revision in revisions)
+    yield from (snapshots / revision for revision in revisions)
 
 
 def find_weights(wanted: Wanted) -> Path | None:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltbench import seeds
+from ltbench import seeds, vaes
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
+from ltbench.latents.codec import Decode, load_codec
 from ltbench.networks import Network, build_network
 from ltbench.protocols import NOISY, OPTIONS
 from ltbench.sampling import Fresh, count_rows, sample
@@ -34,14 +35,26 @@ class Block:
     nfe: int
 
 
+def shape_of(settings: Mapping[str, Any], data: Dataset) -> tuple[int, int, int]:
+    """(C, H, W) of what the network of a cell works on: pixels, or the latents that its data set names."""
+    return vaes.network_shape(settings.get("dataset", {}), data.channels, data.resolution)
+
+
+def decoder_of(settings: Mapping[str, Any], device: torch.device) -> Decode | None:
+    """What turns a cell's latents into images; None where it works on pixels."""
+    name = vaes.named(settings.get("dataset", {}))
+    return None if name is None else load_codec(name, device).decode
+
+
 def build_sampler(
     settings: Mapping[str, Any], data: Dataset, weights: Mapping[str, Tensor], device: torch.device
 ) -> Network:
     """The network of a cell with EMA weights, in eval mode: dropout is off while sampling."""
+    channels, resolution, _ = shape_of(settings, data)
     network = build_network(
         settings["network"],
-        channels=data.channels,
-        resolution=data.resolution,
+        channels=channels,
+        resolution=resolution,
         classes=len(data.classes),
         dropout=settings["train"]["dropout"],
         augmented=settings["train"].get("augment", "none") != "none",
@@ -85,8 +98,10 @@ def blocks(
     shape: tuple[int, int, int],
     device: torch.device,
     wanted: Iterable[int],
+    decode: Decode | None = None,
 ) -> Iterator[Block]:
-    """The blocks with the numbers `wanted`, one after another. shape: (C, H, W). ids: classes that are sampled."""
+    """The blocks with the numbers `wanted`, one after another. shape: (C, H, W) of what the network makes. ids: classes that are
+    sampled. decode: from there to images, where the network makes latents."""
     block, seed, process = int(evaluation["block"]), int(evaluation["seed"]), process_for(pipeline)
     for number in wanted:
         rows = np.arange(number * block, (number + 1) * block)
@@ -106,6 +121,7 @@ def blocks(
                 guidance_channels=evaluation.get("guidance_channels"),
                 options={key: evaluation[key] for key in OPTIONS.get(evaluation["sampler"], {})},
             )
+        images = images if decode is None else decode(images)
         yield Block(number, images, labels, counted.rows // block)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import ltbench.methods
-from ltbench import provenance
+from ltbench import provenance, vaes
 from ltbench.datasets import build_dataset
 from ltbench.distributed import Ranks, from_environment, join
 from ltbench.errors import EnvironmentProblem, LtbenchError
@@ -25,6 +25,7 @@ from ltbench.files import StorageProblem
 from ltbench.guard import ProcessChanged
 from ltbench.methods import ContractBroken, Unsupported
 from ltbench.stages.common import Event, Followed, Options, Stage
+from ltbench.stages.encode import encode
 from ltbench.stages.evaluate import evaluate_milestone, look_at_reals, sample_part
 from ltbench.stages.names import stage_name
 from ltbench.stages.train import train
@@ -119,7 +120,14 @@ def _dispatch(stage: Stage, kind: str, rest: str) -> dict[str, Any]:
     data = build_dataset(stage.settings["dataset"])
     if problem := data.missing():
         raise EnvironmentProblem(problem)
+    if name := vaes.named(stage.settings["dataset"]):
+        if stage.options.vae is not None:
+            vaes.remember(name, Path(stage.options.vae))
+        if problem := vaes.problem(name):
+            raise EnvironmentProblem(problem)
     set_precision(stage.settings["train"]["precision"])
+    if kind == "encode":
+        return encode(stage, data, rest)
     if kind == "train":
         return train(stage, data, sorted(int(step) for step in rest.split(",")))
     if kind == "reference":

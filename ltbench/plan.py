@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ltbench import provenance
+from ltbench import provenance, vaes
 from ltbench.answers import Answers
 from ltbench.files import Unreadable
 from ltbench.protocols import sampling_text
-from ltbench.sources import has_references, reference_key
+from ltbench.sources import has_latents, has_references, latents_key, reference_key
 from ltbench.spec.cells import Cell, cell_id, expand
 from ltbench.spec.resolved import Spec
 from ltbench.spec.types import spell
@@ -116,7 +116,7 @@ class Work:
     """All stages that one cell still needs for every part that wants it, training first.
 
     after: (cell, step) of the milestone that training begins at, None where it begins anew or at a file. start: where the starting
-    weights lie: a run of that cell, or the file.
+    weights lie: a run of that cell, or the file. latents: the key of the latents that its training needs, None for pixels.
     """
 
     cell: Cell
@@ -124,6 +124,7 @@ class Work:
     stages: tuple[str, ...]
     after: tuple[str, int] | None = None
     start: str | None = None
+    latents: str | None = None
 
 
 @dataclass(frozen=True)
@@ -179,15 +180,22 @@ def evaluations_only(work: Sequence[Work]) -> list[Work]:
 
 
 def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 1) -> list[Work]:
-    """The same work, with what evaluations wait for as jobs of their own.
+    """The same work, with what trainings and evaluations wait for as jobs of their own.
 
-    The features of each set of real images are made once, by the first cell that needs them, unless `scratch` has them. With
-    `split` above 1, that many jobs make the images of each evaluation.
+    The latents of a training set and the features of each set of real images are made once, by the first cell that needs them,
+    unless `scratch` has them. With `split` above 1, that many jobs make the images of each evaluation.
     """
     evaluations = {key: e for item in found.cells for key, e in item.cell.evaluations.items()}
     seen: set[str] = set()
     helped = []
     for item in work:
+        latents = _latents(item)
+        coding = (
+            [f"encode:{latents}"]
+            if latents and latents not in seen and not has_latents(scratch, latents)
+            else []
+        )
+        seen |= {latents} if latents else set()
         named = [named for stage in item.stages if (named := parse(stage)).kind == "evaluate"]
         real = []
         for evaluation in dict.fromkeys(each.evaluation for each in named):
@@ -201,8 +209,15 @@ def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 
             if "search" not in evaluations[each.evaluation]
             for part in range(split if split > 1 else 0)
         ]
-        helped.append(replace(item, stages=(*real, *item.stages, *shares)))
+        helped.append(replace(item, stages=(*coding, *real, *item.stages, *shares), latents=latents))
     return helped
+
+
+def _latents(item: Work) -> str | None:
+    """The key of the latents that a training waits for."""
+    dataset = item.cell.settings["dataset"]
+    trains = any(stage.startswith("train:") for stage in item.stages)
+    return latents_key(dataset) if trains and vaes.named(dataset) else None
 
 
 def _work(same: Sequence[Planned], runs: Mapping[str, str | None]) -> Work:

@@ -25,6 +25,7 @@ from ltbench.spec.networks import network_numbers
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
 COMPONENTS = ("trainer", "method", "network", "data")  # what a run's weights depend on
+LATENTS = "latents"  # where they train on latents, the code that made these
 START = "init"  # and, where they begin at other weights, the code that made and loaded these
 # Files and bookkeeping: they carry values to the code below and change none of them.
 PLUMBING = (
@@ -40,7 +41,19 @@ PLUMBING = (
     "store",
     "report",
 )
-PLUMBING += ("answers", "checkpoint", "stages", "job", "launch", "status", "cli", "shards", "sources")
+PLUMBING += (
+    "answers",
+    "checkpoint",
+    "stages",
+    "job",
+    "launch",
+    "status",
+    "cli",
+    "shards",
+    "sources",
+    "vaes",
+    "places",
+)
 ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
@@ -76,9 +89,21 @@ def train_code(settings: Mapping[str, Any]) -> Code:
         "network": _network(settings["network"]),
         "data": _plugin("datasets", settings["dataset"]["name"]),
     }
+    if settings["dataset"].get("latents"):
+        code[LATENTS] = latents_code()
     if "init" in settings:
         code[START] = _start(settings["init"])
     return code
+
+
+def data_code(name: str) -> dict[str, Any]:
+    """Digest and files of the code of a data set."""
+    return _plugin("datasets", name)
+
+
+def latents_code() -> dict[str, Any]:
+    """Digest and files of the code that turns pixels into cached latents."""
+    return _latents()
 
 
 def evaluation_code() -> Code:
@@ -98,7 +123,7 @@ def extractor_code() -> str:
 
 def run_id(code: Code, settings: Mapping[str, Any]) -> str:
     """12 hex digits: the directory of runs of these settings by this code."""
-    parts = {part: code[part]["digest"] for part in (*COMPONENTS, START) if part in code}
+    parts = {part: code[part]["digest"] for part in (*COMPONENTS, LATENTS, START) if part in code}
     return digest({"code": parts, "settings": dict(settings)})[:12]
 
 
@@ -138,6 +163,7 @@ def forget() -> None:
         _evaluation,
         _images,
         _extractor,
+        _latents,
         _loader,
         names_of,
         _imports,
@@ -171,6 +197,12 @@ def _images() -> dict[str, Any]:
 @functools.cache
 def _extractor() -> dict[str, Any]:
     return _component(_closure([PACKAGE / "metrics" / "extractor.py"], (*PLUMBING, "metrics.naming")))
+
+
+@functools.cache
+def _latents() -> dict[str, Any]:
+    without = (*PLUMBING, "networks", "datasets", "methods", "trainer", "metrics", "collect")
+    return _component(_closure([PACKAGE / "latents" / "moments.py"], without))
 
 
 @functools.cache

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltbench import vaes
 from ltbench.answers import Answer
 from ltbench.children import in_fork
 from ltbench.datasets import build_dataset
 from ltbench.diffusion import process_for
-from ltbench.draws import Resident
+from ltbench.draws import resident
 from ltbench.errors import EnvironmentProblem
 from ltbench.methods import Unsupported, load_method
 from ltbench.networks import build_network
@@ -69,15 +70,16 @@ def _task(settings: Mapping[str, Any]) -> Any:
     data = build_dataset(settings["dataset"])
     labels = np.repeat(np.arange(len(data.classes)), data.counts())
     order = Order(labels, len(data.classes), seed=0, batch=recipe.batch, resample=settings["resample"])
+    channels, resolution, _ = vaes.network_shape(settings["dataset"], data.channels, data.resolution)
     with torch.device("meta"):
         network = build_network(
             settings["network"],
-            channels=data.channels,
-            resolution=data.resolution,
+            channels=channels,
+            resolution=resolution,
             classes=len(data.classes),
             dropout=recipe.dropout,
         )
-    unread = Resident(torch.empty(0), torch.from_numpy(labels))
+    unread = resident(torch.empty(0), torch.from_numpy(labels))
     return task_of(settings, recipe, process_for(settings["pipeline"]), network, order, unread)
 
 

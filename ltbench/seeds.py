@@ -19,6 +19,7 @@ STREAMS = frozenset(
         "data",  # order of images, resampling
         "flip",  # horizontal flips
         "augment",  # what `augment` does to images beside the horizontal flip
+        "latents",  # sample of a latent's posterior
         "noise",  # eps of the noised batch
         "time",  # clock of the noised batch
         "labels",  # label dropout

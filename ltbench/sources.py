@@ -25,12 +25,33 @@ def references_root(scratch: Path) -> Path:
     return scratch / "references"
 
 
+def latents_root(scratch: Path) -> Path:
+    """Latents of training images, a folder per data set and VAE (latents_key)."""
+    return scratch / "latents"
+
+
+def latents_key(dataset: Mapping[str, Any]) -> str:
+    """20 hex digits: the folder of the latents of a data set, and the name of the stage that makes them."""
+    code = {
+        "data": provenance.data_code(dataset["name"])["digest"],
+        "latents": provenance.latents_code()["digest"],
+    }
+    return digest({"dataset": dict(dataset), "code": code})[:20]
+
+
+def has_latents(scratch: Path, key: str) -> bool:
+    """Whether the latents under a key are complete; a training checks them, and makes what is missing all the same."""
+    folder = latents_root(scratch) / key
+    return folder.is_dir() and any((each / "manifest.json").is_file() for each in folder.iterdir())
+
+
 def reference_key(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     """20 hex digits: the folder of the real features of a data set as an evaluation sees them.
 
-    The imbalance is in it only through the training images, whose file is named after their content.
+    The imbalance (and keep_one) is in it only through the training images, whose file is named after their content; that a cell trains on
+    latents changes no real image.
     """
-    settings = {key: value for key, value in dataset.items() if key != "imbalance"}
+    settings = {key: value for key, value in dataset.items() if key not in ("imbalance", "keep_one", "latents")}
     content = {
         "dataset": settings,
         "reference": evaluation["reference"],

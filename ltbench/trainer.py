@@ -15,18 +15,19 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ltbench import seeds
+from ltbench import seeds, vaes
 from ltbench.curve import Curve
 from ltbench.datasets import Dataset
 from ltbench.diffusion import Process, process_for
 from ltbench.distributed import Ranks
-from ltbench.draws import Drawer, Resident
+from ltbench.draws import Drawer, Latents, Pixels, TrainingSet
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
 from ltbench.networks import Network, build_network, resolve_tap
 from ltbench.order import Order
+from ltbench.places import LazyRows, place
 
 T = TypeVar("T")
 
@@ -79,10 +80,16 @@ class NonFinite(Exception):
 
 
 def build_parts(
-    settings: Mapping[str, Any], data: Dataset, method: type[Method], device: torch.device
+    settings: Mapping[str, Any],
+    data: Dataset,
+    method: type[Method],
+    device: torch.device,
+    latents: Latents | None = None,
+    notice: Callable[[str], None] = lambda message: None,
 ) -> Parts:
     """Network, method, data order and process of a cell. Weights are keyed by (seed, "init"): equal for all methods.
 
+    latents: of the training images in their order, for a cell that trains on them. notice: hears where data could not go.
     Raises Unsupported with the method's own reason.
     """
     recipe = Recipe(**{**settings["train"], "betas": tuple(settings["train"]["betas"])})
@@ -90,28 +97,30 @@ def build_parts(
     classes, seed = len(data.classes), int(settings["seed"])
     order = Order(images.labels, classes, seed=seed, batch=recipe.batch, resample=settings["resample"])
     process = process_for(settings["pipeline"])
+    labels = torch.from_numpy(images.labels).to(device)
+    if (vaes.named(settings["dataset"]) is None) != (latents is None):
+        raise ValueError("latents are given exactly where the settings name them")
+    source = latents or Pixels(place([images.images], device, notice))
     network = seeded(
         seeds.torch_seed(seed, "init"),
         lambda: build_network(
             settings["network"],
-            channels=images.images.shape[1],
-            resolution=images.images.shape[2],
+            channels=source.shape[0],
+            resolution=source.shape[1],
             classes=classes,
             dropout=recipe.dropout,
             augmented=recipe.augment != "none",
         ),
     ).to(device)
-    resident = Resident(
-        torch.from_numpy(images.images).to(device), torch.from_numpy(images.labels).to(device)
-    )
-
-    task = task_of(settings, recipe, process, network, order, resident)
+    beside = None if latents is None else LazyRows(lambda: place([images.images], device, notice))
+    training = TrainingSet(source, labels, beside)
+    task = task_of(settings, recipe, process, network, order, training)
     options = {name: value for name, value in settings["method"].items() if name != "name"}
     if reason := method.supports(task):
         raise Unsupported(reason)
     strategy = seeded(seeds.torch_seed(seed, "method-init"), lambda: method(task, **options)).to(device)
     drawer = Drawer(
-        data=resident,
+        data=training,
         order=order,
         process=process,
         null=classes,
@@ -134,9 +143,9 @@ def task_of(
     process: Process,
     network: Network,
     order: Order,
-    resident: Resident,
+    training: TrainingSet,
 ) -> Task:
-    device = resident.labels.device
+    device = training.labels.device
 
     def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
         if cache and recipe.augment != "none":
@@ -144,7 +153,7 @@ def task_of(
                 f"encoder '{name}' cannot keep its tokens: under augment: {recipe.augment} no image is seen twice alike",
                 "say cache: false",
             )
-        kept = {"images": resident.seen, "size": len(resident.labels)} if cache else {}
+        kept = {"images": training.seen, "size": len(training.labels)} if cache else {}
         return Tokens(load_encoder(name, device), grid, **kept)
 
     return Task(

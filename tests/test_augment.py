@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltbench import seeds
 from ltbench.augment import Moves, draw_moves, move
-from ltbench.draws import Drawer, Resident
+from ltbench.draws import Drawer, resident
 from ltbench.errors import SpecError
 from ltbench.evaluate import build_sampler
 from ltbench.methods import Unsupported, load_method
@@ -191,7 +191,7 @@ def test_the_label_is_what_was_done_to_the_image(pipeline: str) -> None:
     assert made.augment is not None
     assert made.augment.shape == (12, 9)
     assert made.augment.dtype == torch.float32
-    raw = drawer().data.gather(made.index, torch.zeros(12, dtype=torch.bool))
+    raw = drawer().data.images.gather(made.index, torch.zeros(12, dtype=torch.bool))
     gaps = [
         (made.x0 - moved(raw, from_label(made.augment, sign))).abs().flatten(1).amax(1) for sign in (1, -1)
     ]
@@ -246,8 +246,10 @@ def test_an_encoder_sees_the_same_view_in_bytes() -> None:
 def test_pictures_of_another_size_move_alike() -> None:
     """The shift is a share of the side: a picture twice as large goes twice as many pixels."""
     made = dataclasses.replace(drawer(augment_probability=1.0), pixels=True)
-    large = made.data.images.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    big = dataclasses.replace(made, data=Resident(made.data.images, made.data.labels, pixels=large))
+    large = made.data.images.rows.tensor.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    big = dataclasses.replace(
+        made, data=resident(made.data.images.rows.tensor, made.data.labels, pixels=large)
+    )
     small, seen = made.draw(1, range(3)).pixels, big.draw(1, range(3)).pixels
     assert small is not None
     assert seen is not None

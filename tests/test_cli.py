@@ -257,6 +257,15 @@ def test_datasets_name_counts_and_draws_the_tail(cli, here):
     assert sum(found["counts"]) == 2478
 
 
+def test_plan_says_the_recipe_and_every_deviation(cli, here):
+    said = "trained as seed-sit, but for batch 96 (there 48)"
+    changes = ("--set", "train={preset: seed-sit, batch: 96, milestones: [5]}")
+    assert said in cli("plan", "little.yaml", *changes)[1].splitlines()
+    found = json.loads(cli("plan", "little.yaml", *changes, "--json")[1])["recipes"]
+    assert found == [{"part": found[0]["part"], "preset": "seed-sit", "deviations": {"batch": [96, 48]}}]
+    assert json.loads(cli("plan", "little.yaml", "--json")[1])["recipes"] == []
+
+
 def test_benchmarks_and_schema(cli, here):
     (here / "benchmarks").mkdir()
     (here / "benchmarks" / "own.yaml").write_text(SPEC)

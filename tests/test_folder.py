@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ltbench.datasets import build_dataset
+from ltbench.datasets.decode import Decoder, centre_crop
 from ltbench.datasets.longtail import profile
-from ltbench.datasets.tree import centre_crop, read_images
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
 from tests import cli_world
 
@@ -99,7 +99,8 @@ def test_transparency_lies_on_white_and_photographs_stand_upright(tmp_path):
     exif = photo.getexif()
     exif[0x0112] = 3  # turned by 180 degrees
     photo.save(tmp_path / "turned.png", exif=exif)
-    first, second = read_images([tmp_path / "clear.png", tmp_path / "turned.png"], 4, 3)
+    decoder = Decoder(4, upright=True, white=True)
+    first, second = (decoder((tmp_path / name).read_bytes(), name) for name in ("clear.png", "turned.png"))
     assert first[:, 0, 0].tolist() == [9, 8, 7]
     assert (first[:, 1:] == 255).all()
     assert second[0, 3, 3] == 255

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltbench import plugins
 from ltbench.curve import Curve
-from ltbench.draws import Drawer, Resident
+from ltbench.draws import Drawer, resident
 from ltbench.errors import UsageError
 from ltbench.methods import Draw, Method, Network, Objective, Rng, Task, load_method, mean_square
 from ltbench.trainer import Trainer, build_parts, seeded
@@ -192,7 +192,7 @@ def test_the_reference_batch_has_its_own_stream_and_belongs_to_its_local_batch()
     assert without.pixels is None
     assert torch.equal(without.xt, both_shards.xt)
     assert torch.equal(without.y_in, both_shards.y_in)
-    images = (made.data.images.float() / 127.5 - 1).flatten(1)
+    images = (made.data.images.rows.tensor.float() / 127.5 - 1).flatten(1)
     for x, y in zip(both_shards.reference.x0, both_shards.reference.y, strict=True):
         same = (images == x.flatten()).all(1) | (images == x.flip(2).flatten()).all(1)
         assert made.data.labels[same].tolist() == [int(y)]
@@ -201,7 +201,9 @@ def test_the_reference_batch_has_its_own_stream_and_belongs_to_its_local_batch()
 def test_a_class_without_images_is_in_no_reference_batch() -> None:
     made = drawer(reference=True, local_batch=6)
     keep = made.data.labels != 2
-    made = dataclasses.replace(made, data=Resident(made.data.images[keep], made.data.labels[keep]))
+    made = dataclasses.replace(
+        made, data=resident(made.data.images.rows.tensor[keep], made.data.labels[keep])
+    )
     for step in range(1, 5):
         reference = made._reference(step, [0])
         assert sorted(set(reference.y.tolist())) == [0, 1, 3, 4, 5]
@@ -212,7 +214,9 @@ def test_pixels_are_separate_where_a_data_set_has_them() -> None:
     raw = torch.arange(len(made.data.labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
     raw = raw.clone()
     raw[..., 0] = 200
-    made = dataclasses.replace(made, data=Resident(made.data.images, made.data.labels, pixels=raw))
+    made = dataclasses.replace(
+        made, data=resident(made.data.images.rows.tensor, made.data.labels, pixels=raw)
+    )
     drawn = made.draw(1, [0, 1, 2])
     assert drawn.pixels is not None
     assert drawn.pixels.shape == (12, 3, 8, 8)

@@ -146,12 +146,12 @@ def test_a_shard_is_drawn_alike_alone_and_among_others(pipeline: str) -> None:
 
 def _only(pipeline: str, step: int, shard: int):
     from ltbench.diffusion import process_for
-    from ltbench.draws import Drawer, Resident
+    from ltbench.draws import Drawer, resident
 
     data = Toy().train()
     made = Order(data.labels, 6, seed=0, batch=12, resample=None)
-    resident = Resident(torch.from_numpy(data.images), torch.from_numpy(data.labels))
-    return Drawer(resident, made, process_for(pipeline), 6, 0, 4, 0.3, "sample", True).draw(step, [shard])
+    data = resident(torch.from_numpy(data.images), torch.from_numpy(data.labels))
+    return Drawer(data, made, process_for(pipeline), 6, 0, 4, 0.3, "sample", True).draw(step, [shard])
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -185,12 +185,12 @@ def test_streams_are_apart_and_keys_matter() -> None:
 
 def test_batch_mode_drops_whole_local_batches() -> None:
     from ltbench.diffusion import process_for
-    from ltbench.draws import Drawer, Resident
+    from ltbench.draws import Drawer, resident
 
     data = Toy().train()
     made = Order(data.labels, 6, seed=0, batch=80, resample=None)
-    resident = Resident(torch.from_numpy(data.images), torch.from_numpy(data.labels))
-    drawer = Drawer(resident, made, process_for("ddpm"), 6, 0, 4, 0.4, "batch", False)
+    data = resident(torch.from_numpy(data.images), torch.from_numpy(data.labels))
+    drawer = Drawer(data, made, process_for("ddpm"), 6, 0, 4, 0.4, "batch", False)
     dropped = dataclasses.replace(drawer).draw(1, range(20)).dropped.reshape(20, 4)
     assert (dropped.all(1) | ~dropped.any(1)).all()
     assert 2 <= int(dropped.all(1).sum()) <= 15

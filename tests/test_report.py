@@ -103,6 +103,18 @@ def test_columns_are_the_definitions_metrics_by_groups():
     assert section.shown == 280
 
 
+def test_the_training_recipe_and_what_it_does_otherwise_stand_below_the_table():
+    inputs = quickstart()
+    same = [{**cell, "recipe": "seed-sit, but for batch 96 (there 48)"} for cell in inputs.planned]
+    table = build_table(replace(inputs, planned=same), SUMMARY)
+    assert table.notes.count("Every row is trained as seed-sit, but for batch 96 (there 48).") == 1
+    mixed = [cell if cell["label"] == "sit" else {**cell, "recipe": "repa"} for cell in inputs.planned]
+    table = build_table(replace(inputs, planned=mixed), SUMMARY)
+    told = {r.label: [table.notes[n - 1] for n in r.notes] for r in table.sections[0].rows}
+    assert "cbdm is trained as repa." in told["cbdm"]
+    assert not any("trained as" in text for text in told["sit"])
+
+
 def test_the_order_in_which_records_are_listed_changes_nothing():
     inputs = quickstart()
     expected = build_table(inputs, SUMMARY)

@@ -367,6 +367,30 @@ def test_the_ddpm_pipeline_has_its_own_defaults(tmp_path: Path) -> None:
     assert train["label_drop_mode"] == "batch"
 
 
+def test_every_deviation_from_a_preset_is_said(tmp_path: Path) -> None:
+    def said(train: str, more: str = "") -> dict[str, str | None]:
+        text = GOOD.replace("  batch: 24\n  local_batch: 12\n", f"  {train}\n").replace(
+            "[0, 1]", "[0]" + more
+        )
+        return {cell.label: cell.recipe for cell in cells(tmp_path, text)}
+
+    assert said("batch: 24") == {"sit": None, "cbdm (tau=0.5)": None}
+    assert set(said("preset: seed-sit").values()) == {"seed-sit"}
+    assert set(said("{preset: seed-sit, batch: 48, ema: 0.9999}"[1:-1].replace(", ", "\n  ")).values()) == {
+        "seed-sit"
+    }
+    assert said("preset: seed-sit\n  batch: 96\n  precision: fp32\n  clip_norm: 1")["sit"] == (
+        "seed-sit, but for batch 96 (there 48), clip_norm 1.0 (there null), precision fp32 (there tf32)"
+    )
+    # a local batch that the recipe leaves open follows the batch; one that is given does not
+    assert said("preset: repa\n  batch: 64")["sit"] == "repa, but for batch 64 (there 256)"
+    assert "local_batch 32 (there 64)" in str(said("preset: repa\n  batch: 64\n  local_batch: 32")["sit"])
+    assert set(said("preset: seed-sit", "\n  train.ema: [0.9999, 0.5]").values()) == {
+        "seed-sit",
+        "seed-sit, but for ema 0.5 (there 0.9999)",
+    }
+
+
 def test_presets_hold_what_the_official_recipes_fix() -> None:
     table = {
         name: (home, values["optimizer"], values["lr"], values["batch"])
@@ -374,13 +398,16 @@ def test_presets_hold_what_the_official_recipes_fix() -> None:
     }
     assert table == {
         "sit": ("sit", "adamw", 1e-4, 256),
+        "dispersive": ("sit", "adamw", 1e-4, 256),
         "repa": ("sit", "adamw", 1e-4, 256),
         "seed-sit": ("sit", "adamw", 1e-4, 48),
         "pytorch-ddpm": ("ddpm", "adam", 2e-4, 128),
         "cbdm": ("ddpm", "adam", 2e-4, 48),
+        "cbdm-ddpm": ("ddpm", "adam", 2e-4, 64),
         "cbdm-ada": ("ddpm", "adam", 2e-4, 48),
         "oclt": ("ddpm", "adam", 2e-4, 128),
         "seed-ddpm": ("ddpm", "adam", 2e-4, 64),
+        "seed-ddpm-64px": ("ddpm", "adam", 2e-4, 128),
     }
     assert PRESETS["repa"][1]["flip"] is False
     assert PRESETS["repa"][1]["clip_norm"] == 1.0

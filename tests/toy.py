@@ -9,7 +9,7 @@ import torch
 
 from ltbench.datasets import Dataset, Images
 from ltbench.diffusion import process_for
-from ltbench.draws import Drawer, Resident
+from ltbench.draws import Drawer, resident
 from ltbench.encoders import Tokens, load_encoder
 from ltbench.methods import Draw, Method, Task, load_method
 from ltbench.networks import Network, build_network, resolve_tap
@@ -143,7 +143,7 @@ def draw(
     """A draw of the toy data, with all that a method may ask for."""
     data = Toy().train()
     drawer = Drawer(
-        data=Resident(torch.from_numpy(data.images), torch.from_numpy(data.labels)),
+        data=resident(torch.from_numpy(data.images), torch.from_numpy(data.labels)),
         order=Order(data.labels, 6, seed=seed, batch=shards * local_batch, resample=None),
         process=process_for(pipeline),
         null=6,

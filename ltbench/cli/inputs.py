@@ -68,6 +68,7 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
         "milestones": list(cell.milestones),
         "evaluations": [{"id": key, **value} for key, value in cell.evaluations.items()],
         "unsupported": unsupported.get(cell.id),
+        "recipe": cell.recipe,
     }
 
 

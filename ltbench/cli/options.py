@@ -40,6 +40,13 @@ WithMethods = Annotated[
     list[str] | None,
     typer.Option("--with", "-w", metavar="METHOD", help="Add a method to the grid; repeatable."),
 ]
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke",
+        help="The benchmark made small, as NAME-smoke: stand-in data, narrow networks, a few steps, about a minute on a CPU.",
+    ),
+]
 
 
 def place(store: Path | None = None, scratch: Path | None = None, plugins: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from ltbench.cli.options import (
     Filters,
     Plugins,
     ScratchAt,
+    Smoke,
     SpecName,
     StoreAt,
     WithMethods,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ltbench.cost.estimate import Cost, GridCost
     from ltbench.cost.machine import Machine
     from ltbench.plan import Plan, Planned
+    from ltbench.spec.resolved import Spec
 
 On = Annotated[
     str | None,
@@ -44,6 +46,7 @@ def validate(
     spec: SpecName,
     set_: Changes = None,
     with_: WithMethods = None,
+    smoke: Smoke = False,
     json: AsJson = False,
     plugins: Plugins = None,
 ) -> None:
@@ -59,7 +62,7 @@ def validate(
     from ltbench.spec.starts import check_files
 
     try:
-        benchmark = targets.load(spec, set_ or [], with_ or [])
+        benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
         cells = targets.cells_of(benchmark)
         check_files(cells)
     except SpecError as error:
@@ -92,6 +95,7 @@ def plan(
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
+    smoke: Smoke = False,
     all_: All = False,
     ask: Ask = True,
     on: On = None,
@@ -117,7 +121,7 @@ def plan(
     from ltbench.cli import asking, costing, stores, targets
 
     place(store, scratch, plugins)
-    benchmark = targets.load(spec, set_ or [], with_ or [])
+    benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
     cells, house = targets.cells_of(benchmark, filter_ or []), stores.open_store(write=False)
     if ask:
         asking.find_out(cells, house)
@@ -128,13 +132,51 @@ def plan(
     for line in bad:
         say(line)
     if json:
-        dump({**found.json(), "to_do": totals(found), "cost": cost.json()})
+        dump(
+            {
+                **found.json(),
+                "to_do": totals(found),
+                "recipes": recipes(found.spec),
+                "cost": cost.json(),
+            }
+        )
         return
     if _print(found):
         costing.show_cost(cost, spec)
     costing.show_actual(cost.actual)
     if all_:
         _print_cells(found, cost)
+
+
+def recipes(benchmark: Spec) -> list[dict[str, Any]]:
+    """Every training recipe that a benchmark names, by part, and all that it does otherwise: {key: [value, the recipe's]}."""
+    found = [
+        {
+            "part": part.name,
+            "preset": recipe.preset,
+            "deviations": {k: list(v) for k, v in recipe.deviations.items()},
+        }
+        for part in benchmark.parts
+        for recipe in part.recipes.values()
+        if recipe.preset is not None
+    ]
+    return [entry for place, entry in enumerate(found) if entry not in found[:place]]
+
+
+def recipe_lines(benchmark: Spec) -> list[str]:
+    """The same for people, a line each; parts that train alike share it."""
+    said: dict[str, list[str]] = {}
+    for part in benchmark.parts:
+        for recipe in part.recipes.values():
+            if (text := recipe.said()) is not None and part.name not in said.setdefault(text, []):
+                said[text].append(part.name)
+    everywhere = len(benchmark.parts) == 1 or (
+        len(said) == 1 and len(next(iter(said.values()))) == len(benchmark.parts)
+    )
+    return [
+        f"trained as {text}" if everywhere else f"{', '.join(parts)}: trained as {text}"
+        for text, parts in said.items()
+    ]
 
 
 def totals(found: Plan) -> dict[str, Any]:
@@ -176,6 +218,8 @@ def _print(found: Plan) -> bool:
         (count, state, "" if state == "done" else clip(why, 120)) for state, why, count in found.reasons()
     ]
     table(("cells", "state", "why"), [*rows, (len(found.cells), "all", "")], right=("cells",))
+    for line in recipe_lines(found.spec):
+        out(line)
     due = totals(found)
     if not due["trainings"] and not due["evaluations"]:
         out("nothing to do")

@@ -51,8 +51,9 @@ class Pace:
 def stage_words(stage: str) -> str:
     """`train:280,560` -> `train`, `evaluate:560:…` -> `evaluate 560`, `sample:560:…:0/4` -> `sample 560 1/4`."""
     named = parse(stage)
-    if named.kind in ("train", "reference"):
-        return {"train": "train", "reference": "look at real images"}[named.kind]
+    without = {"train": "train", "reference": "look at real images", "encode": "encode latents"}
+    if named.kind in without:
+        return without[named.kind]
     share = f" {named.part + 1}/{named.parts}" if named.kind == "sample" else ""
     return f"{named.kind} {named.steps[0]}{share}"
 

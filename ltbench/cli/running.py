@@ -19,6 +19,7 @@ from ltbench.cli.options import (
     Filters,
     Plugins,
     ScratchAt,
+    Smoke,
     SpecName,
     StoreAt,
     WithMethods,
@@ -47,6 +48,7 @@ def run(
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
+    smoke: Smoke = False,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes. [one per GPU, else one per cell and core]")
     ] = None,
@@ -92,11 +94,12 @@ def run(
       python harness.py run quickstart --report
       python harness.py run table1 --filter method=ccua --filter seed=0
       python harness.py run quickstart --set train.batch=32 --with mine
+      python harness.py run table1 --smoke --report
     """
     from ltbench.cli import targets
 
     place(store, scratch, plugins)
-    benchmark = targets.load(spec, set_ or [], with_ or [])
+    benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
     pool = Pool(workers, threads, device, ranks, job, split, keep_samples)
     asked = Asked("run", spec, tuple(filter_ or ()), ask, report, retry_failed, json)
     raise typer.Exit(carry_out(benchmark, pool, asked))
@@ -118,13 +121,15 @@ class Asked:
 def carry_out(benchmark: Spec, pool: Pool, asked: Asked) -> int:
     """Run what a benchmark still needs and say what came of it; the exit code."""
     from ltbench import plan as plans
-    from ltbench.cli import asking, stores, targets
+    from ltbench.cli import asking, planning, stores, targets
     from ltbench.launch.devices import check
 
     check(pool.workers, pool.threads, pool.device, pool.ranks)
     cells = targets.cells_of(benchmark, asked.filters)
     _refuse_missing_data(cells)
     house = stores.open_store(write=True)
+    for line in planning.recipe_lines(benchmark):
+        say(line)
     again = _command(benchmark, house, asked)
     if asked.ask:
         asking.find_out(cells, house, again=True)
@@ -259,6 +264,7 @@ def _cell_work(work: Work, benchmark: Spec, options: dict[str, Any]) -> CellWork
         work.run,
         {**cell.options, **options, **start},
         work.after,
+        work.latents,
     )
 
 

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 
 def load(
-    name: str, changes: Sequence[str] = (), methods: Sequence[str] = (), measures: Sequence[str] = ()
+    name: str,
+    changes: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    measures: Sequence[str] = (),
+    *,
+    smoke: bool = False,
 ) -> Spec:
-    """The benchmark that SPEC, --set, --with and --add name."""
+    """The benchmark that SPEC, --set, --with, --add and --smoke name."""
     from ltbench import spec
 
-    return spec.load(specs.find(name), changes=changes, methods=methods, measures=measures)
+    return spec.load(specs.find(name), changes=changes, methods=methods, measures=measures, smoke=smoke)
 
 
 def cells_of(benchmark: Spec, filters: Sequence[str] = ()) -> list[Cell]:

@@ -20,9 +20,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ltbench import plugins
+from ltbench.download import Asset
 from ltbench.errors import EnvironmentProblem, UsageError
 
 __all__ = [
+    "Asset",
     "Dataset",
     "EnvironmentProblem",
     "Images",
@@ -42,15 +44,17 @@ __path__.extend(str(folder) for folder in plugins.folders("datasets"))
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in memory.
+    """Labelled images: an array in memory or mapped from a file, or what stands for one and decodes what is asked of it (Streamed).
 
     images: (n, C, H, W) uint8. labels: (n,) int64 in [0, K). index: (n,) int64, the position of each image in the source's
-    own split, so that two cuts of one source can be compared image by image.
+    own split, so that two cuts of one source can be compared image by image. digest: what `sha256` gives where it is known already,
+    so that nobody reads gigabytes to learn it.
     """
 
     images: np.ndarray
     labels: np.ndarray
     index: np.ndarray
+    digest: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -68,7 +72,9 @@ class Images:
         return len(self.images)
 
     def sha256(self) -> str:
-        """Hex sha256 over shape, pixels and labels."""
+        """Hex sha256 over shape, pixels and labels; of images that are decoded on demand, over files, labels and decoder."""
+        if self.digest:
+            return self.digest
         digest = hashlib.sha256(repr(self.images.shape).encode())
         digest.update(np.ascontiguousarray(self.images).tobytes())
         digest.update(self.labels.astype("<i8").tobytes())
@@ -123,6 +129,10 @@ class Dataset(ABC):
         """None if the data can be read here, else what is missing and what to do about it. Reads no images."""
         return None
 
+    def assets(self, root: Path) -> list[Asset]:
+        """The files that the data is in as published, with their places below `root` (LTBENCH_DATA). Reads nothing."""
+        return []
+
     def sha256(self) -> str:
         """`Images.sha256` of the training images."""
         return self.train().sha256()
@@ -131,9 +141,12 @@ class Dataset(ABC):
 def build_dataset(settings: Mapping[str, Any]) -> Dataset:
     """The data set of `{"name": file stem, **parameters}`, e.g. the "dataset" part of a cell's settings. Reads no images.
 
+    A key `latents` is the engine's: the data set gives pixels all the same.
+
     Raises UsageError for an unknown name, an unusable file, a parameter it does not take, and whatever its `__init__` refuses.
     """
     parameters = dict(settings)
+    parameters.pop("latents", None)
     plugin = plugins.get("datasets", parameters.pop("name"))
     unknown = sorted(set(parameters) - set(plugin.defaults))
     if unknown:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ltbench.datasets import Dataset, EnvironmentProblem, Images, check_choice, data_folders
+from ltbench.datasets import Asset, Dataset, EnvironmentProblem, Images, check_choice, data_folders
 from ltbench.datasets.longtail import profile, require_images, select
 from ltbench.datasets.unpickle import unpickle
 
@@ -44,6 +44,8 @@ class Source:
     test: Mapping[str, str]
     per_train: int
     per_test: int
+    archive_bytes: int | None = None
+    archive_md5: str = ""
 
     def files(self, split: Literal["train", "test"]) -> Mapping[str, str]:
         """File name -> md5 of one split."""
@@ -56,18 +58,23 @@ class Source:
 
 
 class Cifar(Dataset):
-    """What both sets share. imbalance: smallest over largest class, 1 is balanced. resolution: 32, as published."""
+    """What both sets share. imbalance: smallest over largest class, 1 is balanced. resolution: 32, as published.
+
+    keep_one: a class that the imbalance empties keeps one image.
+    """
 
     extractor = "lite0"
     crops = ("center", "squash")  # the originals are square
     channels = 3
     source: ClassVar[Source]
 
-    def __init__(self, *, imbalance: float = 0.01, resolution: Literal[32] = 32) -> None:
+    def __init__(
+        self, *, imbalance: float = 0.01, resolution: Literal[32] = 32, keep_one: bool = False
+    ) -> None:
         check_choice(type(self).__module__.rpartition(".")[2], "resolution", resolution, (SIDE,))
         self.imbalance, self.resolution = imbalance, resolution
         largest = float(self.source.per_train)
-        self._counts = profile(largest, len(self.classes), imbalance)
+        self._counts = profile(largest, len(self.classes), imbalance, keep_one=keep_one)
         require_images(self._counts, self.classes, largest, imbalance)
 
     @property
@@ -89,6 +96,19 @@ class Cifar(Dataset):
 
     def holdout(self) -> Images:
         return self._holdout
+
+    def assets(self, root: Path) -> list[Asset]:
+        source = self.source
+        return [
+            Asset(
+                source.title,
+                f"{HOME}/{source.archive}",
+                root / source.archive,
+                "none stated; cite Krizhevsky 2009",
+                bytes=source.archive_bytes,
+                md5=source.archive_md5,
+            )
+        ]
 
     def missing(self) -> str | None:
         try:

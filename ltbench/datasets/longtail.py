@@ -15,11 +15,18 @@ import numpy as np
 from ltbench.errors import UsageError
 
 
-def profile(n_max: float, classes: int, imbalance: float, sizes: Sequence[int] | None = None) -> list[int]:
+def profile(
+    n_max: float,
+    classes: int,
+    imbalance: float,
+    sizes: Sequence[int] | None = None,
+    keep_one: bool = False,
+) -> list[int]:
     """(K,) images per class, truncated towards zero as the released code does; a class may get 0 (see `require_images`).
 
     n_max: size of the largest class, N / K of the source (a float there). imbalance: smallest over largest, in (0, 1].
-    sizes: (K,) images that the source holds per class, where they differ; no class gets more.
+    sizes: (K,) images that the source holds per class, where they differ; no class gets more. keep_one: a class that the rule
+    leaves empty gets one image.
     """
     if classes < 1 or n_max < 1:
         raise UsageError(
@@ -31,6 +38,7 @@ def profile(n_max: float, classes: int, imbalance: float, sizes: Sequence[int] |
         raise ValueError(f"{len(sizes)} sizes for {classes} classes; give one per class")
     # The order of operations is upstream's: another one truncates some classes differently.
     counts = [int(n_max * imbalance ** _position(c, classes)) for c in range(classes)]
+    counts = [max(1, count) for count in counts] if keep_one else counts
     return counts if sizes is None else [min(count, size) for count, size in zip(counts, sizes, strict=True)]
 
 
@@ -73,7 +81,7 @@ def require_images(counts: Sequence[int], names: Sequence[str], n_max: float, im
         f"imbalance {imbalance} leaves {len(empty)} of {len(names)} classes without a training image "
         f"(images before truncation: {shown})",
         f"use imbalance {smallest_imbalance(n_max, len(names))} or more: the smallest that keeps every class "
-        f"when the largest has {n_max:g} images",
+        f"when the largest has {n_max:g} images; or say `keep_one: true`, which gives each of these classes one image",
     )
 
 

@@ -21,7 +21,7 @@ class CellWork:
     """The stages that one cell still needs, in order.
 
     run: the 12-digit name of its directory under the cell. options: handed to every job of the cell as they are. after: (cell, step)
-    of the milestone of another cell that training begins at.
+    of the milestone of another cell that training begins at. latents: the key of those it trains on, None for pixels.
     """
 
     cell: str
@@ -31,6 +31,7 @@ class CellWork:
     run: str
     options: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, int] | None = None
+    latents: str | None = None
 
 
 @dataclass(eq=False)
@@ -59,9 +60,12 @@ class Job:
 
     @property
     def helps(self) -> Hashable:
-        """What an evaluation waits for while this job is not over: the features of real images, or its share of images."""
+        """What others wait for while this job is not over: an evaluation for the features of real images and for its share of
+        images, a training for its latents."""
         if self.kind == "reference":
             return self.kind
+        if self.kind == "encode":
+            return (self.kind, parse(self.stage).key)
         return (self.cell, self.step, parse(self.stage).evaluation) if self.kind == "sample" else None
 
 
@@ -69,7 +73,7 @@ class Queue:
     """Hands out the next job that can start now.
 
     An evaluation waits for its milestone when the same queue also trains its cell, for the features of the real images, and
-    for the shares of its images that other jobs make. A training that begins at a milestone waits for it. A stage that somebody else holds goes
+    for the shares of its images that other jobs make. A training that begins at a milestone waits for it, one on latents for these. A stage that somebody else holds goes
     behind everything that nobody holds, and is asked for again after a pause.
     """
 
@@ -88,7 +92,9 @@ class Queue:
         if train:
             self._training.add(work.cell)
         for place, stage in enumerate(train + rest):
-            first = stage.startswith("reference:")  # every evaluation waits for it, and it waits for nothing
+            first = stage.startswith(
+                ("reference:", "encode:")
+            )  # others wait for it, and it waits for nothing
             job = Job(work, stage, (-1 if first else work.seed, index, place))
             self._waiting.append(job)
             self._helpers[job.helps] += job.helps is not None
@@ -113,7 +119,7 @@ class Queue:
         return job
 
     def _ready(self, job: Job) -> bool:
-        if self._untrained(job):
+        if self._untrained(job) or (job.kind == "train" and self._helpers["encode", job.work.latents]):
             return False
         if job.kind != "evaluate":
             return True
@@ -144,7 +150,7 @@ class Queue:
     def drop(self, job: Job) -> list[Job]:
         """A job ended badly: take out and return what can no longer start because of it.
 
-        What a helper did not do an evaluation does itself, or fails with the cause.
+        What a helper did not do an evaluation or a training does itself, or fails with the cause.
         """
         self._helpers[job.helps] -= job.helps is not None
         if job.kind != "train":
@@ -164,4 +170,4 @@ class Queue:
         """The milestone that a job needs: (cell, step); of no cell where it needs none."""
         if job.kind == "train":
             return job.work.after or ("", 0)
-        return ("", 0) if job.kind == "reference" else (job.cell, job.step)
+        return ("", 0) if job.kind in ("reference", "encode") else (job.cell, job.step)

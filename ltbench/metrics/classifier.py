@@ -78,12 +78,12 @@ class Classifier(nn.Module):
         self.network, self.size = network, size
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, C, S, S) uint8 -> pool (B, dim), spatial (B, 64), logits (B, K).
+        """(B, 1 or 3, S, S) uint8 -> pool (B, dim), spatial (B, 64), logits (B, K). Of a colour image it sees the mean channel.
 
         spatial is what sFID reads of Inception, in small: the first channels of a map that still knows where things are, the last
         one of 4x4 places, after ReLU; 4 channels, so that there are as many numbers as features.
         """
-        seen = self.network.trunk(to_input(images, self.size))
+        seen = self.network.trunk(to_input(images, self.size).mean(1, keepdim=True))
         pool, logits = self.network.classify(seen)
         return {"pool": pool, "spatial": seen[:, :SPATIAL_CHANNELS].flatten(1), "logits": logits}
 
@@ -121,9 +121,7 @@ def load_classifier(name: str, folder: Path = WEIGHTS) -> Extractor:
 def as_extractor(name: str, entry: Mapping[str, Any], network: SmallCNN) -> Extractor:
     """A classifier of an index entry's shapes, ready to measure."""
     dims = {"pool": entry["dim"], "spatial": SPATIAL_CHANNELS * 16, "logits": entry["classes"]}
-    return Extractor(
-        name, entry["sha256"], Classifier(network, entry["size"]), dims=dims, channels=(entry["channels"],)
-    )
+    return Extractor(name, entry["sha256"], Classifier(network, entry["size"]), dims=dims, channels=(1, 3))
 
 
 def build_network(entry: Mapping[str, Any]) -> SmallCNN:

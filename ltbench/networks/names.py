@@ -1,8 +1,10 @@
 """Networks by name, and the taps a name promises. No torch here: a name can be read and checked before anything is built.
 
 `SiT-{N,T,S,B,L,XL}/P` are transformers on patches of P x P pixels; S, B, L and XL are the published sizes (willisma/SiT:
-models.py), N and T are ours, for machines without an accelerator. `UNet-128` is the published U-Net of the CBDM family
-(qym7/CBDM-pytorch:model/model.py, config/cifar100.txt); `UNet-32` and `UNet-16` are ours, one level and one block less.
+models.py), N and T are ours, for machines without an accelerator; SN, LN and XLN have the blocks of S (and B), L and XL and the
+width of N, so that every tap of the published sizes exists: for smoke runs. `UNet-128` is the published U-Net of the CBDM family
+(qym7/CBDM-pytorch:model/model.py, config/cifar100.txt); `UNet-32` and `UNet-16` are ours, one level and one block less; `UNet-8` is the published one
+in all but width.
 """
 
 from __future__ import annotations
@@ -41,11 +43,15 @@ SIT_SIZES: dict[str, tuple[int, int, int]] = {
     "B": (12, 768, 12),
     "L": (24, 1024, 16),
     "XL": (28, 1152, 16),
+    "SN": (12, 64, 2),
+    "LN": (24, 64, 2),
+    "XLN": (28, 64, 2),
 }
 UNET_SIZES: dict[str, UNetSize] = {
     "UNet-128": UNetSize(128, (1, 2, 2, 2), 2, (1,)),
     "UNet-32": UNetSize(32, (1, 2, 2), 1, (1,)),
     "UNet-16": UNetSize(16, (1, 2, 2), 1, (1,)),
+    "UNet-8": UNetSize(8, (1, 2, 2, 2), 2, (1,)),
 }
 NETWORK_NAMES = (*(f"SiT-{size}/P" for size in SIT_SIZES), *UNET_SIZES)
 

@@ -94,7 +94,9 @@ def _short(label: str, most: int = 34) -> str:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Below the axes, in as few lines as the figure's width allows; read row by row."""
+    """Below the axes, in as few lines as the figure's width allows; read row by row. Nothing where nothing was drawn."""
+    if not labels:
+        return
     shown = [_short(label) for label in labels]
     width = 0.095 * max(map(len, shown)) + 0.75  # inches of one entry at this font size
     columns = max(1, min(len(shown), int(figure.get_figwidth() / width)))

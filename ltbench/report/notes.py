@@ -49,7 +49,10 @@ def row_notes(
         same = [(row, rs if row.cells[0]["settings"].get("network") == network else []) for row, rs in found]
         _mixed(same, "network code", lambda r: r["body"]["code"].get("network"), notes, numbers)
     _mixed(found, "training data", lambda r: r["body"].get("data_sha256"), notes, numbers)
+    coded = [(row, [r for r in records if "vae" in r["body"]]) for row, records in found]
+    _mixed(coded, "VAE", lambda r: r["body"]["vae"]["sha256"], notes, numbers)
     _spent(found, notes, numbers)
+    _recipes(found, notes, numbers)
     for place, (row, records) in enumerate(found):
         alone: Found = [(row, records)]
         own = [numbers[place]]
@@ -100,6 +103,18 @@ def _spent(found: Found, notes: Notes, numbers: list[list[int]]) -> None:
     number = notes.number(f"Evaluations of the network per image differ between rows: {said}.")
     for own in numbers:
         own.append(number)
+
+
+def _recipes(found: Found, notes: Notes, numbers: list[list[int]]) -> None:
+    """The training recipe that rows name, with every deviation from it: one footnote for all rows, else one each."""
+    said = [None if row.external else row.cells[0].get("recipe") for row, _ in found]
+    own = {text for (row, _), text in zip(found, said, strict=True) if not row.external}
+    if len(own) == 1 and None not in own:
+        notes.number(f"Every row is trained as {own.pop()}.")
+        return
+    for place, ((row, _), text) in enumerate(zip(found, said, strict=True)):
+        if text is not None:
+            numbers[place].append(notes.number(f"{row.label} is trained as {text}."))
 
 
 def _start_note(row: RowPlan) -> str | None:

@@ -179,7 +179,7 @@ class Inputs:
     """What a report is made from, as plain JSON values.
 
     planned: {"cell", "label", "part", "settings", "milestones": [int], "evaluations": [evaluation with "id"],
-              "unsupported": text or None, "part_title": text or None (may be absent)}, in spec order.
+              "unsupported": text or None, "part_title", "recipe": text or None (may be absent)}, in spec order.
     records: record files {"body", "digest", "envelope"}, in any order.
     externals: evaluation records of what was not trained here: "cell" is the digest of body["external"] {"name", "declared",
                "sha256", "kind"}, body["settings"] has the "dataset" and whatever was declared.

@@ -18,16 +18,18 @@ def load(
     changes: Sequence[str] = (),
     methods: Sequence[str] = (),
     measures: Sequence[str] = (),
+    smoke: bool = False,
 ) -> Spec:
     """The benchmark in `path`, with `--set` changes ("train.batch=32"), `--with` methods ("ccua", "{name: ccua, alpha: 1}") and
-    `--add` evaluations ("metrics: [vendi]": every entry of `evaluate` once more, with these keys).
+    `--add` evaluations ("metrics: [vendi]": every entry of `evaluate` once more, with these keys). smoke: then made small
+    (`ltbench.spec.smoke`), as a benchmark of its own name.
 
     Raises SpecError with all its problems. `Spec.derived` holds the text of the changed spec, for the store to keep.
     """
     # Imported here: pydantic and yaml cost a twentieth of a second that `--help` must not pay.
     from ltbench.spec.loader import load_spec
 
-    return load_spec(Path(path), changes=changes, methods=methods, measures=measures)
+    return load_spec(Path(path), changes=changes, methods=methods, measures=measures, smoke=smoke)
 
 
 def schema() -> dict[str, Any]:

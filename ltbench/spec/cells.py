@@ -34,9 +34,10 @@ class Cell:
 
     settings: everything that decides its weights, defaults written out. identity: the same without values equal to a default; `id`
     is its digest. axes: the grid's coordinates, the method by its label. label: the row of a table, equal for all seeds.
-    evaluations: id -> description, each wanted at every milestone. options: micro_batch, checkpoint_seconds, log_every, preview_every.
+    evaluations: id -> description, each wanted at every milestone. options: micro_batch, checkpoint_seconds, log_every, preview_every,
+    and the folder of the VAE where the spec names one.
     missing: None, or why the data cannot be read, or an evaluation not be measured, on this machine. source, file: where its
-    weights begin, if not anew.
+    weights begin, if not anew. recipe: the named training recipe in words, with every deviation from it.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Cell:
     missing: str | None = None
     source: Source | None = None
     file: FileStart | None = None
+    recipe: str | None = None
 
     @property
     def seed(self) -> int:
@@ -153,10 +155,11 @@ def _make(
         settings=settings,
         milestones=recipe.milestones if milestones is None else milestones,
         evaluations=evaluations,
-        options=recipe.options,
+        options=recipe.options if data.vae is None else {**recipe.options, "vae": data.vae},
         missing=data.missing or _no_extractor(evaluations),
         source=source,
         file=start if isinstance(start, FileStart) else None,
+        recipe=recipe.said(),
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ltbench import plugins
+from ltbench import plugins, vaes
 from ltbench.errors import LtbenchError, Problem, UsageError
 from ltbench.plugins import Plugin
 from ltbench.protocols import PROTOCOLS, at_guidance, extractor, sampler_options
 from ltbench.spec import models
-from ltbench.spec.presets import PIPELINES, PRESETS
-from ltbench.spec.problems import Path, nearest, problem, problems_of, shorten, tuples
+from ltbench.spec.presets import PIPELINES, PRESETS, deviations
+from ltbench.spec.problems import Path, nearest, one_line, problem, problems_of, shorten, tuples
 from ltbench.spec.resolved import Data, MethodRow, Recipe
 from ltbench.spec.types import TypeProblem, spell
 from ltbench.spec.yaml_io import Node
@@ -81,6 +81,11 @@ def parameters(plugin: Plugin, item: Node, noun: str) -> tuple[dict[str, Any], l
     for key, node in item.value.items():
         if key == "name" or (key in ("preset", "init") and plugin.kind == "methods"):
             continue
+        if key == vaes.KEY and plugin.kind == "datasets" and key not in known:
+            value, wrong = _latents(item, node)
+            given |= {} if wrong else {key: value}
+            problems += wrong
+            continue
         if key not in known:
             message = f"{noun} '{plugin.name}' has no parameter '{key}'; it {plugin.takes()}"
             problems.append(problem(item, (key,), message, key=True, suggestion=nearest(key, known)))
@@ -92,6 +97,21 @@ def parameters(plugin: Plugin, item: Node, noun: str) -> tuple[dict[str, Any], l
             near = nearest(node.plain(), map(str, known[key].kind.values))
             problems.append(problem(item, (key,), message, value=shorten(node.plain()), suggestion=near))
     return given, problems
+
+
+def _latents(item: Node, node: Node) -> tuple[str | None, list[Problem]]:
+    """A data set's `latents`: none, or the VAE whose latents the network works on instead of pixels."""
+    value = node.plain()
+    if value in (None, "none"):
+        return None, []
+    if not isinstance(value, str):
+        return None, [problem(item, (vaes.KEY,), "latents expects the name of a VAE", value=shorten(value))]
+    try:
+        vaes.resolve(value)
+    except LtbenchError as error:
+        near = nearest(value, list(vaes.KNOWN))
+        return None, [problem(item, (vaes.KEY,), one_line(error), suggestion=near)]
+    return value, []
 
 
 def method_row(item: Node, pipeline: str | None) -> tuple[MethodRow | None, list[Problem]]:
@@ -130,13 +150,16 @@ def _preset(plugin: Plugin, item: Node) -> tuple[str | None, list[Problem]]:
 
 def read_data(plugin: Plugin, given: dict[str, Any]) -> Data:
     """The data set with its counts. Raises LtbenchError for values it refuses, a class left empty, or a file that fails."""
+    given = dict(given)
+    latents, folder = vaes.resolve(given.pop(vaes.KEY)) if given.get(vaes.KEY) else (None, None)
+    given.pop(vaes.KEY, None)
     settings = {"name": plugin.name, **{k: thawed(v) for k, v in {**plugin.defaults, **given}.items()}}
     identity = {
         "name": plugin.name,
         **{k: thawed(v) for k, v in changed({**plugin.defaults, **given}, plugin.defaults).items()},
     }
     try:
-        built = _build(plugin, {**plugin.defaults, **given})
+        built = build(plugin, {**plugin.defaults, **given})
         counts = tuple(int(count) for count in built.counts())
         classes = tuple(built.classes)
     except LtbenchError:
@@ -145,20 +168,36 @@ def read_data(plugin: Plugin, given: dict[str, Any]) -> Data:
         raise UsageError(f"data set '{plugin.name}' fails: {type(error).__name__}: {error}") from error
     if 0 in counts:
         raise UsageError(_empty(plugin, {**plugin.defaults, **given}, classes, counts))
+    coded = {} if latents is None else {vaes.KEY: latents}
+    if latents is not None:
+        _require_rgb(plugin.name, latents, built.channels, built.resolution)
     return Data(
-        settings,
-        identity,
+        {**settings, **coded},
+        {**identity, **coded},
         classes,
         counts,
         built.resolution,
         type(built).extractor,
         built.reference_id,
-        built.missing(),
+        built.missing() or (vaes.problem(latents) if latents else None),
+        vaes.network_shape(coded, built.channels, built.resolution)[1],
+        folder,
     )
 
 
-def _build(plugin: Plugin, values: dict[str, Any]) -> Any:
-    """The plugin's object. Imported here: NumPy is needed from this point on, and not before."""
+def _require_rgb(name: str, latents: str, channels: int, resolution: int) -> None:
+    """Raise UsageError for images that a VAE does not take."""
+    factor = vaes.vae(latents).factor
+    if channels != 3:
+        raise UsageError(f"latents: '{latents}' codes RGB images; data set '{name}' has {channels} channel")
+    if resolution % factor:
+        raise UsageError(
+            f"latents: '{latents}' makes one latent of {factor} x {factor} pixels, which do not divide the resolution {resolution}"
+        )
+
+
+def build(plugin: Plugin, values: dict[str, Any]) -> Any:
+    """The data set's object. Imported here: NumPy is needed from this point on, and not before."""
     module = importlib.import_module(f"ltbench.datasets.{plugin.name}")
     return getattr(module, plugin.class_name)(**values)
 
@@ -176,7 +215,7 @@ def _empty(plugin: Plugin, values: dict[str, Any], classes: tuple[str, ...], cou
 def _remedy(plugin: Plugin, values: dict[str, Any]) -> str:
     def fills(units: int) -> bool:
         try:
-            return min(_build(plugin, {**values, "imbalance": units / 1e4}).counts()) > 0
+            return min(build(plugin, {**values, "imbalance": units / 1e4}).counts()) > 0
         except LtbenchError:
             return False
 
@@ -228,7 +267,8 @@ def recipe(part: Node, pipeline: str, overrides: dict[str, Any]) -> tuple[Recipe
     defaults = {key: thawed(models.Train.model_fields[key].default) for key in models.SETTINGS}
     identity = changed(settings, {**defaults, "batch": None, "local_batch": train.batch})
     options = {key: getattr(train, key) for key in models.OPTIONS}
-    return Recipe(settings, identity, train.milestones, options), problems
+    differing = deviations(preset, settings, defaults) if preset else {}
+    return Recipe(settings, identity, train.milestones, options, preset, differing), problems
 
 
 def _augment(part: Node, train: models.Train) -> list[Problem]:

@@ -13,6 +13,7 @@ from ltbench.spec.compose import (
     apply_changes,
     derived_name,
     derived_text,
+    merge,
     parts_of,
     read_tree,
 )
@@ -20,17 +21,37 @@ from ltbench.spec.part import PartReader
 from ltbench.spec.problems import problem, shorten
 from ltbench.spec.resolved import Part, Spec
 from ltbench.spec.short_forms import normalise
+from ltbench.spec.smoke import small
 from ltbench.spec.starts import step_problems
-from ltbench.spec.yaml_io import Node, Position
+from ltbench.spec.yaml_io import Node, Position, dump_yaml, parse_yaml
 
 MAX_CELLS = 100_000
 
 
 def load_spec(
-    path: Path, *, changes: Sequence[str] = (), methods: Sequence[str] = (), measures: Sequence[str] = ()
+    path: Path,
+    *,
+    changes: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    measures: Sequence[str] = (),
+    smoke: bool = False,
 ) -> Spec:
     """See `ltbench.spec.load`."""
     root = apply_changes(read_tree(path), changes, methods, measures)
+    nodes, parts = _read(root)
+    name, derived = root.value["name"].value, None
+    if changes or methods or measures:
+        if not any(change.startswith("name=") for change in changes):
+            origin = root.value["name"].where
+            root.value["name"] = Node(derived_name(root, name), origin)
+        derived = derived_text(root, name, changes, methods, measures)
+    title = root.value.get("title", Node("", Position(str(path)))).value
+    found = Spec(root.value["name"].value, title or name, str(path), tuple(parts), derived)
+    return _made_small(found, nodes) if smoke else found
+
+
+def _read(root: Node) -> tuple[list[Node], list[Part]]:
+    """The parts of a whole tree: their trees in the long form, and what they come to. Raises SpecError."""
     problems = _check_names(root)
     nodes = [normalise(part) for part in parts_of(root)]
     problems += _too_many(root, nodes)
@@ -46,15 +67,16 @@ def load_spec(
     problems = problems or step_problems(parts)
     if problems:
         raise SpecError(_in_order(problems))
-    name = root.value["name"].value
-    derived = None
-    if changes or methods or measures:
-        if not any(change.startswith("name=") for change in changes):
-            origin = root.value["name"].where
-            root.value["name"] = Node(derived_name(root, name), origin)
-        derived = derived_text(root, name, changes, methods, measures)
-    title = root.value.get("title", Node("", Position(str(path)))).value
-    return Spec(root.value["name"].value, title or name, str(path), tuple(parts), derived)
+    return nodes, parts
+
+
+def _made_small(spec: Spec, nodes: Sequence[Node]) -> Spec:
+    """The benchmark of `--smoke`, read from its own text like any other."""
+    tree = small(spec.name, spec.title, [node.plain() for node in nodes], spec.parts)
+    text = f"# {spec.name}, made small by --smoke: stand-in data, narrow networks, a few steps. Its numbers mean nothing.\n"
+    text += dump_yaml(tree)
+    _, parts = _read(merge(None, parse_yaml(text, f"{spec.file} --smoke")))
+    return Spec(tree["name"], tree["title"], spec.file, tuple(parts), text)
 
 
 def _check_names(root: Node) -> list[Problem]:

@@ -47,6 +47,7 @@ class PartReader:
         self.problems += measures.problems
         self._check_batches(data, recipes)
         self._check_networks(axes, data)
+        self._check_latents(data, recipes)
         exclude = self._exclude(axes, methods) if not self.bad & {"grid", "exclude"} else ()
         if self.problems or pipeline is None:
             return None
@@ -118,7 +119,9 @@ class PartReader:
             return values if len(self.problems) == before else None
         dataset = choices.plugin_of("datasets", self.node.find(("dataset", "name")))
         known = [*OWN_AXES, "network", "train.preset", *(f"train.{key}" for key in models.SETTINGS)]
-        known += [f"dataset.{name}" for name in dataset.defaults] if dataset else ["dataset.KEY"]
+        known += (
+            [f"dataset.{name}" for name in (*dataset.defaults, "latents")] if dataset else ["dataset.KEY"]
+        )
         self.problems.append(unknown_key(self.node, ("grid", axis), "grid", known))
         return None
 
@@ -298,10 +301,27 @@ class PartReader:
                     self._add(path, "network expects text", value=shorten(name))
                 continue
             # Without data the name can still be checked: for a size that suits every network.
-            for resolution in dict.fromkeys(item.resolution for item in data.values()) or [_any_size(name)]:
+            for resolution in dict.fromkeys(item.side for item in data.values()) or [_any_size(name)]:
                 found = network_problem(name, resolution)
                 if found is not None:
                     self._add(path, found, suggestion=nearest(name, network_names(name)))
+
+    def _check_latents(
+        self, data: dict[tuple[Any, ...], Data], recipes: dict[tuple[Any, ...], Recipe]
+    ) -> None:
+        """Latents are encoded once: what moves pixels at every step is refused beside them."""
+        name = next((item.latents for item in data.values() if item.latents), None)
+        moved = {recipe.settings["augment"] for recipe in recipes.values()} - {"none"}
+        if name is None or not moved:
+            return
+        paths: tuple[Path, ...] = (("train", "augment"), ("grid", "train.augment"), ("train",))
+        path = next(path for path in paths if self.node.find(path))
+        self._add(
+            path,
+            f"augment: {', '.join(sorted(moved))} moves the pixels of every batch, and latents ({name}) are encoded once",
+            key=True,
+            allowed="augment: none with latents, or a benchmark of its own on pixels",
+        )
 
     # --- exclusions -------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltbench.spec.presets import recipe_text
+
 if TYPE_CHECKING:
     from ltbench.spec.yaml_io import Position
 
@@ -26,7 +28,11 @@ class MethodRow:
 
 @dataclass(frozen=True)
 class Data:
-    """One data set of the part. counts: training images per class. missing: None, or why it cannot be read here, and the remedy."""
+    """One data set of the part. counts: training images per class. missing: None, or why it cannot be read here, and the remedy.
+
+    side: height and width of what a network works on, which are the resolution for pixels. vae: the folder of the VAE, where the
+    spec names one.
+    """
 
     settings: dict[str, Any]
     identity: dict[str, Any]
@@ -36,16 +42,32 @@ class Data:
     extractor: str
     reference: str
     missing: str | None
+    side: int
+    vae: str | None = None
+
+    @property
+    def latents(self) -> str | None:
+        """The VAE that the network's latents are of."""
+        return self.settings.get("latents")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a cell is trained. settings decide weights; options (micro_batch ...) do not."""
+    """How a cell is trained. settings decide weights; options (micro_batch ...) do not.
+
+    preset: the recipe that was named, or None. deviations: {key: (value, the recipe's value)} where it is not followed.
+    """
 
     settings: dict[str, Any]
     identity: dict[str, Any]
     milestones: tuple[int, ...]
     options: dict[str, Any]
+    preset: str | None = None
+    deviations: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def said(self) -> str | None:
+        """The recipe in words, or None where none was named: "seed-sit, but for batch 96 (there 48)"."""
+        return None if self.preset is None else recipe_text(self.preset, self.deviations)
 
 
 @dataclass(frozen=True)

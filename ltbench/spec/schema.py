@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ltbench import plugins
+from ltbench import plugins, vaes
 from ltbench.plugins import Plugin
 from ltbench.protocols import PROTOCOLS, SCHEDULES, extractors
 from ltbench.spec import models
@@ -14,6 +14,7 @@ from ltbench.spec.presets import PRESETS
 from ltbench.spec.types import Kind
 
 Schema = dict[str, Any]
+_LATENTS = {"anyOf": [{"enum": [*vaes.KNOWN, "none", None]}, {"type": "string"}]}
 _PLAIN = {"bool": "boolean", "int": "integer", "float": "number", "str": "string", "None": "null"}
 
 
@@ -112,13 +113,15 @@ def _object(plugin: Plugin) -> Schema:
     for parameter in plugin.parameters:
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         properties[parameter.name] = {**_kind(parameter.kind), "default": default}
+    if plugin.kind == "datasets":
+        properties.setdefault(vaes.KEY, _LATENTS)
     found = {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
     return {**found, "description": plugin.doc.split("\n\n")[0]}
 
 
 def _partial_dataset(datasets: list[Plugin]) -> Schema:
     """Parameters alone: a part, or a spec that extends another, need not repeat the name."""
-    merged: Schema = {}
+    merged: Schema = {vaes.KEY: {"anyOf": [_LATENTS]}}
     for plugin in datasets:
         for parameter in plugin.parameters:
             merged.setdefault(parameter.name, {"anyOf": []})["anyOf"].append(_kind(parameter.kind))

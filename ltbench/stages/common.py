@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ltbench import provenance
+from ltbench import provenance, vaes
 from ltbench.datasets import Dataset
 from ltbench.distributed import Ranks
 from ltbench.evaluate import Tiles
@@ -31,7 +31,7 @@ class Options:
     log_every, preview_every: steps (None: a preview at each milestone). threads: torch's (None: as they are).
     device: "cpu", "cuda", "cuda:1" ... (None: a GPU where there is one). lease: seconds after which a silent owner on
     another machine is taken for dead. keep_samples: generated images stay in the scratch folder. start: where the starting
-    weights lie, if there are any: a run of their cell, or a file.
+    weights lie, if there are any: a run of their cell, or a file. vae: the folder of the cell's VAE, where a spec named one.
     """
 
     micro_batch: int | None = None
@@ -43,6 +43,7 @@ class Options:
     lease: float = 60.0
     keep_samples: bool = False
     start: str | None = None
+    vae: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:
 def context(stage: Stage, data: Dataset, step: int) -> dict[str, Any]:
     """What every record body begins with."""
     code = stage.run.info()["code"]
+    name = vaes.named(stage.settings["dataset"])
     return {
         "format": 1,
         "cell": stage.run.cell,
@@ -157,6 +159,7 @@ def context(stage: Stage, data: Dataset, step: int) -> dict[str, Any]:
         "step": step,
         "images_seen": None if "external" in stage.settings else step * int(stage.settings["train"]["batch"]),
         "data_sha256": data.sha256(),
+        **({} if name is None else {"vae": vaes.facts(name)}),
     }
 
 

@@ -14,7 +14,7 @@ from ltbench import files
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, shown_classes
 from ltbench.datasets import build_dataset
 from ltbench.errors import UsageError
-from ltbench.generate import blocks, labels_of, quantised
+from ltbench.generate import blocks, decoder_of, labels_of, quantised, shape_of
 from ltbench.networks import Network
 from ltbench.protocols import sampled_classes
 from ltbench.samples import write_folder, write_npz
@@ -56,9 +56,9 @@ def export(
         rule = "round" if evaluation["quantise"] == "none" else evaluation["quantise"]
         wanted = range(-(-count // int(evaluation["block"])))
         done = 0
-        for block in blocks(
-            network, settings["pipeline"], evaluation, ids, shape, torch.device(chosen), wanted
-        ):
+        where = torch.device(chosen)
+        made_of, decode = shape_of(settings, data), decoder_of(settings, where)
+        for block in blocks(network, settings["pipeline"], evaluation, ids, made_of, where, wanted, decode):
             rows = quantised(block.images, rule).cpu().numpy()[: count - done]
             sheet.see(rows, done)
             done += len(rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ltbench import files, provenance
+from ltbench import files, provenance, vaes
 from ltbench.canonical import digest
 from ltbench.checkpoint import weights_sha256
 from ltbench.collect import Preempted
@@ -118,10 +118,11 @@ def measure_checkpoint(
     made: list[Wanted] = []
     for dataset, evaluation in wanted:
         data = _data(dataset)
+        channels, side, _ = vaes.network_shape(dataset, data.channels, data.resolution)
         net = build_network(
             network,
-            channels=data.channels,
-            resolution=data.resolution,
+            channels=channels,
+            resolution=side,
             classes=len(data.classes),
             dropout=0.0,
         )

@@ -4,6 +4,7 @@ train:280,560                    train to step 560 and keep milestones at both
 evaluate:560:1a2b3c4d5e6f        evaluate the milestone at 560 by the stored description 1a2b3c4d5e6f
 sample:560:1a2b3c4d5e6f:0/4      make the first of four shares of that evaluation's images
 reference:1a2b3c4d5e6f           look at the real images that it compares with
+encode:0123456789abcdef0123      make the latents of the data set under that key
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ _STAGE = re.compile(
     r"|evaluate:(?P<step>\d+):(?P<evaluation>\w+)"
     r"|sample:(?P<at>\d+):(?P<of>\w+):(?P<part>\d+)/(?P<parts>\d+)"
     r"|reference:(?P<real>\w+)"
+    r"|encode:(?P<latents>\w+)"
 )
 
 
 @dataclass(frozen=True)
 class Named:
-    """A stage taken apart. steps: milestones, rising; evaluation: its id; part, parts: of `sample`."""
+    """A stage taken apart. steps: milestones, rising; evaluation: its id; part, parts: of `sample`; key: of latents."""
 
     kind: str
     steps: tuple[int, ...] = ()
     evaluation: str = ""
     part: int = 0
     parts: int = 1
+    key: str = ""
 
 
 def parse(stage: str) -> Named:
@@ -39,7 +42,7 @@ def parse(stage: str) -> Named:
         raise LtbenchError(
             f"'{stage}' is not a stage",
             "a stage reads train:STEP[,STEP...], evaluate:STEP:EVALUATION, sample:STEP:EVALUATION:PART/PARTS "
-            "or reference:EVALUATION",
+            "reference:EVALUATION or encode:KEY",
         )
     kind = stage.partition(":")[0]
     if kind == "train":
@@ -48,6 +51,8 @@ def parse(stage: str) -> Named:
         return Named(kind, (int(match["step"]),), match["evaluation"])
     if kind == "sample":
         return Named(kind, (int(match["at"]),), match["of"], int(match["part"]), int(match["parts"]))
+    if kind == "encode":
+        return Named(kind, key=match["latents"])
     return Named(kind, (), match["real"])
 
 
@@ -63,5 +68,7 @@ def stage_name(stage: str) -> str:
         return "train"
     if named.kind == "reference":
         return f"reference-{named.evaluation}"
+    if named.kind == "encode":
+        return f"encode-{named.key}"
     share = f"-{named.part}of{named.parts}" if named.kind == "sample" else ""
     return f"{named.kind}-{named.steps[0]:09d}-{named.evaluation}{share}"

@@ -13,16 +13,18 @@ import torch
 
 from ltbench import seeds
 from ltbench.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint, save_milestone
-from ltbench.collect import shown_classes
+from ltbench.collect import Preempted, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
+from ltbench.draws import Latents
 from ltbench.errors import EnvironmentProblem
 from ltbench.evaluate import Tiles
-from ltbench.generate import build_sampler, initial_noise, to_uint8
+from ltbench.generate import build_sampler, decoder_of, initial_noise, shape_of, to_uint8
 from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
 from ltbench.sampling import sample
 from ltbench.stages.common import Stage, context, put_tiles
+from ltbench.stages.encode import latents_of
 from ltbench.start import start
 from ltbench.trainer import NonFinite, Trainer, build_parts
 
@@ -33,21 +35,27 @@ PREVIEW_COLUMNS, PREVIEW_GUIDANCE = 4, 2.0
 def train(stage: Stage, data: Dataset, milestones: list[int]) -> dict[str, Any]:
     """Train up to the last milestone; every milestone leaves EMA weights, a preview and a record."""
     data.train()  # what its libraries set when they are imported is not the method's doing
+    try:
+        latents = latents_of(stage, data)
+    except Preempted:
+        return {"outcome": "preempted"}
     guard = Guard()
     try:
         with guard:
-            return _train(stage, data, milestones, guard)
+            return _train(stage, data, milestones, guard, latents)
     finally:
         stage.tainted = guard.tainted
         if guard.changed:
             stage.notice(f"the method left changed, and it was put back: {'; '.join(guard.changed)}")
 
 
-def _train(stage: Stage, data: Dataset, milestones: list[int], guard: Guard) -> dict[str, Any]:
+def _train(
+    stage: Stage, data: Dataset, milestones: list[int], guard: Guard, latents: Latents | None
+) -> dict[str, Any]:
     seed_globals(0)  # what a file draws on import must not depend on the cell that imports it first
     method = load_method(stage.settings["method"]["name"])
     seed_globals(_outside(stage, 0))
-    parts = build_parts(stage.settings, data, method, stage.device)
+    parts = build_parts(stage.settings, data, method, stage.device, latents, stage.notice)
     micro_batch = stage.options.micro_batch or parts.recipe.batch
     trainer = Trainer(parts, micro_batch, stage.options.log_every, ranks=stage.ranks)
     _resume(stage, trainer, milestones)
@@ -184,9 +192,7 @@ class _Loop:
         network = build_sampler(settings, self.data, self.trainer.ema.shadow, device)
         ranked = self.trainer.parts.groups
         rows = (ranked["head"][:3] + ranked["tail"][-3:]) or shown_classes(range(len(self.data.classes)))
-        noise = initial_noise(
-            0, range(PREVIEW_COLUMNS), (self.data.channels, self.data.resolution, self.data.resolution)
-        )
+        noise = initial_noise(0, range(PREVIEW_COLUMNS), shape_of(settings, self.data))
         sampler, steps = PREVIEW[settings["pipeline"]]
         images = sample(
             network,
@@ -198,6 +204,8 @@ class _Loop:
             labels=torch.tensor(rows, device=device).repeat_interleave(PREVIEW_COLUMNS),
             null=len(self.data.classes),
         )
+        decode = decoder_of(settings, device)
+        images = images if decode is None else decode(images)
         grid = to_uint8(images).cpu().numpy().reshape(len(rows), PREVIEW_COLUMNS, *images.shape[1:])
         return {"step": step, **put_tiles(self.stage.run, Tiles(grid, rows, list(range(PREVIEW_COLUMNS))))}
 

@@ -1,0 +1,1 @@
+"""Latents in the place of pixels: the autoencoder (codec), and the moments of a training set (moments)."""
