@@ -22,17 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltbench import vaes
 from ltbench.children import in_fork
 from ltbench.cost import calibrations
 from ltbench.cost.calibrations import Question
 from ltbench.cost.machine import cpu_name
 from ltbench.datasets import Dataset, Images, build_dataset
+from ltbench.draws import Latents
 from ltbench.errors import LtbenchError
-from ltbench.generate import blocks, build_sampler, quantised
+from ltbench.generate import blocks, build_sampler, decoder_of, quantised, shape_of
 from ltbench.guard import seed_globals
 from ltbench.methods import Unsupported, load_method
 from ltbench.metrics.extractor import load_extractor
 from ltbench.networks import Network, build_network
+from ltbench.places import place
 from ltbench.sampling import count_rows
 from ltbench.store import Store
 from ltbench.trainer import Trainer, build_parts, set_precision
@@ -149,10 +152,11 @@ def training(
     "parameters", "own_parameters": of the method itself, "terms": names of a loss curve, "memory_bytes", "data"}.
     """
     real = build_dataset(settings["dataset"])
-    data = StandIn(real) if real.missing() else real
+    coded = vaes.named(settings["dataset"]) is not None
+    data = StandIn(real) if coded or real.missing() else real
     method = load_method(settings["method"]["name"])
     seed_globals(0)
-    parts = build_parts(settings, data, method, device)
+    parts = build_parts(settings, data, method, device, _latents(settings, data, device) if coded else None)
     trainer = Trainer(parts, micro_batch or parts.recipe.batch, log_every=1)
     point = None
     for _ in range(WARM_UP):
@@ -175,6 +179,14 @@ def training(
     }
 
 
+def _latents(settings: Mapping[str, Any], data: Dataset, device: torch.device) -> Latents:
+    """Noise in the shape of the latents of a stand-in: no VAE is needed to see how long a step on them takes."""
+    shape = vaes.network_shape(settings["dataset"], data.channels, data.resolution)
+    numbers = np.random.Generator(np.random.Philox(1))
+    rows = numbers.standard_normal((2 * sum(data.counts()), 2, *shape), np.float32).astype(np.float16)
+    return Latents(place([rows], device, lambda message: None), vaes.SCALE)
+
+
 def sampling(
     settings: Mapping[str, Any], evaluation: Mapping[str, Any], device: torch.device
 ) -> dict[str, Any]:
@@ -186,7 +198,7 @@ def sampling(
     real = build_dataset(settings["dataset"])
     network = _fresh(settings, real, device)
     sampler, lengths = STEPS_OF[settings["pipeline"]]
-    shape = (real.channels, real.resolution, real.resolution)
+    shape, decode = shape_of(settings, real), decoder_of(settings, device)
     ids = list(range(len(real.classes)))
     found = []
     for number in lengths:
@@ -201,7 +213,7 @@ def sampling(
         spent: list[int] = []
 
         def block(asked: dict[str, Any] = asked, spent: list[int] = spent) -> None:
-            for made in blocks(network, settings["pipeline"], asked, ids, shape, device, [0]):
+            for made in blocks(network, settings["pipeline"], asked, ids, shape, device, [0], decode):
                 spent.append(made.nfe)
 
         block()
@@ -228,8 +240,8 @@ def _fresh(settings: Mapping[str, Any], data: Dataset, device: torch.device) -> 
         torch.manual_seed(0)
         made = build_network(
             settings["network"],
-            channels=data.channels,
-            resolution=data.resolution,
+            channels=shape_of(settings, data)[0],
+            resolution=shape_of(settings, data)[1],
             classes=len(data.classes),
             augmented=train.get("augment", "none") != "none",
         )

@@ -51,7 +51,9 @@ def reference_key(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> 
     The imbalance (and keep_one) is in it only through the training images, whose file is named after their content; that a cell trains on
     latents changes no real image.
     """
-    settings = {key: value for key, value in dataset.items() if key not in ("imbalance", "keep_one", "latents")}
+    settings = {
+        key: value for key, value in dataset.items() if key not in ("imbalance", "keep_one", "latents")
+    }
     content = {
         "dataset": settings,
         "reference": evaluation["reference"],

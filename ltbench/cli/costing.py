@@ -96,6 +96,8 @@ def show_cost(cost: GridCost, name: str) -> None:
         ("training", hours_text(machine.hours(cost.train.seconds)), cost.train.basis),
         ("evaluation", hours_text(machine.hours(cost.evaluate.seconds)), cost.evaluate.basis),
     ]
+    if cost.encoding.seconds:
+        rows.append(("latents", hours_text(machine.hours(cost.encoding.seconds)), cost.encoding.basis))
     table(("", unit, "figure is"), rows, right=(unit,))
     out(f"wall time {duration(cost.wall)} without waiting in a queue")
     if cost.segments is not None and machine.limit is not None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltbench import files, provenance
+from ltbench import files, provenance, vaes
 from ltbench.canonical import digest
 from ltbench.cost.work import data_shape
 from ltbench.errors import LtbenchError
@@ -66,6 +66,7 @@ def train_question(settings: Mapping[str, Any], micro_batch: int | None = None) 
         "network": settings["network"],
         "method": settings["method"],
         "data": _seen(settings),
+        "latents": bool(vaes.named(settings["dataset"])),
         "recipe": {key: train[key] for key in RECIPE if key in train},
         "micro_batch": micro_batch,
     }
@@ -81,6 +82,7 @@ def sample_question(settings: Mapping[str, Any], evaluation: Mapping[str, Any]) 
         "pipeline": settings["pipeline"],
         "network": settings["network"],
         "data": _seen(settings),
+        "latents": vaes.named(settings["dataset"]),
         "block": int(evaluation["block"]),
         "precision": train["precision"],
         "augmented": train.get("augment", "none") != "none",
@@ -103,8 +105,10 @@ def extract_question(settings: Mapping[str, Any], evaluation: Mapping[str, Any])
 
 
 def _seen(settings: Mapping[str, Any]) -> dict[str, int]:
+    """What a network sees."""
     shape = data_shape(settings["dataset"])
-    return {"channels": shape.channels, "resolution": shape.resolution, "classes": shape.classes}
+    channels, side = shape.seen
+    return {"channels": channels, "resolution": side, "classes": shape.classes}
 
 
 @dataclass(frozen=True)

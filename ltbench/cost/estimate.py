@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ltbench.canonical import canonical_json
 from ltbench.cost import space
 from ltbench.cost.calibrations import train_question
 from ltbench.cost.figures import BASES, NO_TIME, Figure, told, total
@@ -87,6 +88,7 @@ class GridCost:
     cells: tuple[tuple[Planned, Cost], ...]
     shared_store: Space
     shared_scratch: Space
+    encoding: Figure = NO_TIME
     actual: tuple[Actual, ...] = ()
 
     def _once(self) -> list[Cost]:
@@ -104,14 +106,15 @@ class GridCost:
     @property
     def hours(self) -> float:
         """GPU-hours, or core-hours on a CPU."""
-        return self.machine.hours(self.train.seconds + self.evaluate.seconds)
+        return self.machine.hours(self.train.seconds + self.evaluate.seconds + self.encoding.seconds)
 
     @property
     def wall(self) -> float:
         """Seconds on `machine.slots` slots, without waiting in a queue: not below the longest cell's, nor below an even share."""
         costs = self._once()
         longest = max((cost.seconds for cost in costs), default=0.0)
-        return max(longest, sum(cost.seconds for cost in costs) / self.machine.slots)
+        own = max(longest, sum(cost.seconds for cost in costs) / self.machine.slots)
+        return own + self.encoding.seconds
 
     @property
     def segments(self) -> int | None:
@@ -133,6 +136,8 @@ class GridCost:
             for figure in (cost.train, cost.evaluate):
                 for key in figure.sources:
                     found[key] = found.get(key, 0.0) + figure.seconds
+        for key in self.encoding.sources if self.encoding.seconds else ():
+            found[key] = self.encoding.seconds
         order = sorted(found.items(), key=lambda item: -item[1])
         return [(basis, source, seconds) for (basis, source), seconds in order]
 
@@ -151,6 +156,7 @@ class GridCost:
             "hours": self.hours,
             "train_hours": machine.hours(self.train.seconds),
             "evaluate_hours": machine.hours(self.evaluate.seconds),
+            "encode_hours": machine.hours(self.encoding.seconds),
             "basis": max(self.train.basis, self.evaluate.basis, key=BASES.index),
             "wall_seconds": self.wall,
             "segments": self.segments,
@@ -220,10 +226,11 @@ def _observed(planned: Sequence[Planned]) -> tuple[list[Observed], dict[str, flo
     return found, {key: sum(values) / len(values) for key, values in calls.items()}
 
 
-def _shared(planned: Sequence[Planned], speeds: Speeds) -> tuple[Space, Space]:
-    """(store, scratch) of what is made once: descriptions of evaluations, and features of real images."""
+def _shared(planned: Sequence[Planned], speeds: Speeds) -> tuple[Space, Space, Figure]:
+    """(store, scratch, time) of what is made once: descriptions of evaluations, features of real images, latents."""
     described: dict[str, Mapping[str, Any]] = {}
     real: dict[str, Space] = {}
+    coded: dict[bytes, tuple[Space, Figure]] = {}
     done: set[tuple[int, int]] = set()
     for item in planned:
         key = (id(item.cell.settings["dataset"]), id(item.cell.evaluations))
@@ -231,14 +238,19 @@ def _shared(planned: Sequence[Planned], speeds: Speeds) -> tuple[Space, Space]:
             continue
         done.add(key)
         described |= item.cell.evaluations
+        dataset = canonical_json(item.cell.settings["dataset"])
+        if item.state == "new" and dataset not in coded:
+            made = space.latents(data_shape(item.cell.settings["dataset"]))
+            coded[dataset] = (made, speeds.encoding(item.cell.settings))
         for evaluation in item.cell.evaluations.values():
             sets = speeds.real(item.cell.settings, evaluation)
             name = reference_key(item.cell.settings["dataset"], evaluation)
             real[name] = max(
                 real.get(name, NOTHING), space.references(sets, evaluation), key=lambda s: s.bytes
             )
-    store = Space(sum(len(space.canonical_json(e)) for e in described.values()), len(described))
-    return store, sum(real.values(), NOTHING)
+    store = Space(sum(len(canonical_json(e)) for e in described.values()), len(described))
+    scratch = sum((made for made, _ in coded.values()), sum(real.values(), NOTHING))
+    return store, scratch, total(time for _, time in coded.values())
 
 
 class _Spent:

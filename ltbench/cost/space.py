@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltbench import provenance
+from ltbench import provenance, vaes
 from ltbench.canonical import canonical_json, digest
 from ltbench.cost.size import Shapes
 from ltbench.cost.work import (
@@ -143,6 +143,14 @@ def references(sets: Mapping[str, int], evaluation: Mapping[str, Any]) -> Space:
     """Features of the real images an evaluation is compared with, made once for a whole grid."""
     numbers = feature_numbers(evaluation["extractor"])
     return Space(sum(sets.values()) * numbers * 4 + 200 * len(sets), len(sets))
+
+
+def latents(data: DataShape) -> Space:
+    """The cached latents of a training set, made once for a whole grid."""
+    if not data.latents:
+        return NOTHING
+    size = vaes.latents_bytes(data.latents, data.images, data.resolution)
+    return Space(size, -(-data.images // 4096) + 1)
 
 
 def points(step: int, every: int) -> int:

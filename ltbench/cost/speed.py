@@ -28,6 +28,8 @@ from ltbench.cost.work import (
     DOPRI5_CALLS,
     DataShape,
     data_shape,
+    decode_operations,
+    encode_operations,
     feature_numbers,
     padded,
     real_images,
@@ -158,6 +160,12 @@ class Speeds:
         ]
         return max(fitting, key=likeness, default=None)
 
+    def encoding(self, settings: Mapping[str, Any]) -> Figure:
+        """The latents of a training set, made once; no time for pixels. Not calibrated."""
+        rate = assumed(self.machine.device, "fp32", self.machine.threads)
+        seconds = encode_operations(data_shape(settings["dataset"])) / rate.operations
+        return figure(seconds, "estimated", f"encoding: {rate.words}")
+
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluation(self, settings: Mapping[str, Any], evaluation: Mapping[str, Any], id_: str) -> Figure:
@@ -204,16 +212,19 @@ class Speeds:
             return Figure(images * (rows * row.seconds + image.seconds), basis, sources)
         train = settings["train"]
         forward = forward_operations(settings["network"], data.network(train))
+        rate = assumed(self.machine.device, train["precision"], self.machine.threads)
+        decode = (
+            decode_operations(data) / assumed(self.machine.device, "fp32", self.machine.threads).operations
+        )
         near = self._nearest_sampling(question)
         if near is not None:
             theirs = Shape(**near.what["data"], augmented=near.what["augmented"])
             ratio = forward / forward_operations(near.what["network"], theirs) * self._thread_ratio(near)
             words = f"calibration {near.name} of sampling with {near.what['network']} on {near.device}, by operations{note}"
-            each = rows * near.result["seconds_per_row"] * ratio + near.result["seconds_per_image"]
+            each = rows * near.result["seconds_per_row"] * ratio + near.result["seconds_per_image"] + decode
             return figure(images * each, "scaled", words)
-        rate = assumed(self.machine.device, train["precision"], self.machine.threads)
         least = rate.launch / BACKWARD * depth(settings["network"], data.network(train)) / evaluation["block"]
-        seconds = images * rows * max(forward / rate.operations, least)
+        seconds = images * (rows * max(forward / rate.operations, least) + decode)
         return figure(seconds, "estimated", rate.words + note)
 
     def _nearest_sampling(self, question: Question) -> Calibration | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ltbench import plugins
+from ltbench import plugins, vaes
 from ltbench.canonical import canonical_json
 from ltbench.cost.size import Shape
 from ltbench.extractors import extractors
@@ -20,6 +20,7 @@ DOPRI5_CALLS = (
     60  # assumed where no record tells: measured ones lie between 40 and 120, by network and tolerance
 )
 UNKNOWN_FEATURES = 768  # of a timm model, whose width only its weights tell
+ENCODE, DECODE = 272.7e9, 622.2e9  # operations of Stable Diffusion's VAE for an image of 256 px
 TILES, SHOWN_CLASSES = 8, 12  # images for figures: per class, classes
 
 
@@ -27,7 +28,8 @@ TILES, SHOWN_CLASSES = 8, 12  # images for figures: per class, classes
 class DataShape:
     """What a data set is: channels and side of its images, classes, training images, and images of the largest class.
 
-    names: characters in the names of its classes.
+    names: characters in the names of its classes. seen: channels and side of what a network works on, pixels or latents.
+    latents: the VAE's name, "" for pixels.
     """
 
     channels: int
@@ -36,6 +38,8 @@ class DataShape:
     images: int
     largest: int
     names: int
+    seen: tuple[int, int]
+    latents: str = ""
 
     @property
     def pixels(self) -> int:
@@ -45,7 +49,7 @@ class DataShape:
     def network(self, train: Mapping[str, Any]) -> Shape:
         """What the network of a recipe sees."""
         augmented = train.get("augment", "none") != "none"
-        return Shape(self.channels, self.resolution, self.classes, augmented)
+        return Shape(*self.seen, self.classes, augmented)
 
 
 def data_shape(dataset: Mapping[str, Any]) -> DataShape:
@@ -55,13 +59,17 @@ def data_shape(dataset: Mapping[str, Any]) -> DataShape:
 
 @functools.cache
 def _data_shape(text: bytes) -> DataShape:
-    parameters = json.loads(text)
+    dataset = json.loads(text)
+    parameters = {key: value for key, value in dataset.items() if key != vaes.KEY}
     plugin = plugins.get("datasets", parameters.pop("name"))
     module = importlib.import_module(f"ltbench.datasets.{plugin.name}")
     built = getattr(module, plugin.class_name)(**parameters)
     counts = [int(n) for n in built.counts()]
     names = sum(len(name) + 4 for name in built.classes)
-    return DataShape(built.channels, built.resolution, len(counts), sum(counts), max(counts), names)
+    latents = vaes.named(dataset)
+    seen = vaes.network_shape(dataset, built.channels, built.resolution)[:2]
+    sizes = (built.channels, built.resolution, len(counts), sum(counts), max(counts), names)
+    return DataShape(*sizes, seen, latents or "")
 
 
 def calls(sampler: str, steps: int | None, last_step: str | None = None) -> int | None:
@@ -120,6 +128,16 @@ def rounds(evaluation: Mapping[str, Any]) -> list[tuple[dict[str, Any], int]]:
 def padded(images: int, block: int) -> int:
     """Images that are sampled for `images` of them: blocks are always whole."""
     return -(-images // block) * block
+
+
+def decode_operations(data: DataShape) -> float:
+    """Of an image made from a latent; 0 for pixels."""
+    return DECODE * (data.resolution / 256) ** 2 if data.latents else 0.0
+
+
+def encode_operations(data: DataShape) -> float:
+    """Of a whole training set, each image and its mirror image once; 0 for pixels."""
+    return ENCODE * (data.resolution / 256) ** 2 * 2 * data.images if data.latents else 0.0
 
 
 def feature_numbers(extractor: Mapping[str, str]) -> int:
