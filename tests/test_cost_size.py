@@ -33,7 +33,11 @@ def test_every_parameter_has_its_shape(name, side, augmented):
 @pytest.mark.parametrize(("name", "side"), SMALL)
 def test_operations_are_those_that_torch_counts(name, side, augmented):
     network = build_network(name, channels=1, resolution=side, classes=10, augmented=augmented)
-    x, t, y = torch.zeros(2, 1, side, side), torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    x, t, y = (
+        torch.zeros(2, 1, side, side),
+        torch.zeros(2, dtype=torch.long),
+        torch.zeros(2, dtype=torch.long),
+    )
     labels = {"augment": torch.zeros(2, 9)} if augmented else {}
     with sdpa_kernel(SDPBackend.MATH):  # torch's counter does not know the CPU's fused attention
         with FlopCounterMode(display=False) as forward:
@@ -60,4 +64,6 @@ def test_published_sizes(name, side, channels, giga, millions):
     classes = 1000 if name.startswith("SiT") else 100 if side == 32 else 200
     shape = Shape(channels, side, classes)
     assert forward_operations(name, shape) / 1e9 == pytest.approx(giga, rel=0.005)
-    assert parameter_count(name, shape) / 1e6 == pytest.approx(millions, rel=0.004)  # theirs count the positions
+    assert parameter_count(name, shape) / 1e6 == pytest.approx(
+        millions, rel=0.004
+    )  # theirs count the positions

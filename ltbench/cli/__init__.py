@@ -12,6 +12,7 @@ from ltbench.cli import (
     calibrating,
     evaluating,
     extracting,
+    fetching,
     inspecting,
     listing,
     planning,
@@ -26,6 +27,7 @@ from ltbench.errors import LtbenchError
 VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (running.run, "Train and evaluate what a benchmark still needs."),
     (planning.plan, "What a run would do: cells by state, and its cost."),
+    (fetching.fetch, "Bring the weights and archives that a benchmark needs."),
     (calibrating.calibrate, "Time a few real steps here, for the costs in plan."),
     (inspecting.status, "How a benchmark stands; --watch keeps looking."),
     (reporting.report, "The table and figures, in every format."),

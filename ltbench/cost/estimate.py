@@ -300,7 +300,7 @@ class _Asked:
     def __init__(self, speeds: Speeds, machine: Machine) -> None:
         self.speeds, self.machine = speeds, machine
         self._units: dict[tuple[Any, ...], _Unit] = {}
-        self._costs: dict[tuple[Any, ...], tuple[Any, Cost]] = {}
+        self._costs: dict[tuple[Any, ...], Cost] = {}
 
     def due(self, item: Planned) -> Cost:
         """The cost of the stages that are due."""
@@ -308,14 +308,14 @@ class _Asked:
             return _FREE
         key, unit = self._unit(item.cell)
         reached = _reached(item)
-        name = (*key, id(item.due), item.state == "new", reached)
+        name = (*key, item.due, item.run is None, reached)
         if name not in self._costs:
             stages = [parse(due.stage) for due in item.due]
             steps = [step for stage in stages if stage.kind == "train" for step in stage.steps]
             wanted = [(s.steps[0], s.evaluation) for s in stages if s.kind == "evaluate"]
             cost = self._cost(unit, steps, reached, wanted, new=item.run is None)
-            self._costs[name] = (item.due, cost)
-        return self._costs[name][1]
+            self._costs[name] = cost
+        return self._costs[name]
 
     def actual(self, item: Planned, spent: Sequence[Spent]) -> Actual:
         """What was spent on this machine, beside the prediction for just that."""

@@ -132,12 +132,17 @@ def padded(images: int, block: int) -> int:
 
 def decode_operations(data: DataShape) -> float:
     """Of an image made from a latent; 0 for pixels."""
-    return DECODE * (data.resolution / 256) ** 2 if data.latents else 0.0
+    return DECODE * _vae_share(data)
 
 
 def encode_operations(data: DataShape) -> float:
     """Of a whole training set, each image and its mirror image once; 0 for pixels."""
-    return ENCODE * (data.resolution / 256) ** 2 * 2 * data.images if data.latents else 0.0
+    return ENCODE * _vae_share(data) * 2 * data.images
+
+
+def _vae_share(data: DataShape) -> float:
+    """Of Stable Diffusion's VAE at 256 px; the VAE of smoke runs is next to nothing."""
+    return 0.0 if data.latents in ("", vaes.TINY) else (data.resolution / 256) ** 2
 
 
 def feature_numbers(extractor: Mapping[str, str]) -> int:
