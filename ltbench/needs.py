@@ -186,7 +186,7 @@ def _extractor(named: Mapping[str, str]) -> Iterator[Need]:
     what = f"extractor {text}"
     if wanted.kind == "inception":
         place = found or (weights_folder() or torch_hub() / "checkpoints") / INCEPTION_FILES[0]
-        asset = Asset(what, INCEPTION_URL, place, licence, sha256=sha256)
+        asset = Asset(what, INCEPTION_URL, place, licence, sha256=sha256 if len(sha256) == 64 else "")
         yield Need(what, "weights", place, None, licence, sha256, asset, problem)
     elif wanted.kind == "timm":
         hub = Hub(f"timm/{name.removeprefix(TIMM)}", (TIMM_WEIGHTS,))

@@ -23,6 +23,7 @@ from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.errors import EnvironmentProblem, LtbenchError
 
 if TYPE_CHECKING:
+    from ltbench.download import Fetched
     from ltbench.needs import Hub, Need
 
 
@@ -81,12 +82,24 @@ def _bring(wanted: Sequence[Need]) -> list[str]:
         say(f"fetching {need.what}")
         try:
             if isinstance(need.source, Asset):
-                fetch(need.source, Bar(need.what))
+                _check(need, fetch(need.source, Bar(need.what)))
             elif need.source is not None:
                 from_hub(need.source)
         except LtbenchError as error:
             failed.append(f"{error.message}" + (f"\n  {error.hint}" if error.hint else ""))
     return failed
+
+
+def _check(need: Need, got: Fetched) -> None:
+    """Of some files only the first digits of the hash are known. Raises EnvironmentProblem; what was just downloaded goes."""
+    if need.kind != "weights" or got.sha256.startswith(need.sha256):
+        return
+    if got.downloaded:
+        got.path.unlink(missing_ok=True)
+    raise EnvironmentProblem(
+        f"{got.path}: sha256 is {got.sha256[:12]}..., that of {need.what} begins {need.sha256}: another file",
+        f"get the right one elsewhere and put it at {got.path}",
+    )
 
 
 def from_hub(hub: Hub) -> list[Path]:
