@@ -320,3 +320,12 @@ def test_a_wrong_time_is_refused_in_words(cli, here):
     code, _, err = cli("plan", "little.yaml", "--no-ask", "--limit", "soon")
     assert code == 2
     assert "'soon' is not a time" in err
+
+
+def test_a_profile_gives_device_limit_and_slots(cli, here):
+    (here / "cluster.yaml").write_text("gpu_type: a100\ntime: 12:00:00\nat_once: 16\n")
+    words = ("plan", "little.yaml", "--no-ask", "--json", "--profile", "cluster.yaml")
+    machine = json.loads(cli(*words)[1])["cost"]["machine"]
+    assert (machine["device"], machine["limit_seconds"], machine["slots"]) == ("a100", 43200, 16)
+    machine = json.loads(cli(*words, "--on", "h100", "--limit", "2h")[1])["cost"]["machine"]
+    assert (machine["device"], machine["limit_seconds"], machine["slots"]) == ("h100", 7200, 16)

@@ -175,7 +175,7 @@ grid: {method: [{name: repa, encoder: "timm:vit_base_patch14_dinov2.lvd142m"}], 
 
     for name in ("a", "b", "c"):
         (folder / name).mkdir(parents=True)
-        for k in range(12):
+        for k in range(70):
             Image.new("RGB", (64, 64), (k, 0, 0)).save(folder / name / f"{k}.png")
     (tmp_path / "kinds.yaml").write_text(text)
     found = {need.what: need for need in needs.needs(expand(spec.load(tmp_path / "kinds.yaml")))}

@@ -68,6 +68,7 @@ LAYERS = {
     "ltbench.caches": 0,
     "ltbench.needs": 0,
     "ltbench.calibrate": 4,
+    "ltbench.archive": 0,
     "ltbench.children": 0,
     "ltbench.questions": 4,
     "ltbench.conformance": 5,

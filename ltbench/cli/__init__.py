@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from ltbench.cli import (
+    archiving,
     calibrating,
     evaluating,
     extracting,
@@ -40,6 +41,8 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (listing.methods, "The training methods; with a name, one of them."),
     (listing.datasets, "The data sets; with a name, counts and a picture."),
     (extracting.extractors, "What measures images; which of them prints FID."),
+    (archiving.export, "A benchmark's results as one zip file."),
+    (archiving.import_, "Add such files to a store; nothing is overwritten."),
     (planning.validate, "Check a spec: every mistake, with its place."),
     (planning.schema, "The JSON schema of a spec, for editors."),
 )
@@ -55,7 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb, line in VERBS:
-    app.command(verb.__name__, short_help=line)(verb)
+    app.command(verb.__name__.rstrip("_"), short_help=line)(verb)
 
 
 def main() -> int:

@@ -33,23 +33,36 @@ def this_machine(benchmark: Spec) -> Machine:
 
 
 def machine_of(
-    benchmark: Spec, device: str | None, limit: str | None, slots: int | None, threads: int | None = None
+    benchmark: Spec, device: str | None, limit: str | None, slots: int | None, profile: str | None = None
 ) -> Machine:
-    """The machine that --on, --limit and --slots describe; this one as far as they do not."""
+    """The machine that --profile, and over it --on, --limit and --slots, describe; this one as far as they do not."""
     from dataclasses import replace
 
     from ltbench.cost.machine import Machine, cpu_name
 
-    if device is None:
+    if profile is not None:
+        machine = _machine_of_profile(profile)
+        machine = machine if device is None else replace(machine, device=device)
+    elif device is None:
         machine = this_machine(benchmark)
     elif device == "cpu":
         machine = replace(this_machine(benchmark), device=cpu_name())
     else:
         machine = Machine(device)
-    changes: dict[str, Any] = {"limit": None if limit is None else seconds_of(limit)}
+    changes: dict[str, Any] = {} if limit is None else {"limit": seconds_of(limit)}
     changes |= {} if slots is None else {"slots": slots}
-    changes |= {} if threads is None else {"threads": threads}
     return replace(machine, **changes)
+
+
+def _machine_of_profile(name: str) -> Machine:
+    """What a training job of a cluster's profile has."""
+    from ltbench import profiles
+    from ltbench.cost.machine import Machine, cpu_name
+
+    asked = profiles.load(name).resources("training")
+    device = (asked.gpu_type or "GPU") if asked.gpus else cpu_name()
+    threads = max(1, asked.cores // asked.ranks // asked.pack)
+    return Machine(device, threads, asked.ranks, asked.at_once or 1, asked.time * 60.0)
 
 
 def seconds_of(text: str) -> float:

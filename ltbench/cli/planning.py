@@ -39,6 +39,10 @@ Limit = Annotated[str | None, typer.Option(metavar="TIME", help="Longest job the
 Slots = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Cells at a time there. [workers of run, else 1]")
 ]
+ForProfile = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="Device, time limit and slots of a cluster's profile."),
+]
 All = Annotated[bool, typer.Option("--all", "-a", help="One line per cell.")]
 
 
@@ -101,6 +105,7 @@ def plan(
     on: On = None,
     limit: Limit = None,
     slots: Slots = None,
+    profile: ForProfile = None,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
@@ -128,7 +133,7 @@ def plan(
     found = plans.plan(benchmark, house, cells)
     asking.warn(found, house)
     targets.check_starts(found)
-    cost, bad = costing.cost_of(found, house, costing.machine_of(benchmark, on, limit, slots))
+    cost, bad = costing.cost_of(found, house, costing.machine_of(benchmark, on, limit, slots, profile))
     for line in bad:
         say(line)
     if json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ltbench.canonical import canonical_json
@@ -91,17 +92,18 @@ class GridCost:
     encoding: Figure = NO_TIME
     actual: tuple[Actual, ...] = ()
 
+    @cached_property
     def _once(self) -> list[Cost]:
         """A cell that two parts share is done once."""
         return list({planned.cell.id: cost for planned, cost in reversed(self.cells)}.values())
 
     @property
     def train(self) -> Figure:
-        return _sum(cost.train for cost in self._once())
+        return _sum(cost.train for cost in self._once)
 
     @property
     def evaluate(self) -> Figure:
-        return _sum(cost.evaluate for cost in self._once())
+        return _sum(cost.evaluate for cost in self._once)
 
     @property
     def hours(self) -> float:
@@ -111,7 +113,7 @@ class GridCost:
     @property
     def wall(self) -> float:
         """Seconds on `machine.slots` slots, without waiting in a queue: not below the longest cell's, nor below an even share."""
-        costs = self._once()
+        costs = self._once
         longest = max((cost.seconds for cost in costs), default=0.0)
         own = max(longest, sum(cost.seconds for cost in costs) / self.machine.slots)
         return own + self.encoding.seconds
@@ -119,20 +121,20 @@ class GridCost:
     @property
     def segments(self) -> int | None:
         """Jobs of trainings under the time limit."""
-        return None if self.machine.limit is None else sum(cost.segments or 0 for cost in self._once())
+        return None if self.machine.limit is None else sum(cost.segments or 0 for cost in self._once)
 
     @property
     def store(self) -> Space:
-        return sum((cost.store for cost in self._once()), self.shared_store)
+        return sum((cost.store for cost in self._once), self.shared_store)
 
     @property
     def scratch(self) -> Space:
-        return sum((cost.scratch for cost in self._once()), self.shared_scratch)
+        return sum((cost.scratch for cost in self._once), self.shared_scratch)
 
     def assumptions(self) -> list[tuple[str, str, float]]:
         """(basis, source, seconds that rest on it among others), the most first."""
         found: dict[tuple[str, str], float] = {}
-        for cost in self._once():
+        for cost in self._once:
             for figure in (cost.train, cost.evaluate):
                 for key in figure.sources:
                     found[key] = found.get(key, 0.0) + figure.seconds

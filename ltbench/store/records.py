@@ -133,7 +133,11 @@ def record_file(body: dict[str, Any], envelope: dict[str, Any]) -> tuple[str, by
 
 def read_record(path: Path) -> Record:
     """Raises FileNotFoundError, or files.Unreadable with the reason, for anything but a sound record in its right place."""
-    data = files.read_regular(path)
+    return parse_record(path, files.read_regular(path))
+
+
+def parse_record(path: Path, data: bytes) -> Record:
+    """The record that `data` is, for the place `path`. Raises files.Unreadable with the reason."""
     try:
         value = _open(data)
         body, envelope, found = value.pop("body"), value.pop("envelope"), value.pop("digest")

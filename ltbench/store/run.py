@@ -175,6 +175,11 @@ class Run:
             files.replace(path, data)
         return name
 
+    def fact_names(self) -> list[str]:
+        """The facts of all layers, sorted."""
+        found = {name for layer in self._layers for name in claims.names(layer / "facts")}
+        return sorted(name for name in found if _FACT.fullmatch(name))
+
     def fact(self, name: str) -> Path:
         """The file of a fact. Raises LtbenchError when no layer has it."""
         if not _FACT.fullmatch(name):
@@ -268,8 +273,24 @@ class Run:
         )
 
     def stages(self) -> list[str]:
-        """Every stage that was ever claimed here."""
-        return claims.stages(self.dir)
+        """Every stage that was ever claimed here, or whose failure came from another store."""
+        failed = (
+            _stage_and_attempt(name)[0] for layer in self._layers for name in claims.names(layer / "failed")
+        )
+        return sorted({*claims.stages(self.dir), *failed})
+
+    def standing_failures(self) -> list[Path]:
+        """The files of those failures that are a stage's present state, by name."""
+        states = {stage: self.state(stage) for stage in {each["stage"] for each in self.failures()}}
+        wanted = {
+            f"{stage}.{now.attempt}.json" for stage, now in states.items() if now and now.state == "failed"
+        }
+        found = {path.name: path for path, value in self._failures() if isinstance(value, dict)}
+        return [found[name] for name in sorted(wanted & set(found))]
+
+    def file(self, name: str) -> Path | None:
+        """run.json or accepted.json of the first layer that has it."""
+        return next((layer / name for layer in self._layers if (layer / name).is_file()), None)
 
     def accept(self, because: str, code: dict[str, str]) -> None:
         """Take this run's records as good for other code, with the reason; `code` = the component digests accepted for."""

@@ -1,0 +1,119 @@
+"""From a store to an archive."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltbench import files, plugins
+from ltbench.archive import FORMAT, MANIFEST
+from ltbench.errors import LtbenchError
+from ltbench.plan import Cell
+from ltbench.store import Run, Store
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first day: an archive's bytes depend on its content alone
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What went into an archive. absent: cells that the store has nothing of."""
+
+    path: Path
+    cells: int
+    records: int
+    members: int
+    bytes: int
+    absent: tuple[str, ...]
+
+
+def pack(path: Path, benchmark: str, spec: bytes, cells: Sequence[Cell], store: Store) -> Packed:
+    """Write the archive of a benchmark's cells beside `path` and rename it.
+
+    Every run of a cell is packed, of older code too; what the store's readers would not take (damaged, superseded) is not.
+    Raises LtbenchError when the store has none of the cells, StorageProblem when the disk refuses.
+    """
+    known = set(store.cells())
+    ids = list(dict.fromkeys(cell.id for cell in cells))
+    present = sorted(cell for cell in ids if cell in known)
+    if not present:
+        raise LtbenchError(
+            f"the store {store.root} has none of the {len(ids)} cells of {benchmark}",
+            "run it first, or name the right store by --store",
+        )
+    members: dict[str, bytes | Path] = {f"spec/{benchmark}.yaml": spec, **_plugins(cells)}
+    records = 0
+    for name, source in _store_members(store, present):
+        members[name] = source
+        records += "/records/" in name
+    data = _bytes(benchmark, members)
+    files.make_directory(path.absolute().parent)
+    files.replace(path.absolute(), data)
+    absent = tuple(cell for cell in ids if cell not in known)
+    return Packed(path, len(present), records, len(members), len(data), absent)
+
+
+def _plugins(cells: Iterable[Cell]) -> dict[str, Path]:
+    """The file of every method and data set in use, by its name in the archive. One that is not here any more is left out:
+    the digests of its code are in the runs."""
+    wanted = {(kind, cell.settings[key]["name"]) for cell in cells
+              for kind, key in (("methods", "method"), ("datasets", "dataset"))}  # fmt: skip
+    known = {kind: plugins.find(kind) for kind in ("methods", "datasets")}
+    return {f"plugins/{kind}/{name}.py": known[kind][name].path for kind, name in sorted(wanted) if name in known[kind]}  # fmt: skip
+
+
+def _store_members(store: Store, cells: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    evaluations: set[str] = set()
+    for cell in cells:
+        folder = f"store/cells/{cell[:2]}/{cell}"
+        yield f"{folder}/cell.json", _first(store, f"cells/{cell[:2]}/{cell}/cell.json")
+        for run in store.runs(cell):
+            for inner, source in _run_members(run, evaluations):
+                yield f"{folder}/runs/{run.run}/{inner}", source
+    for name in sorted(evaluations):
+        yield f"store/evaluations/{name}.json", _first(store, f"evaluations/{name}.json")
+
+
+def _run_members(run: Run, evaluations: set[str]) -> Iterator[tuple[str, Path]]:
+    """(place in the run, file); `evaluations` gains those of its records."""
+    made = run.records()
+    evaluations |= {record.evaluation for record in made if record.evaluation is not None}
+    for name in ("run.json", "accepted.json"):
+        if found := run.file(name):
+            yield name, found
+    for record in made:
+        yield f"records/{record.path.name}", record.path
+    for name in run.fact_names():
+        yield f"facts/{name}", run.fact(name)
+    for path in run.standing_failures():
+        yield f"failed/{path.name}", path
+
+
+def _first(store: Store, place: str) -> Path:
+    """The file of the first layer that has it, which is the one that readers take."""
+    return next(path for root in store.layers if (path := root / place).is_file())
+
+
+def _bytes(benchmark: str, members: Mapping[str, bytes | Path]) -> bytes:
+    """The archive, whole: records are small."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        listed = {}
+        for name in sorted(members):
+            source = members[name]
+            data = source if isinstance(source, bytes) else files.read_regular(source)
+            listed[name] = {"sha256": files.sha256_bytes(data), "bytes": len(data)}
+            archive.writestr(_entry(name), data)
+        manifest = {"format": FORMAT, "benchmark": benchmark, "files": listed}
+        archive.writestr(_entry(MANIFEST), json.dumps(manifest, indent=1, sort_keys=True))
+    return out.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    return entry

@@ -1,0 +1,106 @@
+"""`export` and `import`: a benchmark's results as one file, and such files merged into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ltbench.cli.options import AsJson, Changes, Filters, Plugins, SpecName, StoreAt, WithMethods, place
+from ltbench.cli.output import dump, out, plural, say
+
+if TYPE_CHECKING:
+    from ltbench.archive.merge import Merged
+    from ltbench.spec.resolved import Spec
+
+
+def export(
+    spec: SpecName,
+    to: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.zip", help="The archive. [NAME.zip]")
+    ] = None,
+    filter_: Filters = None,
+    set_: Changes = None,
+    with_: WithMethods = None,
+    json: AsJson = False,
+    store: StoreAt = None,
+    plugins: Plugins = None,
+) -> None:
+    """Pack a benchmark's results into one zip file: records, pictures, the spec, the plugins' code.
+
+    The file goes to a colleague, a paper's supplement or another cluster's store (`import`). Weights are not in it. The same
+    results give the same bytes.
+
+    \b
+    Example:
+      python harness.py export quickstart --out quickstart.zip
+    """
+    from ltbench.archive.pack import pack
+    from ltbench.cli import stores, targets
+
+    place(store, None, plugins)
+    benchmark = targets.load(spec, set_ or [], with_ or [])
+    cells = targets.cells_of(benchmark, filter_ or [])
+    path = to or Path(f"{benchmark.name}.zip")
+    made = pack(path, benchmark.name, _text(benchmark), cells, stores.open_store(write=False))
+    if made.absent:
+        say(
+            f"{plural(len(made.absent), 'cell')} of {benchmark.name} are not in the store, and not in the archive"
+        )
+    if json:
+        dump({"file": str(path), "cells": made.cells, "records": made.records, "files": made.members,
+              "bytes": made.bytes, "absent": list(made.absent)})  # fmt: skip
+        return
+    out(
+        f"{path}: {plural(made.records, 'record')} of {plural(made.cells, 'cell')}, {made.bytes / 1e6:.2f} MB"
+    )
+    out(f"next: python harness.py import {path} --store DIR")
+
+
+def _text(benchmark: Spec) -> bytes:
+    """The benchmark complete in itself: what it extends is in it."""
+    from ltbench.spec.compose import read_tree
+    from ltbench.spec.yaml_io import dump_yaml
+
+    if benchmark.derived is not None:
+        return benchmark.derived.encode()
+    return dump_yaml(read_tree(Path(benchmark.file)).plain()).encode()
+
+
+def import_(
+    archives: Annotated[list[Path], typer.Argument(metavar="FILE.zip ...", help="Archives of `export`.")],
+    json: AsJson = False,
+    store: StoreAt = None,
+) -> None:
+    """Add the results of archives to a store. What is there stays; what contradicts it is named and left out.
+
+    Exit code 1 when something was left out. Every archive is checked whole before anything of it is added.
+
+    \b
+    Example:
+      python harness.py import juwels.zip leonardo.zip
+    """
+    from ltbench.archive.merge import merge
+    from ltbench.cli import stores
+
+    place(store)
+    house = stores.open_store(write=True)
+    merged = {path: merge(path, house) for path in archives}
+    if json:
+        dump({str(path): _facts(done) for path, done in merged.items()})
+    for path, done in merged.items() if not json else ():
+        new, old = (plural(count["record"], "record") for count in (done.added, done.present))
+        out(f"{path}: {new} added, {old} there already" + _failures(done))
+        for conflict in done.conflicts:
+            out(f"  left out: {conflict}")
+    if any(done.conflicts for done in merged.values()):
+        raise typer.Exit(1)
+
+
+def _failures(done: Merged) -> str:
+    return f", {plural(done.added['failure'], 'failure')} noted" if done.added["failure"] else ""
+
+
+def _facts(done: Merged) -> dict[str, Any]:
+    return {"added": dict(done.added), "present": dict(done.present), "conflicts": done.conflicts}

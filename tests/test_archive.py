@@ -1,0 +1,243 @@
+"""Export and import: the table of a copied store, no duplicates, conflicts named, damaged and hostile archives refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ltbench.archive import MANIFEST
+from ltbench.archive.merge import merge, read_archive
+from ltbench.errors import LtbenchError, UsageError
+from ltbench.files import sha256_bytes
+from ltbench.store import Store
+from tests import cli_world
+from tests.store_world import CELL, SETTINGS, evaluation, make
+
+cli, here, run = cli_world.cli, cli_world.here, cli_world.run  # fixtures
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()
+    }
+
+
+def rewritten(path: Path, change) -> Path:
+    """The archive with its members changed by `change` (name -> bytes) and a manifest that fits them."""
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist() if name != MANIFEST}
+        manifest = json.loads(old.read(MANIFEST))
+    change(members)
+    manifest["files"] = {n: {"sha256": sha256_bytes(d), "bytes": len(d)} for n, d in members.items()}
+    target = path.with_name("changed.zip")
+    with zipfile.ZipFile(target, "w") as new:
+        for name, data in {**members, MANIFEST: json.dumps(manifest).encode()}.items():
+            new.writestr(name, data)
+    return target
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kept") / "store"
+
+
+@pytest.fixture
+def packed(run, cli, here, kept, monkeypatch):
+    """The archive of a benchmark that ran with one failure, and where it lies. It runs once for all tests."""
+    monkeypatch.setenv("FAKE", "ccua:1=nan")
+    if kept.is_dir():
+        shutil.copytree(kept, here / "store")
+    else:
+        run("--workers", "1")
+        shutil.copytree(here / "store", kept)
+    assert cli("export", "little.yaml", "--out", "a.zip")[0] == 0
+    return here / "a.zip"
+
+
+def test_a_copied_store_gives_the_same_report(packed, cli, here):
+    said = cli("report", "little.yaml", "--format", "csv,md", "--out", "one")
+    code, out, _ = cli("import", "a.zip", "--store", "other")
+    assert code == 0
+    assert "there already" in out
+    assert (
+        cli("report", "little.yaml", "--format", "csv,md", "--out", "two", "--store", "other")[0] == said[0]
+    )
+    assert tree(here / "one") == tree(here / "two")
+
+
+def test_a_failure_travels_with_its_cause(packed, cli):
+    cli("import", "a.zip", "--store", "other")
+    code, out, _ = cli("plan", "little.yaml", "--store", "other", "--json")
+    assert code == 0
+    (failed,) = [cell for cell in json.loads(out)["cells"] if cell["state"] == "failed"]
+    assert failed["cause"] == "nan"
+
+
+def test_the_same_results_give_the_same_bytes(packed, cli, here):
+    cli("export", "little.yaml", "--out", "b.zip")
+    assert packed.read_bytes() == (here / "b.zip").read_bytes()
+
+
+def test_importing_twice_adds_nothing(packed, cli, here):
+    cli("import", "a.zip", "--store", "other")
+    before = tree(here / "other")
+    code, out, _ = cli("import", "a.zip", "--store", "other")
+    assert code == 0
+    assert " 0 records added" in out
+    assert tree(here / "other") == before
+
+
+def test_halves_of_a_grid_from_two_clusters_make_the_whole(packed, cli, here):
+    for seed in (0, 1):
+        cli("export", "little.yaml", "--filter", f"seed={seed}", "--out", f"{seed}.zip")
+    cli("import", "0.zip", "1.zip", "--store", "other")
+    cli("export", "little.yaml", "--out", "again.zip", "--store", "other")
+    one, two = (dict(read_archive(here / name)) for name in ("a.zip", "again.zip"))
+    moved = [
+        name.replace("failed/train.1", "failed/train.0") for name in one
+    ]  # before any attempt of the other
+    assert moved == list(two)
+
+    def bodies(members):
+        return {name: json.loads(data)["digest"] for name, data in members.items() if "/records/" in name}
+
+    assert bodies(one) == bodies(two)
+    assert len(bodies(one)) == 12
+
+
+def test_an_imported_record_counts_beside_later_attempts_of_this_store(tmp_path):
+    """The writer's attempt means nothing among the claims of another store."""
+    theirs, ours = make(tmp_path / "theirs"), make(tmp_path / "ours")
+    with theirs.claim("train") as claim:
+        theirs.put_record("train", 20, {"milestone": "aa"}, {"attempt": claim.attempt})
+    for _ in range(3):
+        with ours.claim("train") as claim:
+            claim.release("preempted")
+    archive = pack_run(tmp_path, theirs)
+    assert merge(archive, ours.store).added["record"] == 1
+    (record,) = ours.records()
+    assert record.envelope["imported"] == {"from": "run.zip", "attempt": 1}
+
+
+def test_a_record_with_other_values_is_named_and_left_out(tmp_path):
+    theirs, ours = make(tmp_path / "theirs"), make(tmp_path / "ours")
+    for run, value in ((theirs, 2.0), (ours, 1.0)):
+        run.put_record("evaluation", 20, evaluation(run.store, value), {"attempt": 1})
+    before = [record.digest for record in ours.records()]
+    done = merge(pack_run(tmp_path, theirs), ours.store)
+    assert len(done.conflicts) == 1
+    assert CELL[:12] in done.conflicts[0]
+    assert "step 20" in done.conflicts[0]
+    assert [record.digest for record in ours.records()] == before
+    assert not done.added["record"]
+
+
+def test_the_exit_code_tells_of_conflicts(packed, cli, here):
+    cli("import", "a.zip", "--store", "other")
+
+    def other_value(members):
+        from ltbench.store.records import record_file
+
+        name = next(name for name in members if "/records/evaluation" in name)
+        value = json.loads(members.pop(name))
+        value["body"]["rows"][0]["value"] += 1
+        new, data = record_file(value["body"], value["envelope"])
+        members[f"{name.rpartition('/')[0]}/{new}"] = data
+
+    rewritten(packed, other_value)
+    code, out, _ = cli("import", "changed.zip", "--store", "other")
+    assert code == 1
+    assert "left out: cell" in out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil",
+        "/etc/evil",
+        "store/cells/../../evil",
+        "store/FORMAT",
+        "results/x.json",
+        "store/cells/ab/x/run.json",
+    ],
+)
+def test_a_name_without_a_place_is_refused_before_anything_is_written(packed, here, name):
+    bad = rewritten(packed, lambda members: members.update({name: b"{}"}))
+    store = Store.open(here / "other", here / "scratch")
+    before = tree(here / "other")
+    with pytest.raises(LtbenchError, match="no place"):
+        merge(bad, store)
+    assert tree(here / "other") == before
+
+
+def test_every_damage_is_found(packed, here):
+    data = packed.read_bytes()
+    store = Store.open(here / "other", here / "scratch")
+    before, bad = tree(here / "other"), here / "bad.zip"
+    for place in range(0, len(data), max(1, len(data) // 60)):
+        for broken in (data[:place], data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]):
+            bad.write_bytes(broken)
+            try:
+                members = read_archive(bad)
+            except LtbenchError:
+                continue
+            assert members == read_archive(packed)  # a bit of zip's own bookkeeping that changes no member
+    assert tree(here / "other") == before
+    assert len(store.damaged()) == 0
+
+
+def test_what_is_no_archive_is_said(here, cli):
+    (here / "text.zip").write_text("hello")
+    with zipfile.ZipFile(here / "empty.zip", "w") as archive:
+        archive.writestr("a", "b")
+    for name, word in (
+        ("text.zip", "no zip"),
+        ("empty.zip", "MANIFEST"),
+        ("none.zip", "there is no archive"),
+    ):
+        code, _, err = cli("import", name)
+        assert code in (1, 2)
+        assert word in err
+
+
+def test_a_newer_archive_is_left_alone(packed, here):
+    with zipfile.ZipFile(packed) as old, zipfile.ZipFile(here / "new.zip", "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, data.replace(b'"format": 1', b'"format": 2') if name == MANIFEST else data)
+    with pytest.raises(LtbenchError, match="update ltbench"):
+        read_archive(here / "new.zip")
+
+
+def test_nothing_to_export_is_an_error(here, cli):
+    code, _, err = cli("export", "little.yaml")
+    assert code == 1
+    assert "none of the 4 cells" in err
+    assert not (here / "little.zip").exists()
+
+
+def pack_run(folder: Path, run) -> Path:
+    """The archive of the one cell of a store, as `export` makes it."""
+    from types import SimpleNamespace
+
+    from ltbench.archive.pack import pack
+
+    settings = {**SETTINGS, "method": {"name": "sit"}, "dataset": {"name": "digits"}}
+    cell = SimpleNamespace(id=CELL, settings=settings)
+    return pack(folder / "run.zip", "toy", b"name: toy\n", [cell], run.store).path  # pyright: ignore
+
+
+def test_code_and_spec_are_inside(packed):
+    members = read_archive(packed)
+    assert b"grid" in members["spec/little.yaml"]
+    assert b"class" in members["plugins/methods/ccua.py"]
+    assert "plugins/datasets/fashion_mnist.py" in members
+
+
+def test_unknown_archive_is_usage(here):
+    with pytest.raises(UsageError):
+        read_archive(here / "no.zip")
