@@ -166,7 +166,7 @@ dataset: {name: folder, folder: pictures, resolution: 64, latents: sd-vae-ft-mse
 pipeline: sit
 network: SiT-N/2
 train: {batch: 8, milestones: [10]}
-evaluate: [{protocol: small-data, extractor: "timm:resnet18.a1_in1k#12345678", sampler: euler, steps: 5, guidance: 1.5, samples: 50, block: 50}]
+evaluate: [{protocol: small-data, extractor: "timm:resnet18.a1_in1k#12345678", sampler: euler, steps: 5, guidance: 1.5, samples: 51, block: 51}]
 grid: {method: [{name: repa, encoder: "timm:vit_base_patch14_dinov2.lvd142m"}], seed: 0}
 """
     folder = tmp_path / "pictures"
