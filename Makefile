@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup quickstart smoke test check format bench faults clean
+.PHONY: setup quickstart smoke smoke-all test check format bench faults clean
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ quickstart: $(VENV)/.run
 smoke: $(VENV)/.run
 	$(BIN)/python harness.py run benchmarks/smoke.yaml --report
 
+# Every benchmark made small, a minute or two each, in results of their own. `make smoke-all SPECS=benchmarks/table1*.yaml` runs some.
+SPECS ?= benchmarks/*.yaml
+smoke-all: $(VENV)/.test
+	@for spec in $(SPECS); do echo "== $$spec" && $(BIN)/python harness.py run $$spec --smoke || exit 1; done
+
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -q
 
@@ -38,9 +43,11 @@ format: $(VENV)/.test
 bench: $(VENV)/.run
 	$(BIN)/python bench/run.py
 
-# 1,000 kills at random moments, every system call of a write interrupted, 20,000 flips, cuts and zero-fills.
+# The fault catalogue: 1,000 kills of cells and 200 of whole grids at random moments, every system call of a write interrupted,
+# 20,000 flips, cuts and zero-fills, every guard taken out in turn; then the catalogue as a table.
 faults: $(VENV)/.test
-	LTBENCH_KILLS=1000 $(BIN)/python -m pytest -n 2 -q -m faults
+	LTBENCH_KILLS=1000 LTBENCH_FAULTS=long $(BIN)/python -m pytest -n 2 -q -m faults
+	$(BIN)/python -m tests.faults
 
 clean:
 	rm -rf $(VENV) reports/build .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ from typing import Any
 import startup  # beside this file
 from startup import ROOT
 
-PARTS = ("startup", "forms", "training", "neighbours", "metrics")
+PARTS = ("startup", "forms", "training", "data", "neighbours", "metrics")
 
 
 def main() -> int:
@@ -38,6 +38,9 @@ def main() -> int:
     if "training" in parts:
         print("training and sampling ...", file=sys.stderr)
         found |= _training(args.device)
+    if "data" in parts:
+        print("data beside the steps that it feeds ...", file=sys.stderr)
+        found["data"] = _data(args.device)
     if "neighbours" in parts:
         print("neighbour metrics ...", file=sys.stderr)
         found["neighbours"] = _neighbours(args.device)
@@ -69,6 +72,13 @@ def _training(device: str) -> dict[str, Any]:
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu, 1 thread"
     spec = str(ROOT / "benchmarks" / "quickstart.yaml")
     return {"torch": torch.__version__, "device": name, "training": training.measure(spec, where)}
+
+
+def _data(device: str) -> dict[str, Any]:
+    import data  # beside this file; imports torch
+    import torch
+
+    return data.measure(torch.device(device))
 
 
 def _neighbours(device: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Folder(Photos):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self._files)
+        return tuple(self.place.classes() or self._files)
 
     @property
     def reference_id(self) -> str:
@@ -84,7 +84,7 @@ class Folder(Photos):
             return sizes
         largest = sum(sizes) / len(sizes)
         found = profile(largest, len(sizes), self.imbalance, sizes, self.keep_one)
-        require_images(found, self.classes, largest, self.imbalance)
+        require_images(found, tuple(self._files), largest, self.imbalance)
         return found
 
     def source(self) -> list[Path]:

@@ -6,7 +6,7 @@ Not the ImageNet-LT of Liu et al. (arXiv 1904.05160), whose Pareto lists are `im
 from __future__ import annotations
 
 from ltbench.datasets import UsageError
-from ltbench.datasets.imagenet import WORDS, ImageNet
+from ltbench.datasets.imagenet import ImageNet
 from ltbench.datasets.longtail import profile, require_images
 from ltbench.datasets.photos import Decoder
 
@@ -27,7 +27,7 @@ class ImagenetLt(ImageNet):
             )
         self.imbalance, self.keep_one = imbalance, keep_one
         self._set_up(Decoder(resolution), imbalance=imbalance, resolution=resolution, keep_one=keep_one)
-        require_images(self.chosen(None), WORDS, self.total / len(self.folders), imbalance)
+        require_images(self.chosen(None), self.words, self.total / len(self.folders), imbalance)
 
     def chosen(self, sizes: list[int] | None) -> list[int]:
         classes = len(self.folders)

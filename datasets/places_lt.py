@@ -8,7 +8,7 @@ from __future__ import annotations
 from ltbench.datasets import UsageError
 from ltbench.datasets.longtail import profile, require_images
 from ltbench.datasets.photos import Decoder
-from ltbench.datasets.places import WORDS, Places
+from ltbench.datasets.places import Places
 
 
 class PlacesLt(Places):
@@ -32,7 +32,7 @@ class PlacesLt(Places):
             resolution=resolution,
             keep_one=keep_one,
         )
-        require_images(self.chosen(None), WORDS, self.total / len(self.folders), imbalance)
+        require_images(self.chosen(None), self.words, self.total / len(self.folders), imbalance)
 
     def chosen(self, sizes: list[int] | None) -> list[int]:
         classes = len(self.folders)

@@ -54,7 +54,7 @@ class Standin(Dataset):
         own = PER_CLASS // -(-classes // SOURCE_CLASSES)
         self._holdout_size, self._reference_size = min(HOLDOUT, own // 5), min(REFERENCE, own * 2 // 5)
         largest = min(LARGEST, own - self._holdout_size - self._reference_size)
-        self._counts = [max(1, count) for count in profile(largest, classes, imbalance)]
+        self._counts = profile(largest, classes, imbalance, keep_one=True)
 
     @property
     def classes(self) -> tuple[str, ...]:

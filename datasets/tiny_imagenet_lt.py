@@ -39,7 +39,7 @@ class TinyImagenetLt(LongTailed):
             resolution=resolution,
             keep_one=keep_one,
         )
-        require_images(self.chosen(None), WORDS, self.total / len(self.folders), imbalance)
+        require_images(self.chosen(None), self.words, self.total / len(self.folders), imbalance)
 
     @property
     def reference_id(self) -> str:

@@ -46,7 +46,8 @@ def load_model(cell: str, step: int | None = None, *, device: str = "cpu") -> nn
 
     cell: its id, or at least the first 6 digits. step: a milestone, None for the last one. Called as
     `network(x, t, y)`: x (B, C, H, W) float in about [-1, 1], t (B,) on the process's own clock, y (B,) long with K as the
-    null label; see `ltbench.sampling.sample`. Raises UsageError for an unknown cell, LtbenchError when no such milestone is
+    null label; see `ltbench.sampling.sample`. Of a cell on latents x is a latent, and `ltbench.generate.decoder_of(settings, device)`
+    makes images of what is sampled. Raises UsageError for an unknown cell, LtbenchError when no such milestone is
     in the scratch folder (LTBENCH_SCRATCH).
     """
     import torch

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ltbench import files, provenance
+from ltbench import files, provenance, redact
 from ltbench.canonical import digest
 from ltbench.store import Store
 
@@ -72,6 +72,7 @@ class Answers:
 
     def keep(self, key: str, answer: Answer) -> None:
         """Remember an answer; one that cannot be written is asked for again next time."""
+        answer = replace(answer, reason=redact.clean(answer.reason))
         self._read[key] = answer
         shared = answer.kind != "impossible" and self._store.is_dir()  # a plan makes no store
         folder, name = self._shared if shared else self._local, f"{key}.json"

@@ -113,8 +113,8 @@ def fetch(asset: Asset, progress: Progress | None = None, pauses: tuple[float, .
         return verify(asset)
     if asset.ask or not asset.url:
         raise EnvironmentProblem(
-            f"{asset.name} is not downloaded by programs: {asset.ask or 'no address is known'}",
-            f"get it there and put it at {asset.place}",
+            f"{asset.name} is not downloaded by programs: {f'get it at {asset.ask}' if asset.ask else 'no address is known'}",
+            f"put it at {asset.place}, then run the same command again",
         )
     files.make_directory(asset.place.parent)
     part = _Part(asset.place.with_name(asset.place.name + ".part"), asset.url)
@@ -145,22 +145,28 @@ def verify(asset: Asset) -> Fetched:
 class Bar:
     """Progress on stderr: a line that rewrites itself on a terminal, one line every ten seconds elsewhere."""
 
-    def __init__(self, name: str, stream: IO[str] | None = None) -> None:
-        self.name, self.stream = name, stream or sys.stderr
+    def __init__(self, name: str, unit: str = "MB", size: float = 1e6, stream: IO[str] | None = None) -> None:
+        self.name, self.unit, self.size, self.stream = name, unit, size, stream or sys.stderr
         self._live = self.stream.isatty()
         self._start = self._said = time.monotonic()
         self._first: int | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
         now = time.monotonic()
-        self._first = done if self._first is None else self._first
+        if self._first is None or done < self._first:  # the next thing of the same name
+            self._first, self._start = done, now
         ended = total is not None and done >= total
         if now - self._said < (0.2 if self._live else 10.0) and not ended:
             return
         self._said = now
         speed = (done - self._first) / max(1e-3, now - self._start)
-        share = f" of {total / 1e6:,.1f} MB, {done / total:.0%}" if total else " MB"
-        text = f"{self.name}: {done / 1e6:,.1f}{share}, {speed / 1e6:.1f} MB/s"
+        digits = 1 if self.size > 1 else 0
+        share = (
+            f" of {total / self.size:,.{digits}f} {self.unit}, {done / total:.0%}"
+            if total
+            else f" {self.unit}"
+        )
+        text = f"{self.name}: {done / self.size:,.{digits}f}{share}, {speed / self.size:,.1f} {self.unit}/s"
         print(
             f"\r{text}\033[K" if self._live else text,
             end="\n" if ended or not self._live else "",

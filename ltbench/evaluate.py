@@ -87,6 +87,7 @@ def evaluate(
     extractor = planned_extractor(evaluation, bench.device)
     collector = collector_of(settings, evaluation, milestone, data, extractor, bench)
     made = collector.collect(int(evaluation["samples"]))
+    data = data.squared(evaluation["crop"])
     real = real_features(data, settings, evaluation, extractor, references(bench), stop=bench.stop)
     named = class_groups(evaluation, data.counts())
     measured = measured_rows(made, real, evaluation, named, extractor, str(bench.device))

@@ -12,6 +12,7 @@ import errno
 import functools
 import hashlib
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -193,6 +194,26 @@ def probe(folder: Path) -> dict[str, bool]:
         for name in (first, second, third):
             discard(name)
     return {"link": linked is not None}
+
+
+def exposure(folder: Path) -> str | None:
+    """Why others could change what `folder` holds, in one sentence; None where only its user and root can."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    if found.st_mode & stat.S_IWOTH:
+        return f"everybody on this machine may write into {folder}: chmod o-w {folder}"
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"{folder} belongs to {_user(found.st_uid)}, who can change or remove any result in it"
+    return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

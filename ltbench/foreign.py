@@ -73,6 +73,7 @@ def evaluate_samples(
     statistics = None if reference is None else read_reference(reference, extractor, evaluation, data, bench)
     made = given_features(samples, evaluation, extractor, data, bench)
     replaced = () if statistics is None else ("reference",)
+    data = data.squared(evaluation["crop"])
     real = real_features(
         data, {"dataset": dataset}, evaluation, extractor, references(bench), replaced, bench.stop
     )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import ltbench.methods
-from ltbench import provenance, vaes
+from ltbench import provenance, redact, vaes
 from ltbench.datasets import build_dataset
 from ltbench.distributed import Ranks, from_environment, join
 from ltbench.errors import EnvironmentProblem, LtbenchError
@@ -162,6 +162,7 @@ def _failed(stage: Stage, name: str, error: BaseException) -> dict[str, Any]:
     message = str(error) or type(error).__name__
     if cause in ("plugin", "code"):
         message = f"{type(error).__name__}: {message}"
+    message = redact.clean(message)  # it goes to the driver, to files of a submission, and to a terminal
     told = stage.ranks.first_failure(error, cause, message)
     if told is not None:
         cause, message = told.cause, told.message

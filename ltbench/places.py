@@ -170,7 +170,7 @@ def staged(array: np.ndarray, notice: Callable[[str], None] = lambda message: No
     """The same array, mapped from a copy under LTBENCH_LOCAL; as it is where that is not set, it is no map of a file, or the
     copy cannot be made, which `notice` hears."""
     root, source = os.environ.get("LTBENCH_LOCAL"), _mapping(array)
-    if not root or source is None:
+    if not root or source is None or source.filename is None:
         return array
     try:
         copy = copy_once(Path(source.filename), Path(root).expanduser() / "ltbench")

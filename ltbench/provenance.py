@@ -42,6 +42,7 @@ PLUMBING = (
     "report",
 )
 PLUMBING += (
+    "redact",
     "answers",
     "checkpoint",
     "stages",

@@ -2,7 +2,7 @@
 
     python -m ltbench.questions SECONDS < QUESTIONS
 
-reads one JSON line {"key", "settings"} per question, imports torch once, forks for each, and prints one JSON line
+reads one JSON line {"key", "settings", "vae"} per question (vae: the folder of the VAE where a spec names one), imports torch once, forks for each, and prints one JSON line
 {"key", "kind", "reason"} per answer on a copy of stdout that no plugin sees. A question takes SECONDS at most.
 """
 
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
         build_network("UNet-16", channels=1, resolution=16, classes=2)
     seconds = float(argv[0])
     for asked in map(json.loads, sys.stdin.read().splitlines()):
+        if asked.get("vae"):
+            vaes.remember(asked["settings"]["dataset"][vaes.KEY], Path(asked["vae"]))
         code, found = in_fork(lambda asked=asked: asdict(answer(asked["settings"])), seconds)
         if found is None:
             how = f"did not end within {seconds:g} s" if code is None else "ended the process"

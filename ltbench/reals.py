@@ -46,6 +46,7 @@ def real_features(
             f"'{settings['dataset']['name']}' has {', '.join(data.crops)}",
             "take a protocol of that crop, or give the data set one: Dataset.crops",
         )
+    data = data.squared(evaluation["crop"])
     key = reference_key(settings["dataset"], evaluation)
     names = [name for name in needed_sets(evaluation) if name not in without]
     return {name: _one(data, name, evaluation, extractor, shards, key, stop) for name in names}

@@ -48,12 +48,11 @@ def has_latents(scratch: Path, key: str) -> bool:
 def reference_key(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     """20 hex digits: the folder of the real features of a data set as an evaluation sees them.
 
-    The imbalance (and keep_one) is in it only through the training images, whose file is named after their content; that a cell trains on
-    latents changes no real image.
+    The imbalance (and keep_one) is in it only through the training images, whose file is named after their content; that a cell
+    trains on latents changes no real image.
     """
-    settings = {
-        key: value for key, value in dataset.items() if key not in ("imbalance", "keep_one", "latents")
-    }
+    left_out = ("imbalance", "keep_one", "latents")
+    settings = {key: value for key, value in dataset.items() if key not in left_out}
     content = {
         "dataset": settings,
         "reference": evaluation["reference"],

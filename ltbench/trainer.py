@@ -20,7 +20,7 @@ from ltbench.curve import Curve
 from ltbench.datasets import Dataset
 from ltbench.diffusion import Process, process_for
 from ltbench.distributed import Ranks
-from ltbench.draws import Drawer, Latents, Pixels, TrainingSet
+from ltbench.draws import Ahead, Drawer, Latents, Pixels, TrainingSet
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
 from ltbench.groups import groups
@@ -146,6 +146,10 @@ def task_of(
     training: TrainingSet,
 ) -> Task:
     device = training.labels.device
+    if recipe.augment != "none" and vaes.named(settings.get("dataset", {})):
+        raise Unsupported(
+            f"augment: {recipe.augment} moves pixels at every step, and latents are encoded once"
+        )
 
     def encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
         if cache and recipe.augment != "none":
@@ -191,6 +195,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema = field(init=False)
     curve: Curve = field(init=False)
+    ahead: Ahead | None = field(init=False)
 
     def __post_init__(self) -> None:
         recipe, objective = self.parts.recipe, self.parts.objective
@@ -207,9 +212,17 @@ class Trainer:
             for c in self.parts.groups[name]:
                 of_class[c] = number
         device = self.parts.drawer.data.labels.device
+        # On a CPU drawing and training share the cores, and nothing is won.
+        self.ahead = Ahead(self.parts.drawer) if device.type == "cuda" else None
         self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
         self._names: Sequence[str] = ()  # what ranks log, agreed on
         self.model.train()
+
+    def close(self) -> None:
+        """End what draws ahead; the trainer goes on without it."""
+        if self.ahead is not None:
+            self.ahead.close()
+            self.ahead = None
 
     def advance(self) -> dict[str, Any] | None:
         """One step; the point of the log window that it closes, if it does. Raises NonFinite and leaves the state as it was."""
@@ -238,11 +251,16 @@ class Trainer:
         per_forward = self.micro_batch // recipe.local_batch
         self.optimizer.zero_grad(set_to_none=True)
         logged = []
-        for first in range(self.shards.start, self.shards.stop, per_forward):
-            shards = range(first, min(first + per_forward, self.shards.stop))
+        starts = range(self.shards.start, self.shards.stop, per_forward)
+        forwards = [range(first, min(first + per_forward, self.shards.stop)) for first in starts]
+        for number, shards in enumerate(forwards):
             more = shards.stop < self.shards.stop
             with self.ranks.alone(self.model) if more else nullcontext():
-                draw = self.parts.drawer.draw(step, shards)
+                if self.ahead is None:
+                    draw = self.parts.drawer.draw(step, shards)
+                else:
+                    then = (step, forwards[number + 1]) if more else (step + 1, forwards[0])
+                    draw = self.ahead.draw(step, shards, then)
                 terms = self.model(draw)
                 loss = torch.stack([term.mean() for term in terms.values()]).sum()
                 (loss * (len(draw.y) / own)).backward()

@@ -83,9 +83,8 @@ def resolve(text: str) -> tuple[str, str | None]:
     )
 
 
-_SEEN: dict[
-    str, Path
-] = {}  # NAME#SHA -> where a spec or a job said it lies; the content is checked all the same
+# NAME#SHA -> where a spec or a job said it lies. The content is checked all the same.
+_SEEN: dict[str, Path] = {}
 
 
 def remember(name: str, folder: Path) -> None:

@@ -54,7 +54,7 @@ class REPA(Method):
         self.encoders, self.projectors = [], nn.ModuleList()
         if weight == 0:
             return
-        self.taps, self.needs_pixels = (task.tap(tap),), True
+        self.taps, self.needs_pixels = (task.tap(tap),), not cache  # kept tokens are found by image and flip
         tokens, width = task.tap_widths[self.taps[0]]
         side = math.isqrt(tokens)
         for name in (encoder,) if isinstance(encoder, str) else encoder:

@@ -143,8 +143,8 @@ def test_a_bad_address_a_dead_host_and_a_wall_in_front(tmp_path):
     with pytest.raises(EnvironmentProblem, match="cannot be downloaded from") as caught:
         fetch(asset(url, tmp_path), pauses=(0.0,))
     assert "where there is a network" in str(caught.value.hint)
-    with pytest.raises(EnvironmentProblem, match="not downloaded by programs: register at there"):
-        fetch(replace(asset(url, tmp_path), ask="register at there"))
+    with pytest.raises(EnvironmentProblem, match="not downloaded by programs: get it at there"):
+        fetch(replace(asset(url, tmp_path), ask="there"))
 
 
 def test_a_busy_server_is_asked_again(tmp_path, monkeypatch):

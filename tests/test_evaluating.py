@@ -34,7 +34,7 @@ train: {batch: 12, local_batch: 6, milestones: [4], lr: 1e-3, ema: 0.9}
 evaluate: [{protocol: small-data, sampler: euler, steps: 2, guidance: [1.5, 3], samples: 70, block: 20}]
 grid: {method: [sit], seed: 0}
 """
-SETTINGS = {"name": "digits", "imbalance": 0.1, "resolution": 16}
+SETTINGS = {"name": "digits", "imbalance": 0.1, "resolution": 16, "keep_one": False}
 
 
 class World:

@@ -282,3 +282,21 @@ def test_methods_are_asked_on_latents_too(here: Path) -> None:
 
     (cell,) = cells(here, method="{name: repa, encoder: random}")
     assert answer(cell.settings).kind == "yes"
+    moved = {**cell.settings, "train": {**cell.settings["train"], "augment": "ada"}}
+    assert answer(moved).kind == "unsupported", "also where no spec was asked, as for the source of an `init`"
+
+
+def test_the_child_that_asks_methods_is_told_of_the_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a factor of 4 a latent of 32 pixels has 8 x 8 places, of the usual 8 it has 4 x 4, where patches of 8 do not fit."""
+    import subprocess
+    import sys
+
+    (cell,) = cells(here, f"{{name: squares, latents: {saved(here / 'mine')}}}")
+    settings = {**cell.settings, "network": "SiT-N/8"}
+    asked = json.dumps({"key": "k", "settings": settings, "vae": cell.options["vae"]})
+    monkeypatch.setenv("LTBENCH_PLUGINS", str(here / "plugins"))
+    command = [sys.executable, "-m", "ltbench.questions", "60"]
+    found = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout)["kind"] == "yes", found

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ltbench.draws import Latents, Pixels, TrainingSet
+from ltbench.draws import Ahead, Latents, Pixels, TrainingSet
 from ltbench.errors import UsageError
 from ltbench.places import Held, Mapped, Rows, copy_once, on_device, place, staged
+from ltbench.trainer import Trainer
 from tests.latent_world import CPU, bits
 from tests.toy import Toy, parts
 
@@ -185,3 +187,33 @@ def test_arrays_sit_on_a_device_up_to_their_share(
     assert isinstance(place([array], torch.device("meta")), Held) == held
     monkeypatch.setenv("LTBENCH_RESIDENT", "0")
     assert isinstance(place([array], torch.device("meta")), Mapped)
+
+
+def test_draws_made_ahead_by_threads_are_the_same() -> None:
+    """In order, over again as after a step that was not finite, and out of order."""
+    drawer = parts("sit", "sit", resample=0.1).drawer
+    before = threading.active_count()
+    ahead = Ahead(drawer)
+    asked = [(1, range(2)), (1, range(2, 3)), (2, range(2)), (2, range(2)), (7, range(2, 3))]
+    for number, (step, shards) in enumerate(asked):
+        found = ahead.draw(
+            step, shards, asked[min(number + 1, len(asked) - 1)] if number != 2 else (3, shards)
+        )
+        wanted = drawer.draw(step, shards)
+        for name in ("x0", "eps", "xt", "target", "t", "y_in", "index", "flipped"):
+            assert torch.equal(getattr(found, name), getattr(wanted, name)), (number, name)
+    ahead.close()
+    assert threading.active_count() == before, "a thread left behind would be taken for a method's"
+
+
+def test_training_ahead_equals_training() -> None:
+    found = []
+    for early in (False, True):
+        trainer = Trainer(parts("sit", "ccua"), 4, 1)
+        if early:
+            trainer.ahead = Ahead(trainer.parts.drawer)
+        for _ in range(3):
+            trainer.advance()
+        trainer.close()
+        found.append(torch.cat([p.flatten() for p in trainer.parts.objective.parameters()]))
+    assert torch.equal(*found)

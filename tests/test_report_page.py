@@ -97,6 +97,11 @@ def test_per_class_nulls_leave_gaps():
     inputs = replace(quickstart(), planned=cells, records=[made])
     plot = figure_data.class_plot(build_table(inputs, SUMMARY).sections[0], select([made]), "recall")
     assert plot.lines[0].x == tuple(float(n) for n in COUNTS[:9])
+    made["body"]["per_class"]["metrics"][name] = [None] * 10
+    made["digest"] = digest(made["body"])
+    inputs = replace(inputs, records=[made])
+    empty = build_table(inputs, SUMMARY).sections[0]
+    assert figure_data.class_plot(empty, select([made]), "recall") is None, "nothing to draw is no figure"
 
 
 def test_sample_rows_show_the_same_tiles_of_every_method(world):

@@ -39,7 +39,10 @@ def find_out(cells: Iterable[Cell], store: Store, *, again: bool = False) -> Non
     if not open_:
         return
     say(f"asking what can run here ({len(open_)} combinations of method, network and data)")
-    lines = [json.dumps({"key": key, "settings": cell.settings}) for key, cell in open_.items()]
+    lines = [
+        json.dumps({"key": key, "settings": cell.settings, "vae": cell.options.get("vae")})
+        for key, cell in open_.items()
+    ]
     found, how = ask("ltbench.questions", [str(SECONDS)], "\n".join(lines), START + SECONDS * len(lines))
     for line in found:
         answers.keep(line["key"], Answer(line["kind"], line["reason"]))

@@ -1,18 +1,24 @@
-"""`datasets NAME`: one data set in numbers and in one picture."""
+"""`datasets NAME`: one data set in numbers and in one picture; `datasets prepare NAME`: its images in one array."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltbench.cli.output import dump, out, say, table
-from ltbench.errors import UsageError
+from ltbench.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from ltbench.datasets import Dataset
+    from ltbench.datasets.photos import Photos
 
-COLUMNS, SCALE = 8, 3  # images per class in the picture; screen pixels per pixel
+COLUMNS, SCALE, SIDE = (
+    8,
+    3,
+    192,
+)  # images per class in the picture; screen pixels per pixel, of an image, at most
 BAR = 40  # characters of the longest bar
 
 
@@ -34,6 +40,7 @@ def show(name: str, changes: Sequence[str], json: bool, picture: Path | None) ->
         "file": str(plugin.path),
         "about": plugin.doc,
         "missing": missing,
+        "data": _state(data),
         "channels": data.channels,
         "resolution": data.resolution,
         "classes": list(data.classes),
@@ -47,7 +54,7 @@ def show(name: str, changes: Sequence[str], json: bool, picture: Path | None) ->
     if missing is None:
         found |= {
             "held_out": len(data.reference()),
-            "picture": str(_picture(data, ranked["tail"], name, picture)),
+            "picture": str(_picture(data, name, picture)),
         }
     dump(found) if json else _print(found)
 
@@ -100,6 +107,12 @@ def _print(found: dict[str, Any]) -> None:
     out(
         f"\nimages {size}; reference {found['reference']}; extractor {found['extractor']}; code {found['file']}"
     )
+    for place in found["data"]["source"]:
+        out(f"source: {place['path']}" + (f" ({place['bytes']:,} bytes)" if place["bytes"] else ""))
+    for part, state in found["data"]["prepared"].items():
+        out(
+            f"prepared {part}: {state['images']:,} images as {state['form']}, {state['bytes']:,} bytes, {state['folder']}"
+        )
     if found["missing"]:
         say(f"the data is not here: {found['missing']}")
     else:
@@ -111,19 +124,109 @@ def _bar(count: int, largest: int) -> str:
     return "█" * max(1, round(BAR * count / largest)) if count else ""
 
 
-def _picture(data: Dataset, tail: Sequence[int], name: str, path: Path | None) -> Path:
-    """Write the first images of each tail class, one row per class; a row with fewer images is filled up with black."""
-    import numpy as np
+def _picture(data: Dataset, name: str, path: Path | None) -> Path:
+    """Write the first images of the rarest tail classes, one row per class."""
+    from ltbench.datasets.summary import tail_picture
 
-    from ltbench.tiles import grid_png
-
-    train = data.train()
-    shape = (len(tail), COLUMNS, data.channels, data.resolution, data.resolution)
-    sheet = np.zeros(shape, np.uint8)
-    for row, k in enumerate(tail):
-        chosen = train.images[train.labels == k][:COLUMNS]
-        sheet[row, : len(chosen)] = chosen
     path = path or Path("reports/build") / f"dataset-{name}-tail.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(grid_png(sheet.repeat(SCALE, axis=-1).repeat(SCALE, axis=-2)))
+    path.write_bytes(tail_picture(data, COLUMNS, max(1, min(SCALE, SIDE // data.resolution))))
     return path
+
+
+# --- preparing ---------------------------------------------------------------------------------------------------------
+
+
+def prepare(
+    name: str,
+    changes: Sequence[str],
+    json: bool,
+    root: Path | None,
+    download: bool,
+    workers: int | None,
+    pixels: Sequence[str],
+) -> None:
+    """Make a data set ready to train on: fetch it where asked, check it, decode it."""
+    from ltbench import plugins
+    from ltbench.datasets import build_dataset
+    from ltbench.datasets.photos import Photos
+
+    if root is not None:
+        os.environ["LTBENCH_DATA"] = str(root.expanduser().resolve())
+    plugin = plugins.get("datasets", name)
+    data = build_dataset({"name": name, **_parameters(changes, name, plugin.defaults)})
+    _provide(data, download)
+    if not isinstance(data, Photos):
+        say(f"{name} needs no preparing: its files are read as they are")
+        found = {}
+    else:
+        found = _decode(data, workers, pixels)
+    made = {part: str(folder) for part, folder in found.items()}
+    if json:
+        dump({"name": name, "counts": data.counts(), "total": sum(data.counts()), "prepared": made})
+        return
+    out(f"{name}: {sum(data.counts()):,} training images in {len(data.counts())} classes")
+    for part, folder in made.items():
+        out(f"  {part}: {folder}")
+
+
+def _decode(data: Photos, workers: int | None, pixels: Sequence[str]) -> dict[str, Path]:
+    from ltbench.datasets.prepare import prepare as make
+    from ltbench.download import Bar
+
+    try:
+        return make(data, pixels or None, workers, Bar(data.name, "images", 1), say)
+    except KeyboardInterrupt:
+        say("stopped; what is decoded is kept, and the same command goes on from there")
+        raise SystemExit(130) from None
+
+
+def _provide(data: Dataset, download: bool) -> None:
+    """The data's files in their places, downloaded where asked; else an error that says what there is to get."""
+    from ltbench.datasets.photos import Photos
+    from ltbench.download import Bar, fetch
+
+    root = os.environ.get("LTBENCH_DATA")
+    assets = data.assets(Path(root).expanduser()) if root else []
+    missing = _source(data) if isinstance(data, Photos) else data.missing()
+    if missing is None:
+        return
+    for asset in assets:
+        say(asset.describe())
+    if not download or not root:
+        raise EnvironmentProblem(missing, None if root else "set LTBENCH_DATA, or give --root DIR")
+    for asset in assets:
+        got = fetch(asset, Bar(asset.name))
+        say(f"{got.path}: {got.bytes:,} bytes, sha256 {got.sha256}")
+    missing = _source(data) if isinstance(data, Photos) else data.missing()
+    if missing is not None:
+        raise EnvironmentProblem(missing)
+
+
+def _source(data: Photos) -> str | None:
+    """Why the files are not there; None where they are, or nobody needs them any more."""
+    from ltbench.datasets.prepared import PARTS
+
+    if all(data.place.part(part, "pixels") for part in PARTS):
+        return None
+    try:
+        data.source()
+        return None
+    except EnvironmentProblem as problem:
+        return str(problem)
+
+
+def _state(data: Dataset) -> dict[str, Any]:
+    """{"source": its folders and archives with their bytes, "prepared": part -> form, images, bytes, folder}."""
+    from ltbench.datasets.photos import Photos
+
+    if not isinstance(data, Photos):
+        return {"source": [], "prepared": {}}
+    try:
+        places = data.source()
+    except EnvironmentProblem:
+        places = []
+    sizes = [
+        {"path": str(p), "bytes": p.stat().st_size if p.is_file() else None} for p in dict.fromkeys(places)
+    ]
+    return {"source": sizes, "prepared": data.place.state()}

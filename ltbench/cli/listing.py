@@ -20,7 +20,9 @@ Words = Annotated[
         metavar="[NAME | new NAME | check NAME|PATH ...]", help="Show one, write a new one, or check some."
     ),
 ]
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one of them in full.")]
+DataWords = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME | prepare NAME]", help="Show one, or prepare one.")
+]
 NoImport = Annotated[
     bool, typer.Option("--no-import", help="Only read the files; do not try to import them (faster).")
 ]
@@ -69,7 +71,7 @@ def methods(
 
 
 def datasets(
-    name: Name = None,
+    words: DataWords = None,
     json: AsJson = False,
     plugins: Plugins = None,
     no_import: NoImport = False,
@@ -80,25 +82,57 @@ def datasets(
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="FILE", help="Where the picture of the tail goes.")
     ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="prepare: where data lies. [the environment's LTBENCH_DATA]"
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="prepare: fetch what is missing, where programs may.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="prepare: processes that decode. [all cores]")
+    ] = None,
+    pixels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pixels",
+            metavar="PART",
+            help="prepare: a part to decode (train, reference, holdout); repeatable.",
+        ),
+    ] = None,
 ) -> None:
-    """List the data sets, or show one: images per class, group shares, where it comes from, a picture of its tail.
+    """List the data sets; show one: images per class, group shares, where it lies, a picture of its tail; prepare one.
+
+    `prepare` finds the archives or folders in LTBENCH_DATA (or downloads them), checks them, and decodes the images that training
+    sees into one file that is mapped ever after. Stopped, it goes on where it was. Prepared before, it checks every byte.
 
     \b
     Example:
       python harness.py datasets
       python harness.py datasets fashion_mnist --set resolution=16
+      python harness.py datasets prepare tiny_imagenet_lt --root ~/data --download
     """
+    from ltbench.cli import dataset
+
     place(plugins=plugins)
-    if name is None:
+    verb, *rest = words or [""]
+    if verb == "prepare" and len(rest) == 1:
+        dataset.prepare(rest[0], set_ or [], json, root, download, workers, pixels or [])
+        return
+    if verb == "prepare" or rest:
+        raise UsageError(f"datasets {' '.join(words or [])}: one name at a time", "or: datasets prepare NAME")
+    if root is not None or download or workers is not None or pixels:
+        raise UsageError("--root, --download, --workers and --pixels go with `datasets prepare NAME`")
+    if not verb:
         _list_or_show("datasets", None, json, no_import)
         return
-    from ltbench.cli.dataset import show
-
-    show(name, set_ or [], json, picture)
+    dataset.show(verb, set_ or [], json, picture)
 
 
 def benchmarks(json: AsJson = False) -> None:
-    """List the specs in benchmarks/.
+    """List the specs in benchmarks/: what each compares, its cells, data sets and pipelines.
 
     \b
     Example:
@@ -112,7 +146,15 @@ def benchmarks(json: AsJson = False) -> None:
         return
     if not found:
         say("no spec in benchmarks/")
-    table(("name", "title", "file"), ((row["name"], row["title"], row["file"]) for row in found))
+    table(
+        ("name", "title", "cells", "data set", "pipeline"),
+        (
+            (row["name"], row["title"], row["cells"], ", ".join(row["datasets"]), ", ".join(row["pipelines"]))
+            for row in found
+        ),
+        right=("cells",),
+        keep=("name", "cells"),
+    )
 
 
 def _list_or_show(kind: str, name: str | None, json: bool, no_import: bool) -> None:

@@ -1,18 +1,26 @@
-"""How the command line speaks: results to stdout, everything else to stderr, JSON on request, plain text without a terminal."""
+"""How the command line speaks: results to stdout, everything else to stderr, JSON on request, plain text without a terminal.
+
+Both may be kept (a SLURM job's are, by default), so no secret gets into them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from ltbench import redact
 from ltbench.errors import LtbenchError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_PLAIN = re.compile(r"[\n\t\x20-\x7e]*")
+_ACTING = ("Cc", "Cf", "Cs", "Co")  # control, format (text that runs backwards), surrogate, private
 PIPE_WIDTH = 200  # columns where nobody looks: wide enough that a line stays one line for grep
 
 
@@ -28,19 +36,27 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
 
 
+def safe(text: str) -> str:
+    """`text` without secrets, and with a mark for every character that would do something to a terminal but newline and tab."""
+    text = redact.clean(text)
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join("\ufffd" if c not in "\n\t" and unicodedata.category(c) in _ACTING else c for c in text)
+
+
 def say(text: str = "") -> None:
     """A line for the person at the terminal (stderr)."""
-    print(text, file=sys.stderr, flush=True)
+    print(safe(text), file=sys.stderr, flush=True)
 
 
 def out(text: str = "") -> None:
     """A line of the result (stdout)."""
-    print(text)
+    print(safe(text))
 
 
 def dump(value: Any) -> None:
     """A result as JSON (stdout): strict, so never NaN."""
-    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False, default=str))
+    print(json.dumps(redact.clean_all(value), indent=1, allow_nan=False, ensure_ascii=False, default=str))
 
 
 def table(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from ltbench.cli.output import clip, console, duration, plural, say
+from ltbench.cli.output import clip, console, duration, plural, safe, say
 from ltbench.launch.local import Outcome
 from ltbench.launch.work import Job
 from ltbench.stages.names import parse
@@ -191,7 +191,7 @@ class Bars(Talk, AbstractContextManager["Bars"]):
         self._progress.stop()
 
     def line(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(safe(text))
 
     def started(self, worker: int, job: Job) -> None:
         self._tasks[worker] = self._add(f"{job.work.label} {_short_stage(job.stage)}", None)

@@ -46,18 +46,28 @@ def _names(known: dict[str, Path]) -> str:
 
 
 def headings() -> list[dict[str, Any]]:
-    """Name, title and file of every spec in benchmarks/; a file that cannot be read has its problem as `title`."""
-    from ltbench.spec.yaml_io import read_yaml
-
+    """Name, title, cells, data sets, pipelines and file of every spec in benchmarks/; of one that cannot be read, its problem as `title`."""
     rows = []
     for folder in folders():
-        if folder.name != "benchmarks":
-            continue
-        for file in sorted(folder.glob("*.yaml")):
-            try:
-                tree = read_yaml(file).plain()
-                title = str(tree.get("title") or "") if isinstance(tree, dict) else "not a benchmark"
-            except LtbenchError as error:
-                title = f"not readable: {error.message}"
-            rows.append({"name": file.stem, "title": title, "file": str(file)})
+        if folder.name == "benchmarks":
+            rows += [_heading(file) for file in sorted(folder.glob("*.yaml"))]
     return rows
+
+
+def _heading(file: Path) -> dict[str, Any]:
+    from ltbench import spec
+    from ltbench.plan import expand
+
+    row: dict[str, Any] = {"name": file.stem, "title": "", "cells": 0, "datasets": [], "pipelines": []}
+    try:
+        found = spec.load(file)
+        cells = expand(found)
+    except LtbenchError as error:
+        return {**row, "title": f"not readable: {error.message}", "file": str(file)}
+    row |= {
+        "title": found.title,
+        "cells": len(cells),
+        "datasets": list(dict.fromkeys(cell.settings["dataset"]["name"] for cell in cells)),
+        "pipelines": list(dict.fromkeys(part.pipeline for part in found.parts)),
+    }
+    return {**row, "file": str(file)}

@@ -27,7 +27,13 @@ def _roots() -> list[Path]:
 
 def open_store(*, write: bool) -> Store:
     """The store of this command. Raises EnvironmentProblem when `write` and the place cannot be written."""
+    from ltbench import files
+    from ltbench.cli.output import say
     from ltbench.store import Store
 
     own, *others = _roots()
-    return Store.open(own, scratch_root(), write=write, readonly=others)
+    store = Store.open(own, scratch_root(), write=write, readonly=others)
+    if write:
+        for problem in filter(None, map(files.exposure, (store.root, store.scratch))):
+            say(f"warning: {problem}")
+    return store

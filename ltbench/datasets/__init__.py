@@ -125,6 +125,10 @@ class Dataset(ABC):
     def holdout(self) -> Images:
         """Balanced real images, disjoint from `train` and `reference`."""
 
+    def squared(self, crop: str) -> Dataset:
+        """This data set with `reference` and `holdout` made square by a crop of `crops`: itself where that changes nothing."""
+        return self
+
     def missing(self) -> str | None:
         """None if the data can be read here, else what is missing and what to do about it. Reads no images."""
         return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from ltbench.datasets import EnvironmentProblem, data_folders
 from ltbench.datasets.photos import Asset, LongTailed, class_list
 from ltbench.datasets.pictures import Pictures, by_class, by_list, gather
+from ltbench.datasets.prepared import stream, stream_sha256
 
 BASES = ("imagenet", "ILSVRC2012", "ILSVRC", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC", ".")
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
@@ -28,6 +31,17 @@ class ImageNet(LongTailed):
     title = "ImageNet"
     folders, words = FOLDERS, WORDS
     total, per_holdout = 1_281_167, 50
+
+    def squared(self, crop: str) -> ImageNet:
+        """The training images stay ADM's centre crop; those that are compared with are decoded anew."""
+        if crop == "center":
+            return self
+        other = copy.copy(self)
+        decoder = replace(self.decoder, square="squash")
+        for name in ("reference", "holdout"):
+            pictures = self.place.pictures(name) or self._looked[name]
+            setattr(other, f"_{name}", stream(pictures, decoder, stream_sha256(pictures, decoder)))
+        return other
 
     @property
     def reference_id(self) -> str:

@@ -66,10 +66,22 @@ class Place:
             return _streamed(folder, self.decoder)
         return None
 
+    def pictures(self, name: str) -> Pictures | None:
+        """The list of a part's files; None where it is not there. Raises EnvironmentProblem as `images` does."""
+        folder = self.part(name, "files")
+        return None if folder is None else _listed(folder)
+
     def counts(self) -> list[int] | None:
         """(K,) training images per class as prepared; None before."""
+        return self._of_training("counts")
+
+    def classes(self) -> list[str] | None:
+        """(K,) names as prepared; None before."""
+        return self._of_training("classes")
+
+    def _of_training(self, key: str) -> Any:
         folder = self.part("train", "pixels") or self.part("train", "files")
-        return None if folder is None else read_manifest(folder)["counts"]
+        return None if folder is None else read_manifest(folder)[key]
 
     def state(self) -> dict[str, dict[str, Any]]:
         """{part: {"form", "images", "bytes", "folder"}} of what is prepared."""
@@ -132,6 +144,10 @@ def _mapped(folder: Path) -> Images:
 
 
 def _streamed(folder: Path, decoder: Decoder) -> Images:
+    return stream(_listed(folder), decoder, read_manifest(folder)["sha256"])
+
+
+def _listed(folder: Path) -> Pictures:
     manifest = read_manifest(folder)
     _check_sizes(folder, manifest)
     with np.load(folder / "files.npz", allow_pickle=False) as arrays:
@@ -140,7 +156,7 @@ def _streamed(folder: Path, decoder: Decoder) -> Images:
         )
     for place, path in zip(manifest["places"], pictures.places, strict=True):
         _check_place(place, path)
-    return stream(pictures, decoder, manifest["sha256"])
+    return pictures
 
 
 def stream(pictures: Pictures, decoder: Decoder, sha256: str) -> Images:

@@ -64,13 +64,15 @@ def load_codec(name: str, device: torch.device) -> Codec:
 
 
 def _read(name: str) -> Any:
-    from diffusers import AutoencoderKL  # 7 s of CPU: only where latents are coded
+    from diffusers.models.autoencoders.autoencoder_kl import (
+        AutoencoderKL,
+    )  # 7 s: only where latents are coded
 
     place = vaes.find(name)
     assert place is not None, "asked for its problem before"
     try:
         with _quiet():
-            model, info = AutoencoderKL.from_pretrained(
+            found: Any = AutoencoderKL.from_pretrained(
                 str(place), use_safetensors=True, local_files_only=True, output_loading_info=True,
                 torch_dtype=torch.float32, low_cpu_mem_usage=False,
             )  # fmt: skip
@@ -78,6 +80,7 @@ def _read(name: str) -> Any:
         raise EnvironmentProblem(
             f"{place}: the VAE cannot be loaded: {_first_line(error)}", _whole(place)
         ) from error
+    model, info = found
     wrong = [*info["missing_keys"], *info["mismatched_keys"]]
     if wrong:
         # diffusers leaves what it does not find at random, and only logs it.
@@ -124,7 +127,7 @@ TINY_CONFIG: dict[str, Any] = {
 
 def _tiny() -> Any:
     """Every weight normal / sqrt(fan in) from its own key; a posterior of deviation e^-2. It knows nothing of images."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     model = AutoencoderKL(**TINY_CONFIG)
     with torch.no_grad():

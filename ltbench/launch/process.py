@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ltbench import redact
 from ltbench.launch.work import Job
 
 LOG_CAP = 50 * 1024 * 1024  # bytes of output kept per worker; a plugin that floods fills no disk
@@ -20,16 +21,21 @@ CHUNK = 65536
 
 
 class CappedLog:
-    """A file that takes `cap` bytes and then says once that it drops the rest."""
+    """A file that takes `cap` bytes and then says once that it drops the rest. Secrets that are printed do not get into it."""
 
     def __init__(self, path: Path, cap: int = LOG_CAP) -> None:
         self.path = path
         self._left = cap
+        self._clean = redact.Stream()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = path.open("ab", buffering=0)
 
     def write(self, data: bytes) -> None:
-        """Append `data`, cut at the cap."""
+        """Append `data`, cut at the cap; a line without its end waits for it."""
+        if self._left > 0:
+            self._append(self._clean.feed(data))
+
+    def _append(self, data: bytes) -> None:
         if self._left <= 0:
             return
         self._file.write(data[: self._left])
@@ -39,11 +45,13 @@ class CappedLog:
 
     def tail(self, size: int = 2000) -> str:
         """The last `size` bytes, as text."""
+        self._append(self._clean.flush())
         with self.path.open("rb") as file:
             file.seek(max(0, self.path.stat().st_size - size))
             return file.read().decode("utf-8", "replace").strip()
 
     def close(self) -> None:
+        self._append(self._clean.flush())
         self._file.close()
 
 

@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from ltbench import redact
 from ltbench.errors import EnvironmentProblem, LtbenchError
 
 DEFAULT_JOB = "ltbench.job:run_job"
@@ -140,8 +141,8 @@ def failure(error: BaseException) -> dict[str, Any]:
     return {
         "outcome": "failed",
         "cause": cause,
-        "message": message,
-        "traceback": trace[-20_000:],
+        "message": redact.clean(message),
+        "traceback": redact.clean(trace)[-20_000:],
         "recorded": False,
     }
 

@@ -221,7 +221,7 @@ def records_of(
 
 
 def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot | None:
-    """A per-class metric of every row at the shown step; None when no record holds it per class."""
+    """A per-class metric of every row at the shown step; None when no record holds it for any class."""
     column = next((c for c in section.columns if c.metric == metric), None)
     if column is None:
         return None
@@ -257,6 +257,8 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
                     points,
                 )
             )
+    if not lines:
+        return None
     floor = _by_class(every[0], column.name, "floor")
     return ClassPlot(
         tuple(clean(body["classes"][c]) for c in order),

@@ -197,7 +197,7 @@ def _require_rgb(name: str, latents: str, channels: int, resolution: int) -> Non
 
 
 def build(plugin: Plugin, values: dict[str, Any]) -> Any:
-    """The data set's object. Imported here: NumPy is needed from this point on, and not before."""
+    """The plugin's object. Imported here: NumPy is needed from this point on, and not before."""
     module = importlib.import_module(f"ltbench.datasets.{plugin.name}")
     return getattr(module, plugin.class_name)(**values)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ltbench import redact
 from ltbench.errors import Problem, SpecError
 
 MAX_BYTES = 1 << 20
@@ -33,6 +34,11 @@ _QUOTES = ("'", '"', "|", ">")  # a plain scalar has style None or "", depending
 _CONTROL = re.compile(
     "[^\t\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )  # not printable, says YAML
+_COMMENT = re.compile(r"(^|\s)#.*")
+_SECRET = (
+    "this looks like a password or a token: what a spec holds is kept with its results and shared, "
+    "so put it into the environment"
+)
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 # libyaml's parser where it is compiled in; both give the same events and marks.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -101,7 +107,10 @@ def read_yaml(path: Path, shown: str | None = None) -> Node:
 def parse_yaml(data: bytes | str, file: str) -> Node:
     """The tree of a text; an empty document is an empty mapping. Raises SpecError."""
     text = _decode(data, file)
-    builder = _Builder(file)
+    suspicious = redact.looks_secret(text)
+    if suspicious:
+        _refuse_secret_lines(text, file)
+    builder = _Builder(file, suspicious)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
@@ -127,6 +136,13 @@ def _error(
     return SpecError([Problem(message, file, line, column, **more)])
 
 
+def _refuse_secret_lines(text: str, file: str) -> None:
+    """Comments are kept nowhere, so they may say anything."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if redact.looks_secret(_COMMENT.sub("", line)):
+            raise _error(_SECRET, file, number)
+
+
 def _decode(data: bytes | str, file: str) -> str:
     raw = data.encode() if isinstance(data, str) else data
     if len(raw) > MAX_BYTES:
@@ -150,8 +166,9 @@ def _decode(data: bytes | str, file: str) -> str:
 class _Builder:
     """Events to nodes with a stack of its own: no recursion, so that depth is a limit we set and not a crash."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, suspicious: bool = False) -> None:
         self.file = file
+        self.suspicious = suspicious
         self.root: Node | None = None
         self.problems: list[Problem] = []
         self._stack: list[tuple[Node, list[tuple[str, Position] | None]]] = []
@@ -202,6 +219,8 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, where: Position) -> None:
         quoted = event.style in _QUOTES
+        if self.suspicious and redact.looks_secret(event.value):
+            self._refuse(_SECRET, where)
         if self._stack and isinstance(self._stack[-1][0].value, dict) and self._stack[-1][1][0] is None:
             if event.value == "<<" and not quoted:
                 self._refuse("a merge key (<<) is not allowed; use `extends:`", where)

@@ -58,11 +58,14 @@ def _train(
     parts = build_parts(stage.settings, data, method, stage.device, latents, stage.notice)
     micro_batch = stage.options.micro_batch or parts.recipe.batch
     trainer = Trainer(parts, micro_batch, stage.options.log_every, ranks=stage.ranks)
-    _resume(stage, trainer, milestones)
-    if "init" in stage.settings and trainer.origin is None:
-        start(trainer, stage.settings["init"], stage.run.store, stage.options.start)
-    guard.check()
-    return _Loop(stage, data, trainer, milestones, guard).run()
+    try:
+        _resume(stage, trainer, milestones)
+        if "init" in stage.settings and trainer.origin is None:
+            start(trainer, stage.settings["init"], stage.run.store, stage.options.start)
+        guard.check()
+        return _Loop(stage, data, trainer, milestones, guard).run()
+    finally:
+        trainer.close()  # a thread that is left would be taken for the method's
 
 
 def _outside(stage: Stage, step: int) -> int:

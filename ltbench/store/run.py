@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltbench import files
+from ltbench import files, redact
 from ltbench.canonical import digest
 from ltbench.errors import LtbenchError
 from ltbench.store import claims, records, sealed
@@ -229,10 +229,10 @@ class Run:
 
     def fail(self, stage: str, attempt: int, **fields: Any) -> None:
         """Keep why an attempt ended: step, cause (one of CAUSES), message, traceback, evidence. The first failure of an
-        attempt stays, being the root of those that follow."""
+        attempt stays, being the root of those that follow. Secrets in the texts are hidden."""
         if fields.get("cause") not in CAUSES:
             raise ValueError(f"cause {fields.get('cause')!r} is not one of {', '.join(CAUSES)}")
-        fields["traceback"] = (fields.get("traceback") or "")[-TRACEBACK_LIMIT:]
+        fields["traceback"] = redact.clean(fields.get("traceback") or "")[-TRACEBACK_LIMIT:]
         content = {
             "format": sealed.FORMAT,
             "stage": claims.check_stage(stage),
@@ -241,7 +241,7 @@ class Run:
         }
         self._writable("failed")
         path = self.dir / "failed" / f"{stage}.{attempt}.json"
-        sealed.keep_once(path, content | sealed.finite(fields), link=self.store.link)
+        sealed.keep_once(path, content | redact.clean_all(sealed.finite(fields)), link=self.store.link)
 
     def failures(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The failures of a stage, or of all, oldest attempt first."""

@@ -1,0 +1,243 @@
+"""The fault catalogue as data: what happens, what a person sees, which tests show it, which guard they need. Tests read it: every
+number is here, every test exists, and every mutant (a guard taken out of the source) makes its test fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`tests`: file::function below tests/. `guard`: what they fail without. `lacking`: what is not shown yet, in words."""
+
+    number: str
+    happens: str
+    seen: str
+    tests: tuple[str, ...]
+    guard: str
+    lacking: str = ""
+
+
+def _fault(number: str, happens: str, seen: str, tests: str, guard: str, lacking: str = "") -> Fault:
+    return Fault(number, happens, seen, tuple(tests.split()), guard, lacking)
+
+
+KILL, GRID, CKPT = "test_kill.py::", "faults/test_grid_kills.py::", "test_checkpoint_faults.py::"
+HOST, FILES, DAMAGE = "test_hostile_plugins.py::", "test_files.py::", "test_store_damage.py::"
+STORE, YAML, JOB = "test_store_faults.py::", "test_spec_yaml.py::", "test_job.py::"
+CLAIM, FENCE, LAUNCH = "test_claims.py::", "test_claims_fence.py::", "test_launch.py::"
+ANYWHERE = KILL + "test_killed_anywhere_and_run_again_equals_uninterrupted"
+WHOLE_GRID = GRID + "test_a_grid_killed_anywhere_ends_in_one_full_set"
+HOSTILE = HOST + "test_a_hostile_cell_fails_with_its_cause"
+UNTOUCHED = HOST + "test_the_next_cell_of_the_same_process_is_untouched"
+SLURM = "the real SLURM: shown by the tests of ltbench/launch/slurm"
+
+FAULTS = (
+    # --- kill and resume ---
+    _fault("F01", "SIGKILL at a random time", "resuming from step k; equal bytes in the end",
+           f"{ANYWHERE} {WHOLE_GRID}", "stateless randomness, records before checkpoints"),
+    _fault("F02", "SIGKILL inside a checkpoint's write", "the checkpoint before is used",
+           f"{CKPT}test_save_killed_at_every_call {CKPT}test_prune_killed_at_every_call", "write beside, rename"),
+    _fault("F03", "SIGKILL between record and checkpoint", "no record is missing, none is double",
+           f"{ANYWHERE} {STORE}test_put_record_killed_at_every_call", "the order of commits in stages/train.py"),
+    _fault("F04", "many interruptions within one epoch", "the same order of images",
+           "test_order.py::test_any_interruption_leaves_the_order_alone", "the order is a function of the step"),
+    _fault("F05", "preempted faster than a first checkpoint", "no-progress, with the interval to set", "", "",
+           "no command says no-progress yet: it needs the attempts that SLURM jobs leave"),
+    _fault("F06", "SIGTERM, SIGINT, SIGHUP at any time", "stopping at the next step boundary; once more kills",
+           f"{LAUNCH}test_one_signal_stops_at_a_step_boundary {LAUNCH}test_a_second_signal_kills "
+           "faults/test_code_rules.py::test_signal_handlers_only_take_note", "handlers only take note"),
+    _fault("F07", "grace shorter than a save", "the last checkpoint counts", ANYWHERE, "a half-written one never counts",
+           f"the warning with the time a save takes; {SLURM}"),
+    _fault("F08", "preemption, requeue, scancel, time limit, node loss", "status says which",
+           f"{CLAIM}test_a_requeued_job_replaces_its_former_self_at_once", "restart counts in claims", SLURM),
+    _fault("F09", "a worker is killed for its memory", "was killed by SIGKILL (out of memory, perhaps) at step k",
+           f"{LAUNCH}test_a_worker_that_ends_badly_is_one_failed_stage {WHOLE_GRID}", "the driver writes its failure"),
+    _fault("F10", "out of memory in a step", "failed: oom, with its message",
+           f"{HOSTILE} {JOB}test_failures_are_classed_and_say_why", "failure_cause()"),
+    _fault("F11", "stale or cut submission pickles", "the file's name", "", "", SLURM),
+    _fault("F12", "resumed with other threads or another torch", "threads, device and versions in the record",
+           f"{JOB}test_a_cell_leaves_records_that_say_everything", "the envelope"),
+    _fault("F13", "another number of ranks", "the same cell, up to rounding; refused where it cannot be shared",
+           "test_distributed_job.py::test_one_process_goes_on_where_two_ranks_stopped "
+           "test_distributed.py::test_local_batches_are_shared_evenly_or_not_at_all", "shards by local batch"),
+    _fault("F14", "a checkpoint of another cell or a newer format", "both ids, or both versions",
+           "test_checkpoint.py::test_another_runs_checkpoint_is_refused "
+           "test_checkpoint.py::test_a_newer_format_is_refused", "ids and format in the manifest"),
+    # --- corruption and storage ---
+    _fault("F20", "a cut checkpoint", "is damaged (why) and was set aside; resuming from step j",
+           f"{CKPT}test_every_mutation_is_noticed test_checkpoint.py::test_all_damaged_stops_and_stays_stopped "
+           f"{JOB}test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used", "sha256 of every file"),
+    _fault("F21", "flipped bits, holes, swapped parts", "as F20",
+           f"{CKPT}test_after_any_mutation_the_previous_one_is_used "
+           "test_checkpoint.py::test_parts_of_another_step_are_noticed", "sha256 of every file"),
+    _fault("F22", "power loss, a disk that lies", "found out at once",
+           f"{FILES}test_data_is_durable_before_its_name_and_the_name_before_the_answer "
+           f"{CKPT}test_a_disk_that_lies_is_found_out_at_once", "fsync before rename; read back after it",
+           "a file system that drops what was not fsynced (FUSE)"),
+    _fault("F23", "disk full, quota, size limit", "cannot write PATH: bytes needed and free, and what to do",
+           f"{FILES}test_a_full_disk_is_an_error_that_teaches_and_leaves_nothing "
+           f"{CKPT}test_disks_of_every_size_keep_the_last_checkpoint {CKPT}test_save_meets_disk_errors "
+           f"{FILES}test_a_file_size_limit_is_told {LAUNCH}test_a_full_disk_stops_the_run_instead_of_failing_every_cell",
+           "StorageProblem; the run ends", "a refusal before the start of what cannot fit"),
+    _fault("F24", "no inodes", "no inodes are left (of N)",
+           f"{FILES}test_read_only_and_inodeless_disks_are_refused_at_once", "statvfs in the message"),
+    _fault("F25", "read-only or forbidden folder", "refused before training, with the variable to set",
+           f"{FILES}test_read_only_and_inodeless_disks_are_refused_at_once {FILES}test_no_permission_is_told",
+           "the probe when a store is opened"),
+    _fault("F26", "ESTALE, EIO, lost replies", "nothing: tried again under a new name",
+           f"{FILES}test_a_passing_error_is_ridden_out {FILES}test_after_a_failed_fsync_the_data_goes_to_a_new_file "
+           f"{FILES}test_lost_reply_of_link_counts_as_made", "_insist() and the link count"),
+    _fault("F27", "short writes", "whole files", f"{FILES}test_short_writes_are_completed", "the loop around write()"),
+    _fault("F28", "a node sees old directories for a minute", "no takeover of a living owner",
+           f"{CLAIM}test_a_beat_that_comes_at_the_last_look_counts", "a last look after a change of our own",
+           "a FUSE mount that delays names"),
+    _fault("F29", "a file server that hangs", "has said nothing for N s; its stacks are in LOG",
+           f"{LAUNCH}test_a_silent_worker_is_named_and_then_killed", "the driver's watch", "a mount that sleeps"),
+    _fault("F30", "old checkpoints go while somebody reads", "two sound ones stay, milestones stay",
+           "test_checkpoint.py::test_pruning_keeps_two_sound_ones "
+           "test_checkpoint.py::test_milestones_stay_and_are_verified", "keep >= 2; evaluations read milestones"),
+    # --- concurrency and store ---
+    _fault("F40", "many writers", "nothing lost, doubled or torn",
+           f"{STORE}test_eight_writers_lose_tear_and_double_nothing {FILES}test_one_of_many_writers_wins", "link()"),
+    _fault("F41", "writers killed among others", "others go on; the leftover is swept",
+           f"{STORE}test_killed_writers_disturb_neither_writers_nor_readers {FILES}test_sweep_takes_the_dead_and_leaves_the_living",
+           "one file per record"),
+    _fault("F42", "one cell started twice; a zombie", "running on HOST (attempt n, pid, last beat); the zombie writes nothing",
+           f"{CLAIM}test_the_second_is_told_who_works {CLAIM}test_exactly_one_owner_per_stage "
+           f"{FENCE}test_a_stopped_owner_that_wakes_up_is_ignored test_cli_live.py::test_two_runs_at_once_share_the_work",
+           "claims and the reader's fence"),
+    _fault("F43", "clocks that differ or jump", "the same", f"{CLAIM}test_no_wall_clock_decides", "monotonic clocks only"),
+    _fault("F44", "two records of one thing", "a conflict counts for nothing; of two attempts the later counts",
+           f"{DAMAGE}test_two_bodies_of_one_attempt_are_a_conflict {DAMAGE}test_the_later_attempt_counts_and_the_older_is_listed",
+           "settle()"),
+    _fault("F45", "rubbish among records: half, NaN, FIFO, link, newer, huge", "skipped and listed with its reason",
+           f"{DAMAGE}test_a_damaged_record_is_skipped_and_listed {DAMAGE}test_every_mutation_of_a_record_is_noticed "
+           f"{FILES}test_read_regular_refuses_what_could_block_or_mislead test_report.py::test_what_could_not_be_read_is_said_below_the_table",
+           "seals; O_NONBLOCK and O_NOFOLLOW"),
+    _fault("F46", "other listing order, locale, hash seed", "equal bytes",
+           "test_report_views.py::test_equal_records_give_equal_files_whatever_the_order_the_hash_seed_and_the_locale",
+           "everything is sorted"),
+    _fault("F47", "very many records", "a table in bounded time",
+           "test_plan.py::test_a_plan_of_a_full_store_finds_every_cell_done", "one look per folder",
+           "100,000 records in one table"),
+    _fault("F48", "code changed after results", "stale, with what changed; a comment changes nothing",
+           "test_provenance.py::test_a_change_touches_its_component_and_is_named "
+           "test_provenance.py::test_a_comment_a_docstring_and_layout_change_nothing", "digests over syntax trees"),
+    _fault("F49", "seeds missing", "n/N, named below the table",
+           "test_report.py::test_missing_seeds_are_counted_named_and_explained", "the plan beside the records"),
+    # --- plugins and numerics ---
+    _fault("F60", "a plugin raises", "failed: plugin, its error; other cells go on",
+           f"{HOSTILE} {HOST}test_healthy_cells_are_as_if_they_were_alone", "run_job() and the launcher"),
+    _fault("F61", "a plugin hangs or floods", "hung: no word for N s; the log is full",
+           f"{HOSTILE} {LAUNCH}test_a_silent_worker_is_named_and_then_killed {LAUNCH}test_the_log_is_capped",
+           "the driver's watch; LOG_CAP"),
+    _fault("F62", "NaN, wrong shapes and types", "non-finite loss or gradient at step k; weights untouched",
+           "test_trainer.py::test_a_loss_that_is_not_finite_stops_before_the_weights_and_keeps_the_evidence "
+           f"test_trainer.py::test_a_transient_fault_is_run_again_and_leaves_no_trace {HOSTILE}", "the check before the optimiser"),
+    _fault("F63", "a loss that grows late", "kept in the mean; its curve is in the record",
+           "test_trainer.py::test_the_curve_holds_group_means_of_per_image_terms", "the curve", "a flag in the table"),
+    _fault("F64", "a plugin writes into its batch", "nothing, or a failed row of methods check",
+           f"{UNTOUCHED} test_methods_conformance.py::test_the_draw_is_left_as_it_was", "fresh draws; the check"),
+    _fault("F65", "a plugin changes global state", "changed torch's default dtype from .. to ..; or put back",
+           f"{HOSTILE} {UNTOUCHED}", "guard.Guard"),
+    _fault("F66", "state that a checkpoint cannot hold", "refused where it is saved",
+           "test_checkpoint.py::test_a_state_that_json_cannot_hold_is_refused "
+           "test_methods_engine.py::test_cut_and_continued_equals_uninterrupted_bit_for_bit", "tensors and JSON only"),
+    _fault("F67", "a plugin exits, forks, leaves children", "exited with code c; children are killed",
+           f"{HOSTILE} {LAUNCH}test_children_of_a_dead_worker_are_killed "
+           f"{LAUNCH}test_a_forked_child_does_not_become_a_second_worker", "process groups; Guard.leave_fork"),
+    _fault("F68", "half precision after a resume", "bf16 needs no scaler: there is no state to lose",
+           "test_methods_conformance.py::test_bfloat16_passes_give_float32_terms", "no scaler, no compile"),
+    # --- hostile input and leaks ---
+    _fault("F80", "YAML bombs, tags, depth, duplicates, NUL", "file:line:column and one sentence",
+           f"{YAML}test_hostile_text_is_one_error {YAML}test_the_anchor_bomb_of_305_bytes_is_refused", "yaml_io"),
+    _fault("F81", "YAML 1.1's traps", "the value that was meant",
+           f"{YAML}test_scalars_mean_what_yaml_1_2_says", "scalar()"),
+    _fault("F82", "unknown keys, wrong types, a billion cells", "every mistake with its place and what is allowed",
+           "test_spec.py::test_a_mistake_is_one_problem_at_its_place "
+           "test_spec.py::test_a_grid_of_a_billion_cells_is_refused_before_it_is_built", "the models; MAX_CELLS"),
+    _fault("F83", "names that lead elsewhere", "refused by a rule; nothing outside is opened",
+           "faults/test_hostile_names.py::test_every_hostile_name_is_refused_in_words_and_quickly "
+           "faults/test_hostile_names.py::test_no_hostile_name_opens_anything_outside", "one pattern per kind of name"),
+    _fault("F84", "markup, formulas, escapes in labels", "the literal text in every view",
+           "test_report_views.py::test_html_holds_no_tag_or_attribute_from_a_label "
+           "test_report_views.py::test_latex_holds_no_command_or_column_from_a_label "
+           "test_report_views.py::test_csv_starts_no_formula_and_keeps_its_columns "
+           "test_report_views.py::test_the_terminal_prints_no_escape_and_no_markup_of_a_label "
+           "faults/test_hostile_names.py::test_every_hostile_name_is_refused_in_words_and_quickly", "escaping per view; output.safe()"),
+    _fault("F85", "pickles that act", "named, and not run",
+           "faults/test_code_rules.py::test_nothing_is_unpickled_freely test_checkpoint.py::test_nothing_is_unpickled "
+           "test_external.py::test_code_in_a_file_is_named_and_not_run "
+           "test_cifar.py::test_a_planted_pickle_is_refused_by_name_and_runs_nothing", "weights_only; safetensors"),
+    _fault("F86", "secrets in the environment, remotes, tracebacks", "[hidden]",
+           "faults/test_secrets.py::test_no_planted_secret_reaches_a_file_or_the_output "
+           "test_provenance.py::test_remotes_lose_their_credentials test_provenance.py::test_only_listed_variables_are_kept",
+           "ltbench/redact.py", "files of a SLURM submission"),
+    _fault("F87", "folders that others may change", "warning: everybody on this machine may write into FOLDER",
+           "faults/test_hostile_names.py::test_a_folder_that_everybody_may_write_is_told_at_the_start "
+           "faults/test_hostile_names.py::test_a_folder_of_somebody_else_is_told", "files.exposure()",
+           "submitit's pickles: the job's side refuses those of another user"),
+)  # fmt: skip
+
+NUMBERS = {
+    *(f"F{n:02d}" for n in range(1, 15)),
+    *(f"F{n}" for n in range(20, 31)),
+    *(f"F{n}" for n in range(40, 50)),
+    *(f"F{n}" for n in range(60, 69)),
+    *(f"F{n}" for n in range(80, 88)),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A guard out of `module`: `old` becomes `new` in its source, and `test` must fail."""
+
+    faults: str
+    module: str
+    old: str
+    new: str
+    test: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.faults}: {self.old.split(chr(10))[0].strip()[:50]}"
+
+
+M = Mutant
+MUTANTS = (
+    M("F22", "ltbench.files", "            if durable:\n                os.fsync(handle)", "            pass",
+      FILES + "test_data_is_durable_before_its_name_and_the_name_before_the_answer"),
+    M("F27", "ltbench.files", "            while rest:\n                rest = rest[os.write(handle, rest) :]",
+      "            os.write(handle, rest)", FILES + "test_short_writes_are_completed"),
+    M("F26", "ltbench.files", "error.errno not in _TRANSIENT or pause is None:\n                raise StorageProblem", "True:\n                raise StorageProblem",
+      FILES + "test_a_passing_error_is_ridden_out"),
+    M("F26", "ltbench.files", "if os.stat(temporary).st_nlink == 2:", "if False:", FILES + "test_lost_reply_of_link_counts_as_made"),
+    M("F23", "ltbench.files", "    except OSError:\n        discard(path)\n        raise", "    except OSError:\n        raise",
+      FILES + "test_a_full_disk_is_an_error_that_teaches_and_leaves_nothing"),
+    M("F45", "ltbench.files", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NONBLOCK",
+      FILES + "test_read_regular_refuses_what_could_block_or_mislead"),
+    M("F41", "ltbench.files", "gone = match", "gone = False and match", FILES + "test_sweep_takes_the_dead_and_leaves_the_living"),
+    M("F45", "ltbench.store.sealed", '!= files.sha256_bytes(text).encode() + b\'"}\'', "is None", DAMAGE + "test_every_mutation_of_a_record_is_noticed"),
+    M("F44", "ltbench.store.records", "if record.attempt == latest]", "]", DAMAGE + "test_the_later_attempt_counts_and_the_older_is_listed"),
+    M("F44", "ltbench.store.records", "settled if len(winners) == 1 else settled.conflicts", "settled",
+      DAMAGE + "test_two_bodies_of_one_attempt_are_a_conflict"),
+    M("F42", "ltbench.store.claims", "if now.alive is not False:", "if False:", CLAIM + "test_the_second_is_told_who_works"),
+    M("F42", "ltbench.store.run", "return inherited is None or record.path.name in inherited", "return True",
+      FENCE + "test_a_stopped_owner_that_wakes_up_is_ignored"),
+    M("F28", "ltbench.store.claims", "if not now.same_kernel and _beat_moved(folder, stage, now):", "if False:",
+      CLAIM + "test_a_beat_that_comes_at_the_last_look_counts"),
+    M("F80", "ltbench.spec.yaml_io", "        if event.anchor:", "        if False:", YAML + "test_hostile_text_is_one_error"),
+    M("F80", "ltbench.spec.yaml_io", "if len(self._stack) >= MAX_DEPTH:", "if False:", YAML + "test_hostile_text_is_one_error"),
+    M("F81", "ltbench.spec.yaml_io", "return int(text) if _INT.fullmatch(text) else int(text, 0)", "return int(text, 8)",
+      YAML + "test_scalars_mean_what_yaml_1_2_says"),
+    M("F20", "ltbench.checkpoint", 'if sha256 != told["sha256"]:', "if False:", CKPT + "test_every_mutation_is_noticed"),
+    M("F30", "ltbench.checkpoint", "    if keep < 2:", "    if False:", "test_checkpoint.py::test_pruning_keeps_two_sound_ones"),
+    M("F62", "ltbench.trainer", "if not self._finite(norm, logged):\n            # A", "if False:\n            # A",
+      "test_trainer.py::test_a_loss_that_is_not_finite_stops_before_the_weights_and_keeps_the_evidence"),
+    M("F61", "ltbench.launch.process", "self._file.write(data[: self._left])", "self._file.write(data)", LAUNCH + "test_the_log_is_capped"),
+    M("F67", "ltbench.launch.process", "os.killpg(self._process.pid, signal.SIGKILL)", "os.kill(self._process.pid, 0)",
+      LAUNCH + "test_children_of_a_dead_worker_are_killed"),
+    M("F87", "ltbench.files", "if found.st_mode & stat.S_IWOTH:", "if False:",
+      "faults/test_hostile_names.py::test_a_folder_that_everybody_may_write_is_told_at_the_start"),
+)  # fmt: skip
