@@ -20,7 +20,7 @@ from ltbench.spec.resolved import Spec
 from ltbench.spec.types import spell
 from ltbench.stages.names import parse
 from ltbench.store import Run, Store
-from ltbench.store.records import NAME, Records, stage_name
+from ltbench.store.records import NAME, Record, Records, stage_name
 
 __all__ = [
     "STATES",
@@ -53,12 +53,30 @@ class Due:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What the envelope of a record tells of its making. seconds: since its attempt began. images_per_s: the median while
+    training. nfe: network rows per image of an evaluation."""
+
+    kind: str
+    step: int
+    evaluation: str | None
+    attempt: int
+    seconds: float
+    gpu_hours: float
+    device: str
+    threads: int
+    ranks: int = 1
+    images_per_s: float | None = None
+    nfe: float | None = None
+
+
+@dataclass(frozen=True)
 class Planned:
     """How a cell stands. done and total count records (one per milestone and one per evaluation of it).
 
     run: the run that counts for the present code, None if there is none yet. cause: of a failure, or why there is none to wait for
     (unsupported, impossible). changes: what makes it stale.
-    progress: the last heartbeat of a running stage.
+    progress: the last heartbeat of a running stage. spent: what its records say of their making.
     """
 
     cell: Cell
@@ -71,6 +89,7 @@ class Planned:
     cause: str | None = None
     changes: tuple[str, ...] = ()
     progress: dict[str, Any] | None = None
+    spent: tuple[Spent, ...] = ()
 
     def json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -462,6 +481,7 @@ class _Seen:
             cause=self.failure[0] if state == "failed" and self.failure else None,
             changes=tuple(dict.fromkeys(self.stale)) if state == "stale" else (),
             progress=self.progress,
+            spent=tuple(spent for record in self.records if (spent := _spent(record))),
         )
 
     def _verdict(self, due: Sequence[Due], done: int, total: int) -> tuple[str, str]:
@@ -530,6 +550,27 @@ class _Seen:
             word = "was interrupted" if state.state == "preempted" else "its process ended without a word"
             return word + (f" at step {at}" if at else "")
         return ""
+
+
+def _spent(record: Record) -> Spent | None:
+    """None for a record whose envelope does not tell: it was written by another program."""
+    told, seconds = record.envelope, record.envelope.get("seconds")
+    if not isinstance(seconds, int | float) or not isinstance(told.get("device"), str):
+        return None
+    speeds = [speed for _, speed in told.get("images_per_s") or ()]
+    return Spent(
+        record.kind,
+        record.step,
+        record.evaluation,
+        record.attempt,
+        float(seconds),
+        float(told.get("gpu_hours") or 0),
+        told["device"],
+        int(told.get("threads") or 1),
+        int(told.get("ranks") or 1),
+        sorted(speeds)[len(speeds) // 2] if speeds else None,
+        record.body.get("nfe"),
+    )
 
 
 def _evaluation_change(old: dict[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ltbench import plugins
+from ltbench import caches, plugins
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -27,3 +27,14 @@ def own_plugins() -> Iterator[None]:
         if package is not None:
             known = {str(plugins.PACKAGE / kind), *map(str, plugins.folders(kind))}
             package.__path__[:] = [path for path in package.__path__ if path in known]
+
+
+@pytest.fixture(autouse=True)
+def own_caches() -> Iterator[None]:
+    """So do the places of caches that a command settles on."""
+    names = (*caches.PLACES, *caches.OFFLINE, caches.MARK)
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    yield
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(before)

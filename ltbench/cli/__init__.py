@@ -12,8 +12,10 @@ import typer
 
 from ltbench.cli import (
     archiving,
+    calibrating,
     evaluating,
     extracting,
+    fetching,
     inspecting,
     listing,
     planning,
@@ -27,7 +29,9 @@ from ltbench.errors import LtbenchError
 # Verb, and its line in the list of verbs (80 columns leave 60 for it).
 VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (running.run, "Train and evaluate what a benchmark still needs."),
-    (planning.plan, "What a run would do: cells by state and reason."),
+    (planning.plan, "What a run would do: cells by state, and its cost."),
+    (fetching.fetch, "Bring the weights and archives that a benchmark needs."),
+    (calibrating.calibrate, "Time a few real steps here, for the costs in plan."),
     (inspecting.status, "How a benchmark stands; --watch keeps looking."),
     (reporting.report, "The table and figures, in every format."),
     (sampling.sample, "Images from a trained cell: .npz, PNG or a sheet."),

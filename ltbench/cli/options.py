@@ -59,3 +59,7 @@ def place(store: Path | None = None, scratch: Path | None = None, plugins: list[
         from ltbench import plugins as registry
 
         registry.use(plugins)
+    from ltbench import caches
+    from ltbench.cli.stores import scratch_root
+
+    caches.use_if_there(scratch_root())

@@ -24,9 +24,25 @@ from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.errors import SpecError
 
 if TYPE_CHECKING:
+    from ltbench.cost.estimate import Cost, GridCost
+    from ltbench.cost.machine import Machine
     from ltbench.plan import Plan, Planned
     from ltbench.spec.resolved import Spec
 
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="DEVICE", help="What the cost is for: cpu, a100, 'RTX 6000 Ada'. [this machine]"
+    ),
+]
+Limit = Annotated[str | None, typer.Option(metavar="TIME", help="Longest job there: 24h, 12:00:00.")]
+Slots = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Cells at a time there. [workers of run, else 1]")
+]
+ForProfile = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="Device, time limit and slots of a cluster's profile."),
+]
 All = Annotated[bool, typer.Option("--all", "-a", help="One line per cell.")]
 
 
@@ -86,20 +102,28 @@ def plan(
     smoke: Smoke = False,
     all_: All = False,
     ask: Ask = True,
+    on: On = None,
+    limit: Limit = None,
+    slots: Slots = None,
+    profile: ForProfile = None,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
     plugins: Plugins = None,
 ) -> None:
-    """What a run of this benchmark would do: cells by state and reason, steps, evaluations. Starts nothing.
+    """What a run of this benchmark would do: cells by state and reason, and what that costs. Starts nothing.
+
+    Each figure of the cost is measured (by `calibrate`, or told by records), scaled from another measurement by the operations
+    of both, or estimated from operations and an assumed rate, which is printed. What was spent so far stands beside its prediction.
 
     \b
     Example:
       python harness.py plan quickstart
       python harness.py plan quickstart --all --filter method=ccua
+      python harness.py plan table1 --on a100 --limit 24h --slots 8
     """
     from ltbench import plan as plans
-    from ltbench.cli import asking, stores, targets
+    from ltbench.cli import asking, costing, stores, targets
 
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
@@ -109,12 +133,24 @@ def plan(
     found = plans.plan(benchmark, house, cells)
     asking.warn(found, house)
     targets.check_starts(found)
+    cost, bad = costing.cost_of(found, house, costing.machine_of(benchmark, on, limit, slots, profile))
+    for line in bad:
+        say(line)
     if json:
-        dump({**found.json(), "to_do": totals(found), "recipes": recipes(found.spec)})
+        dump(
+            {
+                **found.json(),
+                "to_do": totals(found),
+                "recipes": recipes(found.spec),
+                "cost": cost.json(),
+            }
+        )
         return
-    _print(found)
+    if _print(found):
+        costing.show_cost(cost, spec)
+    costing.show_actual(cost.actual)
     if all_:
-        _print_cells(found)
+        _print_cells(found, cost)
 
 
 def recipes(benchmark: Spec) -> list[dict[str, Any]]:
@@ -180,7 +216,8 @@ def search_images(described: Mapping[str, Any]) -> int:
     return len(how["guidance"]) * how["samples"] + how["keep"] * (described["samples"] - how["samples"])
 
 
-def _print(found: Plan) -> None:
+def _print(found: Plan) -> bool:
+    """States and sums; whether there is anything to do."""
     out(f"{found.spec.name}: {found.spec.title}")
     rows = [
         (count, state, "" if state == "done" else clip(why, 120)) for state, why, count in found.reasons()
@@ -191,25 +228,50 @@ def _print(found: Plan) -> None:
     due = totals(found)
     if not due["trainings"] and not due["evaluations"]:
         out("nothing to do")
-        return
+        return False
     out(
         f"to do: {plural(due['trainings'], 'training')} (up to {due['steps']:,} steps), "
         f"{plural(due['evaluations'], 'evaluation')} ({due['generated_images']:,} images)"
     )
+    return True
 
 
-def _print_cells(found: Plan) -> None:
+def _print_cells(found: Plan, cost: GridCost) -> None:
     out()
-    several = len(found.spec.parts) > 1
+    several, machine = len(found.spec.parts) > 1, cost.machine
+    timed = ("jobs",) if machine.limit is not None else ()
+    figures = (machine.unit, "wall", *timed, "store", "scratch", "files")
     table(
-        ("cell", "label", "seed", "state", "records", "why"),
-        (_line(item, several) for item in found.cells),
-        right=("records",),
-        keep=("cell", "records"),
+        ("cell", "label", "seed", "state", "records", *figures, "figure is", "why"),
+        ((*_line(item, several), *_cost(each, machine), _why(item)) for item, each in cost.cells),
+        right=("records", *figures),
+        keep=("cell", "records", *figures),
     )
 
 
 def _line(item: Planned, several: bool) -> tuple[object, ...]:
     label = f"{item.cell.part} {item.cell.label}" if several else item.cell.label
-    why = "" if item.state == "done" else clip(item.reason, 80)
-    return (item.cell.id[:12], label, item.cell.seed, item.state, f"{item.done}/{item.total}", why)
+    return (item.cell.id[:12], label, item.cell.seed, item.state, f"{item.done}/{item.total}")
+
+
+def _why(item: Planned) -> str:
+    return "" if item.state == "done" else clip(item.reason, 80)
+
+
+def _cost(cost: Cost, machine: Machine) -> tuple[object, ...]:
+    """Of what is to be done for one cell."""
+    from ltbench.cli.costing import bytes_text, hours_text
+    from ltbench.cli.output import duration
+
+    timed = (cost.segments,) if machine.limit is not None else ()
+    if not cost.seconds:
+        return ("", "", *("" for _ in timed), "", "", "", "")
+    return (
+        hours_text(machine.hours(cost.seconds)),
+        duration(cost.seconds),
+        *timed,
+        bytes_text(cost.store.bytes),
+        bytes_text(cost.scratch.bytes),
+        cost.store.files + cost.scratch.files,
+        cost.basis,
+    )

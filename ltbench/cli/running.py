@@ -120,6 +120,7 @@ class Asked:
 
 def carry_out(benchmark: Spec, pool: Pool, asked: Asked) -> int:
     """Run what a benchmark still needs and say what came of it; the exit code."""
+    from ltbench import caches
     from ltbench import plan as plans
     from ltbench.cli import asking, planning, stores, targets
     from ltbench.launch.devices import check
@@ -128,6 +129,7 @@ def carry_out(benchmark: Spec, pool: Pool, asked: Asked) -> int:
     cells = targets.cells_of(benchmark, asked.filters)
     _refuse_missing_data(cells)
     house = stores.open_store(write=True)
+    caches.use(house.scratch)
     for line in planning.recipe_lines(benchmark):
         say(line)
     again = _command(benchmark, house, asked)

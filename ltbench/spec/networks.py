@@ -26,10 +26,15 @@ def _names() -> Any:
     return sys.modules[_KEY]
 
 
+def network_size(name: str, resolution: int) -> Any:
+    """`ltbench.networks.names.network_size`: a SiTSize or a UNetSize. Raises UsageError where the name does not fit."""
+    return _names().network_size(name, resolution)
+
+
 def network_problem(name: str, resolution: int) -> str | None:
     """Why a network of that name cannot take square images of `resolution` pixels, or None."""
     try:
-        _names().network_size(name, resolution)
+        network_size(name, resolution)
     except LtbenchError as error:
         return error.message if error.hint is None else f"{error.message}; {error.hint}"
     return None
@@ -44,4 +49,4 @@ def network_names(like: str = "SiT-T/8") -> list[str]:
 def network_numbers(name: str) -> dict[str, Any]:
     """Depth, width and so on behind a name. Raises UsageError for an unknown one."""
     fitting = int(name.partition("/")[2] or 1024)  # a resolution that the name surely accepts
-    return dataclasses.asdict(_names().network_size(name, fitting))
+    return dataclasses.asdict(network_size(name, fitting))
