@@ -37,7 +37,7 @@ _ELEMENT = re.compile(r"(\d+)\.(\d+)\.(\d+)\.json")
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell's share of an array element. cell, label, seed, run, stages, options, after, start: as CellWork and Work have them.
+    """One cell's share of an array element. cell, label, seed, run, stages, options, after, start, latents: as CellWork and Work.
 
     settings, identity: what `register` puts into the store before the first stage. evaluations: those that the stages name, by id.
     """
@@ -53,12 +53,15 @@ class Entry:
     settings: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    latents: str | None = None
 
     def work(self, **options: Any) -> CellWork:
         """For `launch.local`; `options` are added to those of the entry."""
         start = {} if self.start is None else {"start": self.start}
         said = {**self.options, **options, **start}
-        return CellWork(self.cell, self.label, self.seed, self.stages, self.run, said, self.after)
+        return CellWork(
+            self.cell, self.label, self.seed, self.stages, self.run, said, self.after, self.latents
+        )
 
     def register(self, store: Store) -> None:
         """Write what jobs read, as `plan.register` does for a run on this machine. Raises LtbenchError where the code that runs
@@ -269,6 +272,8 @@ def _packed(tasks: Sequence[Sequence[Entry]]) -> dict[str, Any]:
                 item["after"] = list(entry.after)
             if entry.start is not None:
                 item["start"] = entry.start
+            if entry.latents is not None:
+                item["latents"] = entry.latents
             row.append(item)
         rows.append(row)
     shared = {"pieces": pieces.values, "forms": forms.values, "options": options.values}
@@ -297,6 +302,7 @@ def _entry(item: Mapping[str, Any], shared: Mapping[str, Any], evaluations: Mapp
         options=dict(shared["options"][item["options"]]),
         after=tuple(item["after"]) if "after" in item else None,
         start=item.get("start"),
+        latents=item.get("latents"),
         settings=settings,
         identity=identity,
         evaluations={key: evaluations[key] for key in sorted(named)},

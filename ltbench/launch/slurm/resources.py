@@ -64,6 +64,9 @@ def arrays(
     first = len(wanted)
     wanted += _chunks("training", now, profile.resources("training").pack, limit)
     late = _dependents(wanted, first, later)
+    if any(stage.startswith("encode:") for each in wanted for e in each.cells() for stage in e.stages):
+        for each in wanted[first:]:  # and trainings for the latents of their images
+            each.behind = helping if any(entry.latents for entry in each.cells()) else ()
     if not profile.submit_from_jobs:
         _promised(wanted, said["evaluation"], helping)
     ready = _chunks("evaluation", evaluations, profile.resources("evaluation").pack, limit)
@@ -83,7 +86,7 @@ def _by_class(
         coming = {step for stage in train for step in named[stage].steps}
         seed = item.cell.seed
         for stage in item.stages:
-            if named[stage].kind == "reference":
+            if named[stage].kind in ("reference", "encode"):
                 helpers.append(Job(_entry(item, label, (stage,), said["helper"]), (seed, index)))
         rest = [s for s in item.stages if named[s].kind in ("evaluate", "sample")]
         if train:
@@ -111,6 +114,7 @@ def _entry(item: Work, label: str, stages: tuple[str, ...], said: dict[str, Any]
         cell.settings,
         cell.identity,
         cell.evaluations,
+        item.latents,
     )
 
 
