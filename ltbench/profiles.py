@@ -101,9 +101,6 @@ class Request(Strict):
         None, description="GPUs of a job; 0: none; default 1"
     )
     gpu_type: Line | None = Field(None, description="as in --gres=gpu:TYPE:N; default: whatever is free")
-    gpu_memory_gb: Positive | None = Field(
-        None, description="memory of one GPU: cells that need more are refused"
-    )
     bf16: bool | None = Field(None, description="whether the GPUs compute in bfloat16; default true")
     cpus_per_gpu: Count | None = Field(None, description="cores for each GPU; default 4")
     cpus: Count | None = Field(None, description="cores of a job without a GPU; default 4")
@@ -160,6 +157,7 @@ class Profile(Request):
     container: Line | None = Field(None, description="what stands before it: apptainer exec --nv image.sif")
     submit_from_jobs: bool = Field(True, description="a training submits the evaluation of a milestone when it is there; false: all evaluations wait from the start, each for its whole training")  # fmt: skip
     requeue: bool = Field(True, description="SLURM may start a preempted job again by itself")
+    requeue_at_once: bool = Field(False, description="where SLURM preempts by SIGTERM alone (no preempt_send_user_signal): save and requeue rather than wait to be killed")  # fmt: skip
     signal_seconds: Annotated[int, Field(ge=30, le=3600)] = Field(180, description="warning before the time limit; at least twice what a checkpoint takes, and 60")  # fmt: skip
     max_timeouts: Count = Field(
         100, description="time limits that one job may run into before it counts as failed"
@@ -200,7 +198,6 @@ class Resources:
     exclude_nodes: tuple[str, ...] = ()
     gpus: int = 1
     gpu_type: str | None = None
-    gpu_memory_gb: float | None = None
     bf16: bool = True
     cpus_per_gpu: int = 4
     cpus: int = 4

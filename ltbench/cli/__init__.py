@@ -22,6 +22,7 @@ from ltbench.cli import (
     reporting,
     running,
     sampling,
+    submitting,
 )
 from ltbench.cli.output import complain, say
 from ltbench.errors import LtbenchError
@@ -29,6 +30,7 @@ from ltbench.errors import LtbenchError
 # Verb, and its line in the list of verbs (80 columns leave 60 for it).
 VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (running.run, "Train and evaluate what a benchmark still needs."),
+    (submitting.submit, "The same on a SLURM cluster; then log out."),
     (planning.plan, "What a run would do: cells by state, and its cost."),
     (fetching.fetch, "Bring the weights and archives that a benchmark needs."),
     (calibrating.calibrate, "Time a few real steps here, for the costs in plan."),

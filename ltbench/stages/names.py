@@ -9,6 +9,7 @@ encode:0123456789abcdef0123      make the latents of the data set under that key
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Named:
     key: str = ""
 
 
+@functools.lru_cache(maxsize=65536)  # a grid of thousands of cells has few different stages
 def parse(stage: str) -> Named:
     """Raises LtbenchError for a text that is no stage."""
     match = _STAGE.fullmatch(stage)
