@@ -19,6 +19,7 @@ LAYERS = {
     "ltbench.files": 0,
     "ltbench.spec": 0,
     "ltbench.plugins": 0,
+    "ltbench.profiles": 0,
     "ltbench.provenance": 0,
     "ltbench.plan": 0,
     "ltbench.protocols": 0,

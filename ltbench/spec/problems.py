@@ -78,21 +78,23 @@ def tuples(value: Any) -> Any:
 
 
 def problems_of(
-    error: ValidationError, model: type[BaseModel], node: Node, above: Path = ()
+    error: ValidationError, model: type[BaseModel], node: Node, above: Path = (), what: str = "the benchmark"
 ) -> list[Problem]:
-    """Every problem of a failed validation. `above` is the path of the validated value inside `node`."""
+    """Every problem of a failed validation. `above` is the path of the validated value inside `node`, `what` names the whole."""
     found = []
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
             continue  # nothing is left of a list whose items are all wrong: they are reported one by one
-        found.append(_translate(dict(detail), model, node, above))
+        found.append(_translate(dict(detail), model, node, above, what))
     return found
 
 
-def _translate(detail: Mapping[str, Any], model: type[BaseModel], node: Node, above: Path) -> Problem:
+def _translate(
+    detail: Mapping[str, Any], model: type[BaseModel], node: Node, above: Path, what: str
+) -> Problem:
     kind, loc, given = detail["type"], tuple(detail["loc"]), detail["input"]
     path = (*above, *loc)
-    inside = _name(path[:-1]) or "the benchmark"
+    inside = _name(path[:-1]) or what
     if kind == "extra_forbidden":
         return unknown_key(node, path, inside, _fields(model, loc[:-1]))
     if kind == "missing" and isinstance(path[-1], int):
@@ -117,6 +119,8 @@ def _translate(detail: Mapping[str, Any], model: type[BaseModel], node: Node, ab
         return problem(
             node, path, f"{_name(path)} expects {context['max_length']} values", value=shorten(given)
         )
+    if kind == "value_error":  # a validator of ours: its words go on where the key stops
+        return problem(node, path, f"{_name(path)} {context['error']}", value=shorten(given))
     if path[:2] == ("grid", "method") and len(path) == 3:
         return problem(node, path, "a method is a name, or a mapping with a name", value=shorten(given))
     message = _EXPECTS.get(kind, detail["msg"][:1].lower() + detail["msg"][1:])
