@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ PACKAGE = Path(__file__).resolve().parent
 ROOTS = {"methods": "Method", "datasets": "Dataset"}  # kind -> class that its plugins descend from
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 VARIABLE = "LTBENCH_PLUGINS"
+SNAPSHOT = "snapshot.json"  # beside the package: this is a copy that a grid was submitted with
 TAKEN = ("name", "preset", "init")  # words of the spec, so no hyper-parameter may have them
 
 
@@ -120,6 +122,12 @@ def get(kind: str, name: str) -> Plugin:
     return plugin
 
 
+def snapshot() -> dict[str, Any] | None:
+    """What ltbench/launch/slurm/snapshot.py says about the copy that this program runs from; None in a checkout."""
+    path = PACKAGE.parent / SNAPSHOT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 # --- where files lie ------------------------------------------------------------------------------------------------
 
 
@@ -135,13 +143,16 @@ def _sources(kind: str) -> Iterator[tuple[Path, bool]]:
                 yield path / kind, True
         elif path.exists():
             yield path, False
-    for path in _entry_points(kind):
+    for path in entry_points(kind):
         yield path, True
 
 
 @functools.cache
-def _entry_points(kind: str) -> tuple[Path, ...]:
-    """Files of installed packages that register under `ltbench.<kind>`, found without importing them."""
+def entry_points(kind: str) -> tuple[Path, ...]:
+    """Files of installed packages that register under `ltbench.<kind>`, found without importing them; a snapshot has its own
+    copies."""
+    if snapshot() is not None:
+        return ()
     found = []
     for point in importlib.metadata.entry_points(group=f"ltbench.{kind}"):
         top, *inner = point.value.partition(":")[0].strip().split(".")

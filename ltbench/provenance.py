@@ -433,7 +433,12 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """{"commit": 40 hex or None, "dirty": changed tracked files, or None outside git, "remote": without credentials}."""
+    """{"commit": 40 hex or None, "dirty": changed tracked files, or None outside git, "remote": without credentials}.
+
+    Of a snapshot: as it was where and when that was made.
+    """
+    if (taken := plugins.snapshot()) is not None:
+        return taken["git"]
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain", "--untracked-files=no")
     remote = _git("remote", "get-url", "origin")

@@ -1,0 +1,1 @@
+"""Cells to SLURM: arrays that are submitted and left alone, and what runs inside them."""
