@@ -16,7 +16,7 @@ import pytest
 from ltbench.errors import EnvironmentProblem
 from ltbench.launch.devices import Seats
 from ltbench.launch.local import LocalRun, Settings
-from ltbench.launch.process import CappedLog
+from ltbench.launch.process import CappedLog, WorkerProcess
 from ltbench.launch.work import CellWork, Queue
 from ltbench.stages.names import milestones, stage_name
 
@@ -57,7 +57,14 @@ def launch(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
 
     def go(
-        *cells, workers=1, ranks=1, stages=("train:3",), entry="launch_jobs:run_job", options=None, **settings
+        *cells,
+        workers=1,
+        ranks=1,
+        stages=("train:3",),
+        entry="launch_jobs:run_job",
+        options=None,
+        asked=None,
+        **settings,
     ):
         work = [
             CellWork(cell, cell, seed=0, stages=tuple(stages), run="r" * 12, options=options or {})
@@ -66,7 +73,7 @@ def launch(tmp_path, monkeypatch):
         seats = Seats((None,) * workers * ranks, 1, ranks)
         where = Settings(tmp_path, tmp_path, tmp_path / "logs", seats, entry=entry, **settings)
         notes, recorded = Notes(), []
-        run = LocalRun(work, where, notes, lambda job, failure: recorded.append((job, failure)))
+        run = LocalRun(work, where, notes, lambda job, failure: recorded.append((job, failure)), asked)
         run.notes, run.recorded = notes, recorded
         run.run()
         run.ends = {(o.cell, o.stage): o for o in run.outcomes}
@@ -307,7 +314,7 @@ def eventually(check, seconds=20.0):
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 def test_one_signal_stops_at_a_step_boundary(tmp_path, number):
     driver, pids = drive(tmp_path, "hang-1", "hang-2")
     driver.send_signal(number)
@@ -327,6 +334,52 @@ def test_a_second_signal_kills(tmp_path):
     out, _ = driver.communicate(timeout=20)
     assert out.count("preempted killed") == 2
     assert not any(alive(pid) for pid in pids)
+
+
+def test_slurm_signals_every_process_and_only_it_kills(tmp_path):
+    """A warning and then SIGTERM, to driver and workers alike, as slurmstepd sends them."""
+    driver, pids = drive(tmp_path, "hang-1", "hang-2")
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        for pid in (*pids, driver.pid):
+            os.kill(pid, number)
+    out, _ = driver.communicate(timeout=20)
+    assert out.count("preempted asked to stop") == 2
+    assert f"stopped by {int(signal.SIGUSR2)}" in out
+
+
+def test_sigterm_after_slurms_warning_does_not_kill(tmp_path):
+    driver, pids = drive(tmp_path, "deaf-1")
+    driver.send_signal(signal.SIGUSR2)
+    driver.send_signal(signal.SIGTERM)
+    time.sleep(0.7)
+    assert alive(pids[-1]), "its save may take as long as SLURM lets it"
+    driver.kill()
+    driver.communicate()
+    os.kill(pids[-1], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_worker_that_is_still_starting_keeps_a_signal_until_it_can_answer(tmp_path, monkeypatch, number):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    log = CappedLog(tmp_path / "worker.log")
+    worker = WorkerProcess(0, device=None, threads=1, entry="launch_jobs:run_job", log=log)
+    os.kill(worker.pid, number)
+    assert eventually(lambda: any(message["type"] == "hello" for message in worker.messages()))
+    if number == signal.SIGUSR2:
+        worker.close()
+    assert eventually(lambda: worker.returncode() is not None)
+    assert worker.returncode() == 0
+    worker.finish()
+    log.close()
+
+
+def test_a_caller_that_listens_itself_is_asked_and_nobody_is_killed(launch):
+    before = signal.getsignal(signal.SIGTERM)
+    asked = iter([None, None, signal.SIGUSR2])
+    run = launch("hang", asked=lambda: next(asked, signal.SIGTERM))
+    assert (only(run).outcome, run.stopped) == ("preempted", signal.SIGUSR2)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert run.notes.said == ["stopping 1 worker at the next step boundary"]
 
 
 def test_workers_end_when_the_driver_is_killed(tmp_path):

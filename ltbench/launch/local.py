@@ -2,8 +2,8 @@
 
 The driver imports no torch. It starts workers, hands each one stage at a time, passes on what they report and writes down
 what they can no longer report themselves: a worker that dies is a failed stage with its signal or exit code, and a fresh
-one goes on with the other cells. The first Ctrl-C (or SIGTERM, SIGHUP) asks the workers to stop at a step boundary, the
-second kills them. Running the same command again is the recovery procedure: every state is in the store's files.
+one goes on with the other cells. The first Ctrl-C (or SIGTERM, SIGHUP, SLURM's SIGUSR2) asks the workers to stop at a step
+boundary, a second one (but SIGUSR2, which SLURM follows up by SIGTERM) kills them. Running the same command again is the recovery procedure: every state is in the store's files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from ltbench.errors import EnvironmentProblem
+from ltbench.launch import signals
 from ltbench.launch.devices import Seats
 from ltbench.launch.process import CappedLog, WorkerProcess, exit_reason
 from ltbench.launch.team import Team, alone
@@ -72,10 +73,19 @@ Recorder = Callable[[Job, dict[str, Any]], None]  # writes the failure of a stag
 
 
 class LocalRun:
-    """One run of a queue. `stopped` is the signal that ended it early, None otherwise."""
+    """One run of a queue. `stopped` is the signal that ended it early, None otherwise.
+
+    asked: the caller's own answer to "which signal asked for a stop?"; then no handler is installed here, and only the caller's
+    caller (SLURM) kills.
+    """
 
     def __init__(
-        self, work: Iterable[CellWork], settings: Settings, watcher: Watcher, record: Recorder
+        self,
+        work: Iterable[CellWork],
+        settings: Settings,
+        watcher: Watcher,
+        record: Recorder,
+        asked: Callable[[], signal.Signals | None] | None = None,
     ) -> None:
         self.queue = Queue(work)
         self.settings = settings
@@ -84,7 +94,8 @@ class LocalRun:
         self.stopped: signal.Signals | None = None
         self.environment: str | None = None
         self._record = record
-        self._signals = 0
+        self._asked = asked
+        self._insisted = 0
         self._workers: dict[int, WorkerProcess] = {}
         self._logs: dict[int, CappedLog] = {}
         self._early_deaths = 0
@@ -97,7 +108,8 @@ class LocalRun:
 
         Raises EnvironmentProblem when no worker can be started.
         """
-        before = {s: signal.signal(s, self._on_signal) for s in _stop_signals()}
+        own = () if self._asked else signals.STOPS
+        before = {s: signal.signal(s, self._on_signal) for s in own}
         try:
             while self._unfinished():
                 self._fill_seats()
@@ -122,27 +134,29 @@ class LocalRun:
     # -- signals ---------------------------------------------------------------------------------------------------
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._signals += 1
+        self._insisted += number != signals.WARNING
         self.stopped = self.stopped or signal.Signals(number)
 
     def _heed_signals(self) -> None:
         """Runs in the loop, not in the handler: a handler that did more than count could interrupt a write."""
-        if self._signals >= 2:
+        if self._asked is not None:
+            self.stopped = self.stopped or self._asked()
+        if self._insisted >= 2:
             for worker in self._workers.values():
                 worker.kill()
-        elif self._signals == 1 and not all(worker.closing for worker in self._workers.values()):
+        elif self.stopped and not all(worker.closing for worker in self._workers.values()):
             busy = [worker for worker in self._workers.values() if worker.job is not None]
             for worker in self._workers.values():
                 worker.stop()
             if busy:
+                threat = "" if self._asked else "; once more kills them"
                 self.watcher.note(
-                    f"stopping {len(busy)} worker{'s' * (len(busy) > 1)} at the next step boundary; "
-                    "once more kills them"
+                    f"stopping {len(busy)} worker{'s' * (len(busy) > 1)} at the next step boundary{threat}"
                 )
 
     @property
     def _winding_down(self) -> bool:
-        return self._signals > 0 or self.environment is not None
+        return self.stopped is not None or self.environment is not None
 
     # -- the loop's parts ------------------------------------------------------------------------------------------
 
@@ -309,9 +323,9 @@ class LocalRun:
         worker.finish()
         del self._workers[worker.index]
         job, worker.job = worker.job, None
-        if job is not None and self._signals and job in self._teams:
+        if job is not None and self.stopped and job in self._teams:
             self._teams[job].hear(worker, {"outcome": "preempted", "message": "killed"})
-        elif job is not None and self._signals:
+        elif job is not None and self.stopped:
             self._settle(job, Outcome(job.cell, job.work.label, job.stage, "preempted", message="killed"))
         elif job is not None:
             step = job.claim.get("step")
@@ -362,7 +376,3 @@ class LocalRun:
 def failed(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The stages that failed, or could not start because something before them did."""
     return [outcome for outcome in outcomes if outcome.outcome in ("failed", "unreached")]
-
-
-def _stop_signals() -> tuple[signal.Signals, ...]:
-    return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ltbench.launch.signals import shielded
 from ltbench.launch.work import Job
 
 LOG_CAP = 50 * 1024 * 1024  # bytes of output kept per worker; a plugin that floods fills no disk
@@ -71,17 +72,18 @@ class WorkerProcess:
         self.closing = False
         self.heard = time.monotonic()
         self._partial = b""
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ltbench.launch.worker"),
-                *(f"--driver={os.getpid()}", f"--threads={threads}", f"--job={entry}"),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=_environment(device, threads),
-        )
+        with shielded():  # until the worker has its handlers
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ltbench.launch.worker"),
+                    *(f"--driver={os.getpid()}", f"--threads={threads}", f"--job={entry}"),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=_environment(device, threads),
+            )
         for pipe in (self._process.stdout, self._process.stderr):
             assert pipe is not None, "both pipes were asked for"
             os.set_blocking(pipe.fileno(), False)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from ltbench.errors import EnvironmentProblem, LtbenchError
+from ltbench.launch.signals import WARNING, unshield
 
 DEFAULT_JOB = "ltbench.job:run_job"
 IDLE_POLL = 0.5  # seconds between looks at the stop flag while no job is there
@@ -99,6 +100,9 @@ class StopFlag:
         """Put the handlers in place; again before every job, because plugin code can replace them."""
         signal.signal(signal.SIGTERM, self._set)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # SLURM's warning is for the driver, which asks by SIGTERM. Children inherit the deaf ear, over exec too.
+        signal.signal(WARNING, signal.SIG_IGN)
+        unshield()
 
 
 def _die_with_driver() -> None:
