@@ -18,6 +18,7 @@ from ltbench.cli import (
     reporting,
     running,
     sampling,
+    submitting,
 )
 from ltbench.cli.output import complain
 from ltbench.errors import LtbenchError
@@ -25,6 +26,7 @@ from ltbench.errors import LtbenchError
 # Verb, and its line in the list of verbs (80 columns leave 60 for it).
 VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (running.run, "Train and evaluate what a benchmark still needs."),
+    (submitting.submit, "The same on a SLURM cluster; then log out."),
     (planning.plan, "What a run would do: cells by state and reason."),
     (inspecting.status, "How a benchmark stands; --watch keeps looking."),
     (reporting.report, "The table and figures, in every format."),

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from ltbench.plan import Cell, Plan, Planned, Work
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
-
-NOT_RETRIED = (
-    "nan",
-    "unsupported",
-)  # causes that a plain rerun does not try again: they would end the same way
 
 
 def run(
@@ -118,30 +113,21 @@ class Asked:
 def carry_out(benchmark: Spec, pool: Pool, asked: Asked) -> int:
     """Run what a benchmark still needs and say what came of it; the exit code."""
     from ltbench import plan as plans
-    from ltbench.cli import asking, stores, targets
+    from ltbench.cli import stores
+    from ltbench.cli.due import command, look
     from ltbench.launch.devices import check
 
     check(pool.workers, pool.threads, pool.device, pool.ranks)
-    cells = targets.cells_of(benchmark, asked.filters)
-    _refuse_missing_data(cells)
-    house = stores.open_store(write=True)
-    again = _command(benchmark, house, asked)
-    if asked.ask:
-        asking.find_out(cells, house, again=True)
-    found = plans.plan(benchmark, house, cells)
-    asking.warn(found, house)
-    targets.check_starts(found)
-    retried = () if asked.retry_failed else NOT_RETRIED
-    skipped = {item.cell.id: item for item in found.cells if item.due and item.cause in retried}
-    if asked.ask:
-        skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
+    looked = look(benchmark, asked.filters, ask=asked.ask, retry_failed=asked.retry_failed)
+    house, found, skipped = looked.house, looked.found, looked.skipped
+    again = command(asked.verb, looked.name(asked.spec), asked.filters)
     outcomes, stopped = _do(house, found, skipped, pool, asked, again)
     code = _summarise(found, skipped, outcomes, stopped, "" if asked.report else again, asked)
     if asked.report and not stopped:
         from ltbench.cli import reporting
 
         house = stores.open_store(write=False)
-        reporting.build(plans.plan(benchmark, house, cells), house, quiet=asked.json)
+        reporting.build(plans.plan(benchmark, house, looked.cells), house, quiet=asked.json)
     return code
 
 
@@ -181,42 +167,19 @@ class Pool:
         return {"threads": seats.threads, **chosen}
 
 
-def _command(benchmark: Spec, store: Store, asked: Asked) -> str:
-    """The arguments that name this work again; a changed spec is kept in the store under its own name."""
-    name = asked.spec
-    if benchmark.derived is not None:
-        path = store.put_spec(benchmark.name, benchmark.derived)
-        say(f"the changed spec is kept as {path}; its name is {benchmark.name}")
-        name = benchmark.name
-    return " ".join([asked.verb, name, *(f"--filter {text}" for text in asked.filters)])
-
-
-def _refuse_missing_data(cells: Sequence[Cell]) -> None:
-    problems = sorted({cell.missing for cell in cells if cell.missing})
-    if problems:
-        raise EnvironmentProblem("what the benchmark needs is not here:\n" + "\n".join(problems))
-
-
 def _do(
     store: Store, found: Plan, skipped: dict[str, Planned], pool: Pool, asked: Asked, again: str
 ) -> tuple[list[Outcome], Any]:
     """Run the stages; the outcomes, and the signal that ended the run early (None otherwise)."""
+    from ltbench.cli.due import due_work, untrained
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import local
     from ltbench.plan import evaluations_only, register, with_helpers
 
-    for item in _waiting_for(found, skipped):
-        skipped[item.cell.id] = item
-    for item in skipped.values():
-        if item.cause == "impossible":
-            continue  # said before
-        say(
-            f"skipped  {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (--retry-failed tries again)"
-        )
-    due = [work for work in found.work() if work.cell.id not in skipped]
+    due = due_work(found, skipped)
     if asked.verb == "evaluate":
         due = evaluations_only(due)
-        for item in _untrained(found, skipped, due):
+        for item in untrained(found, skipped, due):
             skipped[item.cell.id] = item
             say(f"waits    {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (run trains it)")
     if not due:
@@ -238,14 +201,6 @@ def _do(
     return outcomes, going.stopped
 
 
-def _untrained(found: Plan, skipped: Mapping[str, Planned], due: Sequence[Work]) -> list[Planned]:
-    """Cells that want an evaluation of weights that are not there, and have nothing else to measure."""
-    has_work = {work.cell.id for work in due} | set(skipped)
-    return [
-        replace(item, cause="untrained") for item in found.cells if item.due and item.cell.id not in has_work
-    ]
-
-
 def _cell_work(work: Work, benchmark: Spec, options: dict[str, Any]) -> CellWork:
     from ltbench.launch.work import CellWork
 
@@ -260,31 +215,6 @@ def _cell_work(work: Work, benchmark: Spec, options: dict[str, Any]) -> CellWork
         {**cell.options, **options, **start},
         work.after,
     )
-
-
-def _waiting_for(found: Plan, skipped: Mapping[str, Planned]) -> list[Planned]:
-    """Cells that are to begin at a milestone which a skipped cell would have to make, directly or through others."""
-    lost: dict[str, Planned] = {}
-    making = {
-        (work.cell.id, step) for work in found.work() for stage in work.stages for step in _trained(stage)
-    }
-    while more := [
-        item
-        for item in found.cells
-        if item.due
-        and item.cell.id not in {**skipped, **lost}
-        and (source := item.cell.source) is not None
-        and source.cell.id in {**skipped, **lost}
-        and (source.cell.id, source.step) in making
-    ]:
-        lost |= {i.cell.id: replace(i, reason="the cell that it starts from was skipped") for i in more}
-    return list(lost.values())
-
-
-def _trained(stage: str) -> tuple[int, ...]:
-    from ltbench.launch.work import milestones
-
-    return milestones(stage) if stage.startswith("train:") else ()
 
 
 class _Recorder:

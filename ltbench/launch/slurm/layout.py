@@ -207,7 +207,7 @@ class Submission:
         return self.folder / "calls"
 
 
-def create(scratch: Path, **info: Any) -> Submission:
+def create(scratch: Path, info: Mapping[str, Any]) -> Submission:
     """A fresh submission below `scratch` with its submission.json. Raises files.StorageProblem."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     made = Submission(Path(scratch).absolute() / FOLDER / name)

@@ -1,0 +1,119 @@
+"""What a benchmark still needs, for the verbs that see to it: `run`, `evaluate` and `submit` look in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ltbench.cli.output import clip, say
+from ltbench.cli.targets import name_of
+from ltbench.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from ltbench.plan import Cell, Plan, Planned, Work
+    from ltbench.spec.resolved import Spec
+    from ltbench.store import Store
+
+NOT_RETRIED = (
+    "nan",
+    "unsupported",
+)  # causes that a plain rerun does not try again: they would end the same way
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A benchmark's cells, the store, how they stand, and those that are not to be tried (by cell id)."""
+
+    benchmark: Spec
+    house: Store
+    cells: list[Cell]
+    found: Plan
+    skipped: dict[str, Planned]
+
+    def name(self, typed: str) -> str:
+        """What names this spec again; a changed one is kept in the store under its own name."""
+        if self.benchmark.derived is None:
+            return typed
+        path = self.house.put_spec(self.benchmark.name, self.benchmark.derived)
+        say(f"the changed spec is kept as {path}; its name is {self.benchmark.name}")
+        return self.benchmark.name
+
+
+def look(
+    benchmark: Spec, filters: Sequence[str], *, ask: bool, retry_failed: bool, write: bool = True
+) -> Looked:
+    """Ask what can run here, plan, and say what cannot. Raises EnvironmentProblem for missing data or weights."""
+    from ltbench import plan as plans
+    from ltbench.cli import asking, stores, targets
+
+    cells = targets.cells_of(benchmark, filters)
+    _refuse_missing_data(cells)
+    house = stores.open_store(write=write)
+    if ask:
+        asking.find_out(cells, house, again=write)
+    found = plans.plan(benchmark, house, cells)
+    asking.warn(found, house)
+    targets.check_starts(found)
+    retried = () if retry_failed else NOT_RETRIED
+    skipped = {item.cell.id: item for item in found.cells if item.due and item.cause in retried}
+    if ask:
+        skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
+    return Looked(benchmark, house, cells, found, skipped)
+
+
+def command(verb: str, name: str, filters: Sequence[str]) -> str:
+    """The arguments that ask for this work again."""
+    return " ".join([verb, name, *(f"--filter {text}" for text in filters)])
+
+
+def due_work(found: Plan, skipped: dict[str, Planned]) -> list[Work]:
+    """The work that is to be tried; what waits for a skipped cell joins `skipped`, and each is said."""
+    for item in _waiting_for(found, skipped):
+        skipped[item.cell.id] = item
+    for item in skipped.values():
+        if item.cause == "impossible":
+            continue  # said before
+        say(
+            f"skipped  {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (--retry-failed tries again)"
+        )
+    return [work for work in found.work() if work.cell.id not in skipped]
+
+
+def untrained(found: Plan, skipped: Collection[str], due: Sequence[Work]) -> list[Planned]:
+    """Cells that want an evaluation of weights that are not there, and have nothing else to measure."""
+    has_work = {work.cell.id for work in due} | set(skipped)
+    return [
+        replace(item, cause="untrained") for item in found.cells if item.due and item.cell.id not in has_work
+    ]
+
+
+def _refuse_missing_data(cells: Sequence[Cell]) -> None:
+    problems = sorted({cell.missing for cell in cells if cell.missing})
+    if problems:
+        raise EnvironmentProblem("what the benchmark needs is not here:\n" + "\n".join(problems))
+
+
+def _waiting_for(found: Plan, skipped: Mapping[str, Planned]) -> list[Planned]:
+    """Cells that are to begin at a milestone which a skipped cell would have to make, directly or through others."""
+    lost: dict[str, Planned] = {}
+    making = {
+        (work.cell.id, step) for work in found.work() for stage in work.stages for step in _trained(stage)
+    }
+    while more := [
+        item
+        for item in found.cells
+        if item.due
+        and item.cell.id not in {**skipped, **lost}
+        and (source := item.cell.source) is not None
+        and source.cell.id in {**skipped, **lost}
+        and (source.cell.id, source.step) in making
+    ]:
+        lost |= {i.cell.id: replace(i, reason="the cell that it starts from was skipped") for i in more}
+    return list(lost.values())
+
+
+def _trained(stage: str) -> tuple[int, ...]:
+    from ltbench.stages.names import milestones
+
+    return milestones(stage) if stage.startswith("train:") else ()

@@ -1,0 +1,457 @@
+"""`submit`: everything a benchmark still needs, as arrays of SLURM jobs. The command ends when they are in the queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ltbench.cli.asking import Ask
+from ltbench.cli.options import (
+    AsJson,
+    Changes,
+    Filters,
+    Plugins,
+    ScratchAt,
+    SpecName,
+    StoreAt,
+    WithMethods,
+    place,
+)
+from ltbench.cli.output import clip, dump, out, plural, say, table
+from ltbench.cli.targets import name_of
+from ltbench.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from ltbench.cli.due import Looked
+    from ltbench.launch.slurm.layout import Entry
+    from ltbench.launch.slurm.resources import Wanted
+    from ltbench.launch.slurm.submit import Flight, Sender
+    from ltbench.plan import Plan, Work
+    from ltbench.profiles import Profile
+    from ltbench.spec.resolved import Spec
+
+
+def submit(
+    spec: SpecName,
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile", "-p", metavar="NAME", help="The cluster: a file of benchmarks/profiles/, or a path."
+        ),
+    ],
+    filter_: Filters = None,
+    set_: Changes = None,
+    with_: WithMethods = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
+    ] = False,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option(metavar="N", help="Refuse what is estimated to take more.")
+    ] = None,
+    watchdog: Annotated[
+        bool, typer.Option("--watchdog", help="A tiny job submits again what was lost, until all is done.")
+    ] = False,
+    ask: Ask = True,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try cells again whose loss was not finite.")
+    ] = False,
+    json: AsJson = False,
+    store: StoreAt = None,
+    scratch: ScratchAt = None,
+    plugins: Plugins = None,
+    round_: Annotated[str | None, typer.Option("--round", metavar="SUB.ARRAY", hidden=True)] = None,
+) -> None:
+    """Submit whatever a benchmark still needs to SLURM: cells become job arrays, grouped by what they ask for.
+
+    The command ends when the jobs are in the queue. The same command again repeats nothing that is done, doubles nothing that
+    waits or runs, and brings back what was lost.
+
+    \b
+    Example:
+      python harness.py submit quickstart --profile example --dry-run
+      python harness.py submit table1 --profile mine --watchdog
+      python harness.py submit table1 --profile mine --filter seed=0 --max-gpu-hours 500
+    """
+    from ltbench import profiles
+    from ltbench.cli import targets
+
+    chosen = profiles.load(profile)
+    if chosen.scratch is not None and scratch is None and not os.environ.get("LTBENCH_SCRATCH"):
+        os.environ["LTBENCH_SCRATCH"] = chosen.scratch
+    place(store, scratch, plugins)
+    benchmark = targets.load(spec, set_ or [], with_ or [])
+    asked = Asked(
+        spec, profile, tuple(filter_ or ()), dry_run, max_gpu_hours, watchdog, ask, retry_failed, json, round_
+    )
+    raise typer.Exit(_carry_out(benchmark, chosen, asked))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command said. round: SUB.ARRAY of the watchdog that calls it."""
+
+    spec: str
+    profile: str
+    filters: tuple[str, ...] = ()
+    dry_run: bool = False
+    max_hours: float | None = None
+    watchdog: bool = False
+    ask: bool = True
+    retry_failed: bool = False
+    json: bool = False
+    round: str | None = None
+
+
+def _carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
+    """Look, divide, say, submit; the exit code."""
+    from ltbench.cli.due import due_work, look
+    from ltbench.launch.slurm import resources, sbatch, watchdog
+    from ltbench.plan import with_helpers
+
+    looked = look(
+        benchmark, asked.filters, ask=asked.ask, retry_failed=asked.retry_failed, write=not asked.dry_run
+    )
+    found, skipped = looked.found, looked.skipped
+    if asked.round:
+        skipped |= watchdog.left_alone(found)
+    flight = _flight(looked, asked)
+    due = due_work(found, skipped)
+    _refuse(due, profile)
+    work = flight.rest(with_helpers(found, flight.rest(due), looked.house.scratch))
+    limit, source = sbatch.max_array_size(profile) if work else (1, "")
+    labels = [name_of(item.cell, benchmark) for item in work]
+    wanted, late = resources.arrays(work, labels, profile, limit, flight.training)
+    cost = _cost(looked, profile, wanted)
+    _check_hours(cost, asked.max_hours)
+    if asked.dry_run:
+        return _dry_run(looked, profile, asked, wanted, late, cost, f"{limit} elements at most ({source})")
+    jobs, sender = _send(looked, profile, asked, wanted) if wanted else ([], None)
+    _watch(looked, profile, asked, flight, sender)
+    _tell(looked, asked, flight, wanted, late, jobs, sender)
+    return 0
+
+
+def _flight(looked: Looked, asked: Asked) -> Flight:
+    from ltbench.launch.slurm import submit as slurm
+
+    try:
+        flight = slurm.in_flight(looked.house.scratch)
+    except EnvironmentProblem as problem:
+        if not asked.dry_run:
+            raise
+        say(f"note: {problem.message}; shown is everything that is not done")
+        return slurm.Flight()
+    for line in flight.adopted:
+        say(f"found in the queue, and taken over from a command that was killed: {line}")
+    return flight
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------------
+
+
+def _refuse(work: Sequence[Work], profile: Profile) -> None:
+    """What the profile's machines cannot do. Raises UsageError."""
+    from ltbench.cli.running import Pool
+
+    training = profile.resources("training")
+    Pool(None, None, None, training.ranks, None).refuse_uneven([item.cell for item in work])
+    wants = {item.cell.label for item in work if item.cell.settings["train"]["precision"] == "bf16"}
+    if wants and training.gpus and not training.bf16:
+        raise UsageError(
+            f"the profile says that its GPUs do not compute in bf16, which {', '.join(sorted(wants)[:3])} would use",
+            "use train.precision=fp32 (another cell), or another partition",
+        )
+
+
+def _cost(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> Any:
+    """The estimate for what is to be submitted; None where this program has none."""
+    import importlib.util
+
+    if (
+        importlib.util.find_spec("ltbench.cost") is None
+        or importlib.util.find_spec("ltbench.cli.costing") is None
+    ):
+        return None
+    from ltbench.cli import costing  # pyright: ignore[reportAttributeAccessIssue]
+    from ltbench.cost.machine import Machine, cpu_name  # pyright: ignore[reportMissingImports]
+
+    asked = profile.resources("training")
+    slots = min(asked.at_once or len(looked.cells), max(1, sum(len(each.indices) for each in wanted)))
+    device = (asked.gpu_type or "gpu") if asked.gpus else cpu_name()
+    machine = Machine(device, asked.cores // asked.ranks, asked.ranks, max(1, slots), asked.time * 60.0)
+    cost, bad = costing.cost_of(_only(looked.found, wanted), looked.house, machine)
+    for line in bad:
+        say(f"note: {line}")
+    return cost
+
+
+def _only(found: Plan, wanted: Sequence[Wanted]) -> Plan:
+    """The plan of what is to be submitted now."""
+    ours = {(entry.cell, stage) for each in wanted for entry in each.cells() for stage in entry.stages}
+    trains = {cell for cell, stage in ours if stage.startswith("train:")}
+    cells = []
+    for item in found.cells:
+        due = tuple(
+            each
+            for each in item.due
+            if (item.cell.id, each.stage) in ours
+            or (each.stage.startswith("train:") and item.cell.id in trains)
+        )
+        cells.append(replace(item, due=due))
+    return replace(found, cells=tuple(cells))
+
+
+def _check_hours(cost: Any, most: float | None) -> None:
+    if most is None:
+        return
+    if cost is None:
+        raise UsageError("--max-gpu-hours cannot be checked: costs are not estimated here", "leave it out")
+    if cost.hours > most:
+        raise UsageError(
+            f"this is estimated at {cost.hours:,.1f} {cost.machine.unit}; --max-gpu-hours allows {most:,.1f}",
+            "choose cells by --filter, or allow more; --dry-run shows the figures",
+        )
+
+
+# --- submitting -----------------------------------------------------------------------------------------------------------
+
+
+def _send(
+    looked: Looked, profile: Profile, asked: Asked, wanted: Sequence[Wanted]
+) -> tuple[list[str], Sender]:
+    from ltbench.launch.slurm import submit as slurm
+
+    sender = _sender(looked, profile, asked, wanted)
+    return slurm.send_all(sender, wanted), sender
+
+
+def _sender(looked: Looked, profile: Profile, asked: Asked, wanted: Sequence[Wanted]) -> Sender:
+    """A fresh submission with a copy of the code, and how its arrays get to SLURM."""
+    from pathlib import Path
+
+    from ltbench import files, profiles
+    from ltbench.launch.slurm import layout, snapshot, task
+    from ltbench.launch.slurm import submit as slurm
+
+    house = looked.house
+    code = snapshot.take(house.scratch)
+    environment = _environment(looked, snapshot.environment(code, house.scratch))
+    exclude = slurm.failing_nodes(house.scratch, profile) if asked.watchdog else []
+    if exclude:
+        say(f"nodes that failed get no job: {', '.join(exclude)}")
+    info = {
+        "benchmark": looked.benchmark.name,
+        "spec": _spec(looked.name(asked.spec)),
+        "filters": list(asked.filters),
+        "profile": asked.profile,
+        "profile_file": str(profiles.find(asked.profile).absolute()),
+        "resolved": profile.plain(),
+        "snapshot": str(code),
+        "store": str(house.root),
+        "scratch": str(house.scratch),
+        "cwd": str(Path.cwd()),
+        "environment": environment,
+        "exclude": exclude,
+        "helpers": [number for number, each in enumerate(wanted) if each.job_class == "helper"],
+        "driver": {"kernel": files.kernel(), "pid": os.getpid()},
+    }
+    submission = layout.create(house.scratch, info)
+    name = looked.benchmark.name
+    return slurm.Sender(submission, profile, name, task.run_task, environment, tuple(exclude))
+
+
+def _environment(looked: Looked, snapshot: dict[str, str]) -> dict[str, str]:
+    return {**snapshot, "LTBENCH_STORE": os.pathsep.join(map(str, looked.house.layers))}
+
+
+def _spec(name: str) -> str:
+    """A path made absolute: a watchdog may start elsewhere. A name stays one: it is found in the snapshot, or in the store."""
+    from pathlib import Path
+
+    return str(Path(name).absolute()) if Path(name).is_file() else name
+
+
+def _watch(looked: Looked, profile: Profile, asked: Asked, flight: Flight, sender: Sender | None) -> None:
+    """Put a watchdog into the queue where one is wanted, none waits yet, and there is something to watch."""
+    from ltbench.launch.slurm import layout, watchdog
+    from ltbench.launch.slurm import submit as slurm
+
+    if not asked.watchdog:
+        return
+    own, _, array = (asked.round or "").partition(".")
+    known = [each for each in flight.watchdogs if each != own and _same(looked, each)]
+    if known:
+        say(f"a watchdog is in the queue already (submission {known[0]})")
+        return
+    if sender is None and not flight.stages and not flight.training:
+        say("nothing is left to watch: no watchdog")
+        return
+    at = watchdog.Round()
+    if own:
+        at = watchdog.Round.of(layout.find(looked.house.scratch, own), int(array))
+    at = at.next(looked.found, sender is not None)
+    if at.tries >= watchdog.TRIES:
+        say(f"the watchdog ends: {at.tries} rounds in a row submitted cells and brought no record")
+        return
+    if sender is None:
+        there = next(layout.submissions(looked.house.scratch, looked.benchmark.name))
+        info = there.info()
+        sender = slurm.Sender(there, profile, info["benchmark"], watchdog.look, info["environment"])
+    job = watchdog.queue(sender, at)
+    say(f"watchdog: job {job}, in {plural(profile.watchdog_minutes, 'minute')}")
+
+
+def _same(looked: Looked, submission: str) -> bool:
+    from ltbench.launch.slurm import layout
+
+    return layout.find(looked.house.scratch, submission).info()["benchmark"] == looked.benchmark.name
+
+
+# --- saying ---------------------------------------------------------------------------------------------------------------
+
+
+def _dry_run(
+    looked: Looked,
+    profile: Profile,
+    asked: Asked,
+    wanted: Sequence[Wanted],
+    late: Sequence[Entry],
+    cost: Any,
+    limit: str,
+) -> int:
+    """Print the scripts and what they would start; 0."""
+    from ltbench.launch.slurm import layout, snapshot, task
+    from ltbench.launch.slurm import submit as slurm
+
+    house = looked.house
+    place = layout.Submission(house.scratch / layout.FOLDER / "SUBMISSION")
+    environment = _environment(
+        looked, snapshot.environment(house.scratch / snapshot.FOLDER / "SNAPSHOT", house.scratch)
+    )
+    sender = slurm.Sender(place, profile, looked.benchmark.name, task.run_task, environment)
+    jobs = [f"JOB_{number}" for number in range(len(wanted))]
+    texts = [sender.text(number, each, slurm.dependency(each, jobs)) for number, each in enumerate(wanted)]
+    if asked.json:
+        dump(
+            {
+                **_summary(looked, wanted, late),
+                "scripts": texts,
+                "cost": cost.json() if cost is not None else None,
+            }
+        )
+        return 0
+    shown: set[tuple[str, bool]] = set()
+    for each, text in zip(wanted, texts, strict=True):
+        kind = (each.job_class, each.corresponding is not None)
+        if kind not in shown:  # arrays of one kind differ in number and length
+            out(text)
+        shown.add(kind)
+    _print(wanted, profile)
+    _late(late)
+    out(f"files of the submission: {1 + 2 * len(wanted)}; arrays have {limit}")
+    if cost is None:
+        out("GPU-hours, bytes and files of the cells: not estimated")
+    else:
+        _show_cost(cost, profile, asked.spec)
+    return 0
+
+
+def _show_cost(cost: Any, profile: Profile, spec: str) -> None:
+    from ltbench.cli import costing  # pyright: ignore[reportAttributeAccessIssue]
+
+    costing.show_cost(cost, spec)
+    for word, needed, quota in (
+        ("GB", cost.scratch.bytes / 1e9, profile.scratch_quota_gb),
+        ("files", cost.scratch.files, profile.scratch_quota_files),
+    ):
+        if quota is not None:
+            out(
+                f"scratch quota: {needed:,.0f} of {quota:,.0f} {word}"
+                + (": TOO MUCH" if needed > quota else "")
+            )
+    if profile.purge_days is not None and cost.wall > profile.purge_days * 86400:
+        out(
+            f"scratch is purged after {profile.purge_days} days, and this takes longer: touch or move milestones"
+        )
+
+
+def _print(wanted: Sequence[Wanted], profile: Profile) -> None:
+    from ltbench.profiles import CLASSES
+
+    rows = []
+    for job_class in CLASSES:
+        ours = [each for each in wanted if each.job_class == job_class]
+        if not ours:
+            continue
+        asked = profile.resources(job_class)
+        gpus = f"{plural(asked.gpus, asked.gpu_type or 'GPU')}, " if asked.gpus else ""
+        rows.append(
+            (
+                job_class,
+                len(ours),
+                sum(len(each.indices) for each in ours),
+                len({entry.cell for each in ours for entry in each.cells()}),
+                f"{gpus}{plural(asked.cores, 'core')}, {asked.time} min",
+            )
+        )
+    table(("class", "arrays", "jobs", "cells", "each job asks for"), rows, right=("arrays", "jobs", "cells"))
+
+
+def _late(late: Sequence[Entry]) -> None:
+    for entry in late[:5]:
+        say(
+            f"waits    {entry.label}: begins at a milestone of cell {entry.after[0][:12] if entry.after else ''} that a queued job makes"
+        )
+    if late:
+        say(
+            f"{plural(len(late), 'cell')} cannot be queued yet: run the same command later, or use --watchdog"
+        )
+
+
+def _tell(
+    looked: Looked,
+    asked: Asked,
+    flight: Flight,
+    wanted: Sequence[Wanted],
+    late: Sequence[Entry],
+    jobs: Sequence[str],
+    sender: Sender | None,
+) -> None:
+    if asked.json:
+        name = None if sender is None else sender.submission.id
+        dump({**_summary(looked, wanted, late), "submission": name, "jobs": list(jobs)})
+        return
+    _late(late)
+    ours = {item.cell.id for item in looked.found.cells}
+    going = len(ours & ({cell for cell, _, _ in flight.stages} | set(flight.training)))
+    done = sum(item.state == "done" for item in looked.found.cells)
+    if going:
+        say(f"{plural(going, 'cell')} already queued or running")
+    if sender is None:
+        out(
+            f"{looked.benchmark.name}: nothing to submit; {done} of {plural(len(ours), 'cell')} done, {going} on the way"
+        )
+        return
+    _print(wanted, sender.profile)
+    out(f"submitted {sender.submission.id}: {plural(len(jobs), 'array')}, {clip(', '.join(jobs), 60)}")
+    out(f"next: python harness.py status {asked.spec}")
+
+
+def _summary(looked: Looked, wanted: Sequence[Wanted], late: Sequence[Entry]) -> dict[str, Any]:
+    return {
+        "benchmark": looked.benchmark.name,
+        "cells": len({item.cell.id for item in looked.found.cells}),
+        "arrays": [
+            {
+                "class": each.job_class,
+                "elements": len(each.indices),
+                "cells": sorted({e.cell for e in each.cells()}),
+            }
+            for each in wanted
+        ],
+        "waiting": [{"cell": entry.cell, "label": entry.label} for entry in late],
+    }
