@@ -26,12 +26,12 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import clip, dump, duration, out, plural, say, table
 from ltbench.cli.targets import name_of
-from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
+from ltbench.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from ltbench.launch.devices import Seats
     from ltbench.launch.local import LocalRun, Outcome
-    from ltbench.launch.work import CellWork, Job
+    from ltbench.launch.work import CellWork
     from ltbench.plan import Cell, Plan, Planned, Work
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
@@ -174,6 +174,7 @@ def _do(
     from ltbench.cli.due import due_work, untrained
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import local
+    from ltbench.launch.recorder import Recorder
     from ltbench.plan import evaluations_only, register, with_helpers
 
     due = due_work(found, skipped)
@@ -195,7 +196,7 @@ def _do(
     settings = local.Settings(store.root, store.scratch, logs, seats, entry=pool.job or local.DEFAULT_JOB)
     cells = [_cell_work(work, found.spec, pool.options(seats)) for work in due]
     with watcher(seats.workers, stages) as view:
-        going = local.LocalRun(cells, settings, view, _Recorder(store))
+        going = local.LocalRun(cells, settings, view, Recorder(store, say))
         outcomes = going.run()
     _after(going, logs, again)
     return outcomes, going.stopped
@@ -215,26 +216,6 @@ def _cell_work(work: Work, benchmark: Spec, options: dict[str, Any]) -> CellWork
         {**cell.options, **options, **start},
         work.after,
     )
-
-
-class _Recorder:
-    """Writes the failure of a stage whose worker died before it could."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __call__(self, job: Job, failure: dict[str, Any]) -> None:
-        from ltbench.stages.names import stage_name
-        from ltbench.store.claims import latest_attempt
-
-        run = self._store.run(job.cell, job.work.run)
-        stage = stage_name(job.stage)
-        attempt = job.claim.get("attempt") or latest_attempt(run.dir, stage) or 1
-        fields = {key: failure.get(key) for key in ("cause", "message", "traceback", "evidence")}
-        try:
-            run.fail(stage, attempt, step=job.claim.get("step"), **fields)
-        except LtbenchError as error:
-            say(f"the failure of {job.work.label} could not be written down: {error.message}")
 
 
 def _after(going: LocalRun, logs: Path, again: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ltbench.errors import EnvironmentProblem
 from ltbench.launch import signals
 from ltbench.launch.devices import Seats
+from ltbench.launch.memory import oom_kills
 from ltbench.launch.process import CappedLog, WorkerProcess, exit_reason
 from ltbench.launch.team import Team, alone
 from ltbench.launch.work import CellWork, Job, Queue
@@ -99,6 +100,7 @@ class LocalRun:
         self._workers: dict[int, WorkerProcess] = {}
         self._logs: dict[int, CappedLog] = {}
         self._early_deaths = 0
+        self._oom_kills = oom_kills()
         self._teams: dict[Job, Team] = {}
         self._started: dict[Job, float] = {}
         self._dumped: set[Job] = set()
@@ -331,11 +333,18 @@ class LocalRun:
             step = job.claim.get("step")
             who = f"rank {self._teams[job].members.index(worker)}" if job in self._teams else "the worker"
             message = f"{who} {exit_reason(code)}" + (f" at step {step}" if step is not None else "")
-            cause = "killed" if code < 0 else "plugin"
+            cause = self._cause(code)
             dead = {"outcome": "failed", "cause": cause, "message": message, "recorded": False}
             self._heard(worker, job, {**dead, "evidence": {"returncode": code}})
         elif worker.hello is None and not self._winding_down:
             self._failed_start(worker, code)
+
+    def _cause(self, code: int) -> str:
+        """Of a worker's death. 137 is what a shell makes of SIGKILL."""
+        kills, self._oom_kills = self._oom_kills, oom_kills()
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return "oom" if (self._oom_kills or 0) > (kills or 0) else "killed"
+        return "killed" if code < 0 else "plugin"
 
     def _failed_start(self, worker: WorkerProcess, code: int) -> None:
         self._early_deaths += 1

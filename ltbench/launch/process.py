@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from ltbench.launch.signals import shielded
 from ltbench.launch.work import Job
+from ltbench.plugins import PACKAGE
 
 LOG_CAP = 50 * 1024 * 1024  # bytes of output kept per worker; a plugin that floods fills no disk
 CHUNK = 65536
@@ -75,7 +76,7 @@ class WorkerProcess:
         with shielded():  # until the worker has its handlers
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "ltbench.launch.worker"),
+                    *(sys.executable, "-P", "-m", "ltbench.launch.worker"),
                     *(f"--driver={os.getpid()}", f"--threads={threads}", f"--job={entry}"),
                 ],
                 stdin=subprocess.PIPE,
@@ -162,10 +163,14 @@ class WorkerProcess:
 
 
 def _environment(device: str | None, threads: int) -> dict[str, str]:
-    """The driver's environment, with its own device and `threads` threads for every numeric library."""
+    """The driver's environment, with its own device and `threads` threads for every numeric library.
+
+    The worker finds the driver's own ltbench first, wherever it is started: a snapshot's job starts in the checkout's folder.
+    """
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     cards = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-    return {**os.environ, **limits, **cards}
+    paths = [str(PACKAGE.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, **limits, **cards, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _drain(pipe: IO[bytes] | None) -> bytes:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from ltbench.store.core import Store
 
 CAUSES = ("nan", "unsupported", "oom", "plugin", "data", "disk", "killed", "code")
+CAUSES += (
+    "preempted",
+    "node",
+    "timeout",
+    "cancelled",
+)  # ends of a SLURM job that its processes could not write down
 FACT_LIMIT = 1 << 20  # bytes
 TRACEBACK_LIMIT = 20_000  # characters
 _FACT = re.compile(r"[0-9a-f]{16}\.(png|npz)")

@@ -1,0 +1,37 @@
+"""Whether the kernel killed something of ours for want of memory: asked of the control group, without root."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+
+
+def oom_kills() -> int | None:
+    """How many processes of this process's control group (of SLURM's job or step, say) the kernel has killed for want of
+    memory; None where nobody counts."""
+    try:
+        lines = OWN.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            folder, name = ROOT / path.lstrip("/"), "memory.events"
+        elif "memory" in controllers.split(","):
+            folder, name = ROOT / "memory" / path.lstrip("/"), "memory.oom_control"
+        else:
+            continue
+        if (count := _count(folder / name)) is not None:
+            return count
+    return None
+
+
+def _count(path: Path) -> int | None:
+    try:
+        found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else int(found[1])
