@@ -160,6 +160,7 @@ class Profile(Request):
     container: Line | None = Field(None, description="what stands before it: apptainer exec --nv image.sif")
     submit_from_jobs: bool = Field(True, description="a training submits the evaluation of a milestone when it is there; false: all evaluations wait from the start, each for its whole training")  # fmt: skip
     requeue: bool = Field(True, description="SLURM may start a preempted job again by itself")
+    requeue_at_once: bool = Field(False, description="where SLURM preempts by SIGTERM alone (no preempt_send_user_signal): save and requeue rather than wait to be killed")  # fmt: skip
     signal_seconds: Annotated[int, Field(ge=30, le=3600)] = Field(180, description="warning before the time limit; at least twice what a checkpoint takes, and 60")  # fmt: skip
     max_timeouts: Count = Field(
         100, description="time limits that one job may run into before it counts as failed"

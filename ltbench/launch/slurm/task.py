@@ -1,71 +1,187 @@
-"""What one element of an array does: the stages of its cells, on the resources that SLURM gave it."""
+"""What SLURM runs: `run_task(folder, array)`, one plain function with string arguments, once per task of the job.
+
+It goes through its entries with the same driver as `run` does, or, where several ranks share a cell, as one of them. A signal
+stops it at the next step boundary. After SLURM's warning (a preemption or the time limit) it puts its own job back into the
+queue. After a bare SIGTERM it waits to be killed: SLURM requeues what it preempts, and a user's scancel stays cancelled. It calls
+scontrol itself rather than through submitit's `checkpoint`: that runs inside the signal handler, guesses what was a time limit, and
+rewrites a pickle, while everything that a restart needs lies in the store.
+"""
 
 from __future__ import annotations
 
 import os
-import socket
+import signal
+import sys
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from types import FrameType
 
-from ltbench.launch.devices import seats
-from ltbench.launch.local import LocalRun, Settings, failed
-from ltbench.launch.slurm.layout import Submission
-from ltbench.launch.work import Job
-from ltbench.stages.names import stage_name
+from ltbench.launch import devices, local
+from ltbench.launch.local import Outcome
+from ltbench.launch.recorder import Recorder
+from ltbench.launch.signals import WARNING, unshield
+from ltbench.launch.slurm.element import Element
+from ltbench.launch.slurm.evaluations import Submitter, training_only
+from ltbench.launch.slurm.layout import Array, Entry
+from ltbench.launch.slurm.log import Log
+from ltbench.profiles import Profile
 from ltbench.store import Store
-from ltbench.store.claims import latest_attempt
+
+PATIENCE = 900.0  # seconds after SIGTERM in which SLURM kills, if it meant to
 
 
-def run_task(folder: str, array: str) -> str:
-    """Run element SLURM_ARRAY_TASK_ID of `array` of the submission in `folder`; how it ended: done, failed or preempted."""
-    submission, number = Submission(Path(folder)), int(array)
-    index, restart = int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    info = submission.info()
-    facts = {"node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(), "pid": os.getpid()}
-    submission.put_started(
-        number, index, restart, job_id=os.environ["SLURM_JOB_ID"], time=time.time(), **facts
-    )
-    store = Store.open(Path(info["store"]), Path(info["scratch"]))
-    entries = submission.array(number).tasks[index]
-    for entry in entries:
-        entry.register(store)
-    said = entries[0].options
-    chosen = seats(len(entries), workers=None, threads=said["threads"], device=said.get("device"))
-    logs = submission.logs / f"{number}_{index}"
-    run = LocalRun(
-        [entry.work() for entry in entries],
-        Settings(store.root, store.scratch, logs, chosen),
-        _Quiet(),
-        lambda job, failure: _record(store, job, failure),
-    )
-    outcomes = run.run()
-    reason = "preempted" if run.stopped else "failed" if failed(outcomes) else "done"
-    bad = next((each for each in outcomes if each.outcome == "failed"), None)
-    told = {"cause": bad.cause, "message": bad.message} if bad else {}
-    submission.put_ended(number, index, restart, reason=reason, outcome=reason, **told)
-    return reason
+class Heard:
+    """The signals of SLURM so far. A handler only notes them."""
+
+    def __init__(self) -> None:
+        self._first: signal.Signals | None = None
+        self.warned = False
+
+    def listen(self) -> None:
+        """From now on, in place of submitit's own handlers."""
+        for number in (WARNING, signal.SIGTERM):
+            signal.signal(number, self._note)
+        unshield()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._first = self._first or signal.Signals(number)
+        self.warned = self.warned or number == WARNING
+
+    def __call__(self) -> signal.Signals | None:
+        return self._first
 
 
-def _record(store: Store, job: Job, failure: dict[str, Any]) -> None:
-    run = store.run(job.cell, job.work.run)
-    stage = stage_name(job.stage)
-    attempt = job.claim.get("attempt") or latest_attempt(run.dir, stage) or 1
-    fields = {key: failure.get(key) for key in ("cause", "message", "traceback", "evidence")}
-    run.fail(stage, attempt, step=job.claim.get("step"), **fields)
+def run_task(folder: str, array: str) -> None:
+    """Run this element of array `array` of the submission in `folder`; leaves by SystemExit, 1 when a stage failed.
+
+    Raises LtbenchError for a submission that cannot be read, or other code than was submitted.
+    """
+    heard = Heard()
+    heard.listen()
+    sys.exit(_Task(Element.here(folder, array), heard).run())
 
 
-class _Quiet:
-    """Prints ends and notes: they are the element's log."""
+class _Task:
+    def __init__(self, element: Element, heard: Heard) -> None:
+        self.element, self.heard = element, heard
+        self.info = element.submission.info()
+        self.profile: Profile = element.submission.profile()
+        self.array: Array = element.submission.array(element.array)
+        self.entries: tuple[Entry, ...] = self.array.tasks[element.index]
+        self.ranks = self.profile.resources(self.array.resource["class"]).ranks
+        self.leads = int(os.environ.get("SLURM_PROCID", "0")) == 0
+        self.log = Log()
+        self.submitter: Submitter | None = None
+        if self.array.resource["class"] == "training":
+            self._split_evaluations()
 
-    def hello(self, worker: int, message: dict[str, Any]) -> None: ...
-    def started(self, worker: int, job: Job) -> None: ...
-    def event(self, worker: int, job: Job, event: dict[str, Any]) -> None: ...
-    def held(self, worker: int, job: Job, event: dict[str, Any]) -> None: ...
-    def tick(self, done: int, total: int, waiting: object) -> None: ...
+    def _split_evaluations(self) -> None:
+        """A training leaves the evaluations of its milestones to jobs of their own."""
+        promised, self.entries = self.entries, tuple(training_only(self.entries))
+        if self.leads and self.profile.submit_from_jobs and promised != self.entries:
+            submission, note = self.element.submission, self.log.note
+            self.submitter = Submitter(submission, self.profile, promised, run_task, note)
+            self.log = Log(self.submitter.reached)
 
-    def ended(self, worker: int, job: Job, outcome: Any) -> None:
-        print(f"{outcome.outcome}  {job.work.label}, {job.stage} {outcome.message}", flush=True)
+    def run(self) -> int:
+        """Everything; the exit code."""
+        if self.element.cancelled:
+            return self._end("cancelled", "preempted", message="cancelled before it began")
+        if self.leads:
+            self.element.say_started()
+        try:
+            outcomes = self._outcomes()
+        except Exception as error:
+            self._end("failed", "failed", "code", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            if self.submitter is not None:
+                self.submitter.close()
+        return self._conclude(outcomes)
 
-    def note(self, text: str) -> None:
-        print(text, flush=True)
+    def _outcomes(self) -> list[Outcome]:
+        store = Store.open(self.info["store"], self.info["scratch"])
+        if self.leads:
+            for entry in self.entries:
+                entry.register(store)
+        if self.ranks > 1:
+            from ltbench.launch.slurm import ranks
+
+            return ranks.run(self.entries, store, self.heard, self.log, self._threads(self.ranks))
+        return self._local(store)
+
+    def _local(self, store: Store) -> list[Outcome]:
+        asked = self.profile.resources(self.array.resource["class"])
+        seats = seats_of(asked.pack, asked.gpus, self._threads(asked.pack))
+        # A job without GPUs may see those of others, on a node that does not hide them.
+        device = {} if asked.gpus else {"device": "cpu"}
+        work = [entry.work(**{"threads": seats.threads, **device, **entry.options}) for entry in self.entries]
+        logs = self.element.submission.logs / f"{self.element.array}_{self.element.index}"
+        settings = local.Settings(store.root, store.scratch, logs, seats)
+        going = local.LocalRun(work, settings, self.log, Recorder(store, self.log.note), self.heard)
+        return going.run()
+
+    def _threads(self, processes: int) -> int:
+        """Of each of `processes` that share the job. From what was asked for, so that a restart elsewhere computes alike."""
+        asked = self.profile.resources(self.array.resource["class"])
+        return max(1, asked.cores // processes)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _conclude(self, outcomes: Sequence[Outcome]) -> int:
+        """Say how it ended, and put what is unfinished back into the queue."""
+        failed = next(iter(local.failed(outcomes)), None)
+        if any(outcome.outcome == "preempted" for outcome in outcomes) and self.heard():
+            return self._stopped()
+        if failed is not None:
+            return self._end(
+                "failed", "failed", failed.cause, f"{failed.label}, {failed.stage}: {failed.message}"
+            )
+        return self._end("done", "done")
+
+    def _stopped(self) -> int:
+        if not self.leads:
+            return self._wait() if not self.heard.warned else 0
+        if self.element.cancelled:
+            return self._end("cancelled", "preempted", message="cancelled; saved")
+        fate = self.element.view().fate
+        self.log.note(f"saved; SLURM says: {fate}")
+        if self.heard.warned and fate not in ("cancelled", "requeued"):
+            return self._requeue("preempted" if fate == "preempted" else "timeout")
+        if fate == "preempted" and self.profile.requeue_at_once:
+            return self._requeue("preempted")
+        self._end("cancelled" if fate == "cancelled" else "preempted", "preempted", message="SIGTERM; saved")
+        return self._wait()
+
+    def _requeue(self, reason: str) -> int:
+        if reason == "timeout" and self.element.timeouts() >= self.profile.max_timeouts:
+            message = f"ran into its time limit more than {self.profile.max_timeouts} times (max_timeouts)"
+            return self._end("failed", "failed", "timeout", message)
+        self._end(reason, "preempted", message="saved; requeued")
+        problem = self.element.requeue()
+        if problem is not None:
+            self.log.note(f"SLURM does not requeue it ({problem}): the next `submit` goes on with it")
+            self._end(reason, "preempted", message=f"saved; not requeued: {problem}")
+        return 0
+
+    def _wait(self) -> int:
+        """Until SLURM kills. A SIGTERM that nobody follows up was neither a scancel nor a preemption: then back into the queue."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and not self.heard.warned:
+            time.sleep(0.5)
+        if not self.leads or self.element.cancelled or self.element.view().fate in ("cancelled", "requeued"):
+            return 0
+        return self._requeue("preempted")
+
+    def _end(self, reason: str, outcome: str, cause: str | None = None, message: str = "") -> int:
+        if self.leads:
+            self.log.note(f"ends: {reason}" + (f" ({message})" if message else ""))
+            self.element.say_ended(reason, outcome, cause, message)
+        return int(outcome == "failed")
+
+
+def seats_of(pack: int, gpus: int, threads: int) -> devices.Seats:
+    """`pack` workers at once; they share the GPUs that SLURM gave in turn, or see none where it gave none."""
+    cards = devices.gpus() if gpus else []
+    none = None if gpus else ""
+    return devices.Seats(tuple(cards[i % len(cards)] if cards else none for i in range(pack)), threads)

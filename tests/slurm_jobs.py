@@ -1,0 +1,203 @@
+"""Cells that can be interrupted on a real SLURM: a method that is slow while a file is there, and jobs as `submit` makes them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ltbench import plugins
+from ltbench.launch.slurm import layout
+from ltbench.launch.slurm.layout import Entry, Submission
+from ltbench.plan import Cell
+from ltbench.profiles import Profile
+from ltbench.store import Run, sealed
+from tests.slurm_world import SlurmWorld
+from tests.test_job import OPTIONS, House, run_of
+
+ROOT = Path(__file__).resolve().parents[1]
+LAST = 40  # the last step
+SLOW = '''
+import os
+import time
+from torch import Tensor
+from ltbench.methods import Draw, Method, Network, Task, mean_square
+
+
+class Slow(Method):
+    """The plain loss, at most five steps a second while the file named SLOW_WHILE is there."""
+
+    def __init__(self, task: Task, *, tag: int = 0) -> None:
+        super().__init__(task)
+
+    def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
+        if os.path.exists(os.environ.get("SLOW_WHILE", "")):
+            time.sleep(0.2)
+        (out,) = self.run(net, draw, draw.y_in)
+        return {"denoise": mean_square(out.pred, draw.target)}
+'''
+PROGRAM = "import sys; from ltbench.launch.slurm.task import run_task; run_task(*sys.argv[1:])"
+SCRIPT = """#!/bin/bash
+#SBATCH --job-name=ltbench --open-mode=append --nodes=1 --output={log}
+{options}
+srun --kill-on-bad-exit=1 --open-mode=append --output={log} {python} -P -u -c {program} {folder} {array}
+"""
+
+
+@dataclass
+class Sent:
+    """One cell in one job."""
+
+    cell: Cell
+    submission: Submission
+    job: str
+    array: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.job}_0"
+
+    @property
+    def log(self) -> str:
+        path = self.submission.log(self.array, 0)
+        return path.read_text() if path.exists() else ""
+
+    def end(self, restart: int = 0) -> dict[str, Any]:
+        """What the element said of its end."""
+        return sealed.read_sealed(self.submission.folder / "ended" / f"{self.array}.0.{restart}.json")
+
+
+@dataclass
+class Grid:
+    """A store with cells of its own, the same cells undisturbed, and the cluster that they are sent to."""
+
+    folder: Path
+    world: SlurmWorld
+    sent: dict[str, Sent] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        (self.folder / "methods").mkdir(parents=True)
+        (self.folder / "methods" / "slow.py").write_text(SLOW)
+        self.slow = self.folder / "slow"
+        self.slow.touch()
+        plugins.use([self.folder / "methods"])
+        self.house = House(self.folder / "house")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PYTHONPATH": str(ROOT),
+            plugins.VARIABLE: str(self.folder / "methods"),
+            "SLOW_WHILE": str(self.slow),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def cell(self, tag: int, milestones: str = f"[10, {LAST}]") -> Cell:
+        return self.house.cell(f"{{name: slow, tag: {tag}}}", milestones=milestones)
+
+    def send(
+        self,
+        name: str,
+        *,
+        options: Sequence[str] = (),
+        stages: Sequence[str] = (f"train:10,{LAST}",),
+        job: dict[str, Any] | None = None,
+        **profile: Any,
+    ) -> Sent:
+        """Submit a new cell called `name`; `options` are sbatch's, `job` what its stages are told, the rest the profile's."""
+        cell = self.cell(len(self.sent))
+        resolved = Profile.model_validate({"gpus": 0, "cpus": 1, "time": 10, **profile})
+        asked = resolved.resources("training")
+        store = self.house.store
+        submission = layout.create(
+            store.scratch,
+            {
+                "benchmark": "jobs",
+                "store": str(store.root),
+                "scratch": str(store.scratch),
+                "resolved": resolved.plain(),
+                "environment": self.environment,
+            },
+        )
+        entry = Entry(
+            *(cell.id, name, cell.seed, run_of(cell), tuple(stages), {**OPTIONS, **(job or {})}),
+            settings=cell.settings,
+            identity=cell.identity,
+            evaluations=cell.evaluations,
+        )
+        array = submission.add_array({"class": "training"}, [[entry]])
+        lines = [f"#SBATCH {option}" for option in (
+            "--array=0", "--requeue", "--signal=USR2@20", f"--time={asked.time}", f"--ntasks-per-node={asked.ranks}",
+            f"--cpus-per-task={asked.cores // asked.ranks}", f"--comment={submission.token(0)}", *options,
+        )]  # fmt: skip
+        script = self.folder / f"{name}.sh"
+        text = {
+            "log": str(submission.logs / "0_%a.out"),
+            "options": "\n".join(lines),
+            "python": sys.executable,
+        }
+        script.write_text(
+            SCRIPT.format(**text, program=shlex.quote(PROGRAM), folder=submission.folder, array=array.number)
+        )
+        before = dict(os.environ)
+        os.environ.update(self.environment)
+        try:
+            number = self.world.call("sbatch", "--parsable", script, cwd=self.folder)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        submission.put_job(array.number, number)
+        self.sent[name] = Sent(cell, submission, number)
+        return self.sent[name]
+
+    def run(self, sent: Sent) -> Run:
+        return self.house.store.run(sent.cell.id, run_of(sent.cell))
+
+    def step(self, sent: Sent) -> int:
+        """How far its training says to be."""
+        state = self.run(sent).state("train")
+        return int((state.progress or {}).get("step", 0)) if state is not None else 0
+
+    def trains(self, *several: Sent) -> Callable[[], bool]:
+        """Whether all of them are beyond a few steps."""
+        return lambda: all(self.step(sent) >= 3 for sent in several)
+
+    def restart(self, sent: Sent) -> None:
+        """SLURM holds a requeued job for a while: not today."""
+        self.world.until(lambda: self.world.states().get(sent.name) in ("PENDING", "RUNNING"))
+        if self.world.states()[sent.name] == "PENDING":
+            self.world.call("scontrol", "update", f"jobid={sent.name}", "StartTime=now", check=False)
+
+    def until_done(self, *several: Sent, seconds: float = 90) -> None:
+        """Fast from now on, and wait until SLURM says that they completed."""
+        self.slow.unlink(missing_ok=True)
+        states = self.world.states
+
+        def over() -> bool:
+            now = states()
+            for sent in several:
+                if now.get(sent.name) == "PENDING":
+                    self.restart(sent)
+            return all(now.get(sent.name) == "COMPLETED" for sent in several)
+
+        self.world.until(over, seconds)
+
+    def undisturbed(self, sent: Sent) -> list[Any]:
+        """The bodies that the cell's training leaves where nothing happens to it."""
+        other = House(self.folder / f"undisturbed-{time.monotonic_ns()}")
+        cell = other.cell(
+            f"{{name: slow, tag: {sent.cell.settings['method']['tag']}}}", milestones=f"[10, {LAST}]"
+        )
+        other.run(cell, f"train:10,{LAST}")
+        return other.bodies(cell)
+
+    def assert_equal(self, sent: Sent) -> None:
+        """Every record of the training is there, bit for bit as if nothing had happened."""
+        found = self.house.bodies(sent.cell)
+        assert found == self.undisturbed(sent), sent.log
+        assert [record.step for record in self.run(sent).records("train")] == [10, LAST]
