@@ -74,7 +74,7 @@ def submit(
     Example:
       python harness.py submit quickstart --profile example --dry-run
       python harness.py submit table1 --profile mine --watchdog
-      python harness.py submit table1 --profile mine --filter seed=0 --max-gpu-hours 500
+      python harness.py submit table1 -p mine -f seed=0 --max-gpu-hours 500
     """
     from ltbench import profiles
     from ltbench.cli import targets
