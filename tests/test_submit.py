@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from ltbench.launch.slurm import layout, queue_states
-from ltbench.store import Store
+from ltbench.store import Store, sealed
 from tests import cli_world, slurm_world
 from tests.cli_world import ROOT
 
@@ -110,12 +110,15 @@ def test_arrays_are_chunked_and_seed_0_goes_first(here, submit, slurm):
     assert set(comments) == {submission.token(each.number) for each in arrays}
 
 
-def test_what_was_lost_comes_back_and_nothing_else(here, submit, slurm):
+def test_what_left_the_queue_comes_back_and_nothing_else(here, submit, slurm):
     submit(HELD, spec=EIGHT)
     (first,) = submissions(here)
     number = next(n for n in first.arrays() if first.array(n).resource["class"] == "training")
     slurm.call("scancel", f"{first.job(number)}_1", f"{first.job(number)}_3")
     slurm.until(lambda: sum(stage.startswith("train:") for _, stage in queued(here)) == 6)
+    (here / "cluster.yaml").write_text(HELD)
+    assert submit(HELD, "--watchdog", "--round", f"{first.id}.{number}", spec=EIGHT)[0] == 0
+    assert len(submissions(here)) == 1  # a watchdog leaves alone what a person cancelled
     code, _, err = submit(HELD, spec=EIGHT)
     assert code == 0, err
     _, second = submissions(here)
@@ -178,30 +181,34 @@ def test_evaluations_are_queued_at_once_where_jobs_may_not_submit(here, submit, 
 
 def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, slurm):
     spec = TINY.replace("seed: [0, 1]", "seed: [0]").replace("[4, 8]", "[4]")
-    code, _, err = submit(HELD + "watchdog_minutes: 600\n", "--watchdog", spec=spec)
+    profile = PROFILE + "watchdog_minutes: 600\n"
+    code, _, err = submit(profile, "--watchdog", spec=spec)
     assert code == 0, err
     (first,) = submissions(here)
 
-    def watchdogs():
+    def of_class(name):
         known = [(s, n) for s in submissions(here) for n in s.arrays()]
-        return [s.job(n) for s, n in known if s.array(n).resource["class"] == "watchdog"]
+        return [s.job(n) for s, n in known if s.array(n).resource["class"] == name]
 
-    (dog,) = watchdogs()
+    (dog,), (training,) = of_class("watchdog"), of_class("training")
     assert slurm.show(dog)["JobState"] == "PENDING"
-    assert "a watchdog is in the queue already" in submit(HELD, "--watchdog", spec=spec)[2]
-    lost = next(first.job(n) for n in first.arrays() if first.array(n).resource["class"] == "training")
-    slurm.call("scancel", lost)
-    (here / "cluster.yaml").write_text(PROFILE + "watchdog_minutes: 600\n")
+    assert "a watchdog is in the queue already" in submit(profile, "--watchdog", spec=spec)[2]
+    number = next(n for n in first.arrays() if first.array(n).resource["class"] == "training")
+    slurm.until(lambda: (number, 0, 0) in first.started())
+    os.kill(sealed.read_sealed(first.started()[number, 0, 0])["pid"], signal.SIGKILL)
+    slurm.until(lambda: not queue_states.ask([training])[training, 0].alive)
     slurm.call("scontrol", "update", f"JobId={dog}", "StartTime=now")
-    slurm.until(lambda: len(watchdogs()) == 2, 120)
-    assert len(submissions(here)) == 2
-    slurm.until(lambda: len(slurm.call("squeue", "-h", "-o", "%i").split()) == 1, 200)  # the second watchdog
-    slurm.call("scontrol", "update", f"JobId={watchdogs()[1]}", "StartTime=now")
+    slurm.until(lambda: len(of_class("watchdog")) == 2, 120)
+    assert len(of_class("training")) == 2
+    slurm.until(
+        lambda: slurm.call("squeue", "-h", "-o", "%i %r").endswith("BeginTime"), 200
+    )  # the second alone
+    slurm.call("scontrol", "update", f"JobId={of_class('watchdog')[1]}", "StartTime=now")
     slurm.until(slurm.idle, 120)
-    assert len(watchdogs()) == 2
-    assert "nothing is left to watch" in "".join(
-        p.read_text() for s in submissions(here) for p in s.logs.glob("*.out")
-    )
+    assert len(of_class("watchdog")) == 2
+    logs = "".join(path.read_text() for s in submissions(here) for path in s.logs.glob("*.out"))
+    assert "nothing is left to watch" in logs, logs[-3000:]
+    assert "nothing to submit; 1 of 1 cell done" in submit(profile, spec=spec)[1]
 
 
 def test_without_an_answer_of_slurm_nothing_is_submitted(here, submit, slurm):

@@ -41,7 +41,12 @@ class Looked:
 
 
 def look(
-    benchmark: Spec, filters: Sequence[str], *, ask: bool, retry_failed: bool, write: bool = True
+    benchmark: Spec,
+    filters: Sequence[str],
+    *,
+    ask: bool,
+    retry_failed: bool,
+    house: Store | None = None,
 ) -> Looked:
     """Ask what can run here, plan, and say what cannot. Raises EnvironmentProblem for missing data or weights."""
     from ltbench import plan as plans
@@ -49,9 +54,9 @@ def look(
 
     cells = targets.cells_of(benchmark, filters)
     _refuse_missing_data(cells)
-    house = stores.open_store(write=write)
+    house = stores.open_store(write=True) if house is None else house
     if ask:
-        asking.find_out(cells, house, again=write)
+        asking.find_out(cells, house, again=house.write)
     found = plans.plan(benchmark, house, cells)
     asking.warn(found, house)
     targets.check_starts(found)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ltbench.plan import Plan, Work
     from ltbench.profiles import Profile
     from ltbench.spec.resolved import Spec
+    from ltbench.store import Store
 
 
 def submit(
@@ -57,7 +58,8 @@ def submit(
     ] = False,
     ask: Ask = True,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try cells again whose loss was not finite.")
+        bool,
+        typer.Option("--retry-failed", help="Try cells again whose loss was not finite."),
     ] = False,
     json: AsJson = False,
     store: StoreAt = None,
@@ -87,7 +89,7 @@ def submit(
     asked = Asked(
         spec, profile, tuple(filter_ or ()), dry_run, max_gpu_hours, watchdog, ask, retry_failed, json, round_
     )
-    raise typer.Exit(_carry_out(benchmark, chosen, asked))
+    raise typer.Exit(carry_out(benchmark, chosen, asked))
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,20 @@ class Asked:
     round: str | None = None
 
 
-def _carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
+def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     """Look, divide, say, submit; the exit code."""
+    from ltbench.cli import stores
     from ltbench.cli.due import due_work, look
     from ltbench.launch.slurm import resources, sbatch, watchdog
+    from ltbench.launch.slurm import submit as slurm
     from ltbench.plan import with_helpers
 
-    looked = look(
-        benchmark, asked.filters, ask=asked.ask, retry_failed=asked.retry_failed, write=not asked.dry_run
-    )
+    house = stores.open_store(write=not asked.dry_run)
+    flight = _flight(house, asked)
+    looked = look(benchmark, asked.filters, ask=asked.ask, retry_failed=asked.retry_failed, house=house)
     found, skipped = looked.found, looked.skipped
     if asked.round:
-        skipped |= watchdog.left_alone(found)
-    flight = _flight(looked, asked)
+        skipped |= watchdog.left_alone(found, slurm.cancelled_cells(house.scratch))
     due = due_work(found, skipped)
     _refuse(due, profile)
     work = flight.rest(with_helpers(found, flight.rest(due), looked.house.scratch))
@@ -135,11 +138,11 @@ def _carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     return 0
 
 
-def _flight(looked: Looked, asked: Asked) -> Flight:
+def _flight(house: Store, asked: Asked) -> Flight:
     from ltbench.launch.slurm import submit as slurm
 
     try:
-        flight = slurm.in_flight(looked.house.scratch)
+        flight = slurm.in_flight(house)
     except EnvironmentProblem as problem:
         if not asked.dry_run:
             raise

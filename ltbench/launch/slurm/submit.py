@@ -20,10 +20,11 @@ from ltbench.launch.slurm import layout, queue_states, sbatch
 from ltbench.launch.slurm.layout import Array, Entry, Submission
 from ltbench.launch.slurm.queue_states import Key, State
 from ltbench.launch.slurm.resources import Wanted
+from ltbench.launch.slurm.settle import settle
 from ltbench.plan import Work
 from ltbench.profiles import JobClass, Profile, Resources
 from ltbench.stages.names import parse
-from ltbench.store import sealed
+from ltbench.store import Store, sealed
 
 NODE_ENDS = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED")  # states in which a node is to blame
 SILENT = "SLURM does not answer (sacct, squeue and scontrol were asked): what is queued already is not known"
@@ -69,12 +70,13 @@ class Flight:
                 self.stages |= {(entry.cell, entry.run, stage): element for stage in entry.stages}
 
 
-def in_flight(scratch: Path) -> Flight:
-    """What is on its way, of every submission below `scratch`; arrays that a killed driver left are taken over.
+def in_flight(store: Store) -> Flight:
+    """What is on its way, of every submission below the store's scratch root; arrays that a killed driver left are taken over, and
+    ends that dead jobs could not write are written down (where the store may be written).
 
     Raises EnvironmentProblem where SLURM does not answer, UsageError while another driver is submitting on this machine.
     """
-    known = list(layout.submissions(scratch))
+    known = list(layout.submissions(store.scratch))
     flight = Flight()
     for submission in known:
         flight.adopted += adopt(submission)
@@ -86,6 +88,8 @@ def in_flight(scratch: Path) -> Flight:
         raise EnvironmentProblem(SILENT, "try again when `squeue` answers: nothing was submitted")
     living = alive(states)
     for submission in known:
+        if store.write:
+            settle(submission, store, states)
         for number in submission.arrays():
             job = jobs.get((submission.folder, number))
             if job is not None and (elements := living.get(job)) is not None:
@@ -139,6 +143,25 @@ def adopt(submission: Submission) -> list[str]:
         if (job := tokens.get(submission.token(number))) is not None:
             submission.put_job(number, job)
             found.append(f"{submission.id} array {number}: job {job}")
+    return found
+
+
+def cancelled_cells(scratch: Path) -> set[str]:
+    """Cells whose newest job element a person cancelled, by `cancel` or scancel."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    for submission in layout.submissions(scratch):
+        over = {
+            key[:2] for key, path in submission.ended().items() if _read(path).get("reason") == "cancelled"
+        }
+        here: set[str] = set()
+        for number in submission.arrays():
+            for index, task in enumerate(submission.array(number).tasks):
+                cells = {entry.cell for entry in task}
+                here |= cells
+                if (number, index) in over or submission.cancelled(number, index):
+                    found |= cells - seen
+        seen |= here
     return found
 
 

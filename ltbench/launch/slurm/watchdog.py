@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,11 +40,17 @@ class Round:
         return Round(done, 0 if done > self.done else self.tries + submitted)
 
 
-def left_alone(found: Plan) -> dict[str, Planned]:
-    """Failed cells that a watchdog does not submit again."""
-    return {
+def left_alone(found: Plan, cancelled: Collection[str]) -> dict[str, Planned]:
+    """Cells that a watchdog does not submit again: those that failed for a reason of their own, those that a person cancelled."""
+    failed = {
         item.cell.id: item for item in found.cells if item.state == "failed" and item.cause not in RETRIED
     }
+    stopped = {
+        item.cell.id: replace(item, reason="was cancelled; `submit` asks for it again")
+        for item in found.cells
+        if item.due and item.cell.id in cancelled
+    }
+    return failed | stopped
 
 
 def queue(sender: Sender, at: Round) -> str:
