@@ -166,13 +166,17 @@ def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 
     `split` above 1, that many jobs make the images of each evaluation.
     """
     evaluations = {key: e for item in found.cells for key, e in item.cell.evaluations.items()}
+    keys: dict[tuple[int, str], str] = {}  # thousands of cells share a data set's settings and an evaluation
     seen: set[str] = set()
     helped = []
     for item in work:
+        data = item.cell.settings["dataset"]
         named = [named for stage in item.stages if (named := parse(stage)).kind == "evaluate"]
         real = []
         for evaluation in dict.fromkeys(each.evaluation for each in named):
-            key = reference_key(item.cell.settings["dataset"], evaluations[evaluation])
+            key = keys.get((id(data), evaluation))
+            if key is None:
+                key = keys[id(data), evaluation] = reference_key(data, evaluations[evaluation])
             if key not in seen and not has_references(scratch, key):
                 real.append(f"reference:{evaluation}")
             seen.add(key)

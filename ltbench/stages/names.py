@@ -8,6 +8,7 @@ reference:1a2b3c4d5e6f           look at the real images that it compares with
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ class Named:
     parts: int = 1
 
 
+@functools.lru_cache(maxsize=65536)  # a grid of thousands of cells has few different stages
 def parse(stage: str) -> Named:
     """Raises LtbenchError for a text that is no stage."""
     match = _STAGE.fullmatch(stage)
