@@ -114,7 +114,9 @@ def test_what_left_the_queue_comes_back_and_nothing_else(here, submit, slurm):
     submit(HELD, spec=EIGHT)
     (first,) = submissions(here)
     number = next(n for n in first.arrays() if first.array(n).resource["class"] == "training")
-    slurm.call("scancel", f"{first.job(number)}_1", f"{first.job(number)}_3")
+    for index in (1, 3):
+        first.cancel(number, index)
+        slurm.call("scancel", f"{first.job(number)}_{index}")
     slurm.until(lambda: sum(stage.startswith("train:") for _, stage in queued(here)) == 6)
     (here / "cluster.yaml").write_text(HELD)
     assert submit(HELD, "--watchdog", "--round", f"{first.id}.{number}", spec=EIGHT)[0] == 0
@@ -125,6 +127,7 @@ def test_what_left_the_queue_comes_back_and_nothing_else(here, submit, slurm):
     again = [entry.seed for n in second.arrays() for task in second.array(n).tasks for entry in task]
     assert sorted(set(again)) == [1, 3]
     assert {n for key, n in queued(here).items() if key[1].startswith("train:")} == {1}
+    assert "helper" not in [second.array(n).resource["class"] for n in second.arrays()]
 
 
 @pytest.mark.parametrize("moment", ["after", "before"])

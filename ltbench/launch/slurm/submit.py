@@ -55,6 +55,8 @@ class Flight:
         if stage.startswith("train:"):
             return item.cell.id in self.training
         named = parse(stage)
+        if named.kind == "reference":  # whichever cell's job looks at them: real images are the same for all
+            return any(known == stage for _, _, known in self.stages)
         coming = {step for each in item.stages if each.startswith("train:") for step in parse(each).steps}
         if named.steps and named.steps[0] in coming and item.cell.id in self.training:
             return True  # its training submits it, or is to be followed up by another `submit`
