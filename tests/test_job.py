@@ -358,3 +358,32 @@ def test_a_changed_default_trains_with_the_new_value(house: House, dropped: Path
     assert house.all(new) == ["train", "evaluate"]
     runs = {run.info()["settings"]["method"]["good"] for run in house.store.runs(new.id)}
     assert runs == {4, 50}
+
+
+def test_a_cell_that_needs_too_much_memory_goes_on_with_smaller_micro_batches(
+    house: House, dropped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same cell, same run, from its last checkpoint; and a number that cannot be is refused with those that can."""
+    import ltbench.methods.sit as module
+
+    plain, held = module.SiT.loss, []
+
+    def greedy(self: Any, net: Any, draw: Any) -> Any:
+        held.append(len(draw.y))
+        if len(held) > 6 and len(draw.y) > 6:
+            raise torch.OutOfMemoryError("too large")
+        return plain(self, net, draw)
+
+    monkeypatch.setattr(module.SiT, "loss", greedy)
+    cell = house.cell()
+    failed = house.run(cell, "train:4,8", checkpoint_seconds=0.0)
+    assert (failed["outcome"], failed["cause"]) == ("failed", "oom")
+    refused = house.run(cell, "train:4,8", micro_batch=8)
+    assert refused["outcome"] == "failed"
+    assert "micro_batch 8 is not a whole number of local batches (6)" in refused["message"]
+    assert house.result(cell).failures("train")[-1]["cause"] == "code"
+    done = house.run(cell, "train:4,8", micro_batch=6)
+    assert done == {"outcome": "done", "step": 8}
+    assert "resuming from step 6" in [e["message"] for e in house.events if e["type"] == "notice"]
+    assert held == [12] * 7 + [6] * 4
+    assert len(house.store.runs(cell.id)) == 1

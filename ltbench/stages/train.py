@@ -16,15 +16,16 @@ from ltbench.checkpoint import newest_checkpoint, prune_checkpoints, save_checkp
 from ltbench.collect import shown_classes
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
-from ltbench.errors import EnvironmentProblem
+from ltbench.errors import EnvironmentProblem, UsageError
 from ltbench.evaluate import Tiles
 from ltbench.generate import build_sampler, initial_noise, to_uint8
 from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
 from ltbench.sampling import sample
+from ltbench.spec.choices import micro_batches
 from ltbench.stages.common import Stage, context, put_tiles
 from ltbench.start import start
-from ltbench.trainer import NonFinite, Trainer, build_parts
+from ltbench.trainer import NonFinite, Recipe, Trainer, build_parts
 
 PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
 PREVIEW_COLUMNS, PREVIEW_GUIDANCE = 4, 2.0
@@ -48,13 +49,24 @@ def _train(stage: Stage, data: Dataset, milestones: list[int], guard: Guard) -> 
     method = load_method(stage.settings["method"]["name"])
     seed_globals(_outside(stage, 0))
     parts = build_parts(stage.settings, data, method, stage.device)
-    micro_batch = stage.options.micro_batch or parts.recipe.batch
+    micro_batch = _micro_batch(stage.options.micro_batch, parts.recipe)
     trainer = Trainer(parts, micro_batch, stage.options.log_every, ranks=stage.ranks)
     _resume(stage, trainer, milestones)
     if "init" in stage.settings and trainer.origin is None:
         start(trainer, stage.settings["init"], stage.run.store, stage.options.start)
     guard.check()
     return _Loop(stage, data, trainer, milestones, guard).run()
+
+
+def _micro_batch(asked: int | None, recipe: Recipe) -> int:
+    """Images per forward: memory, not results, so a cell may go on with another one. Raises UsageError for what does not fit."""
+    allowed = micro_batches(recipe.batch, recipe.local_batch)
+    if asked is not None and asked not in allowed:
+        raise UsageError(
+            f"micro_batch {asked} is not a whole number of local batches ({recipe.local_batch}) that divides batch {recipe.batch}",
+            f"allowed: {', '.join(map(str, allowed))}",
+        )
+    return asked or recipe.batch
 
 
 def _outside(stage: Stage, step: int) -> int:
