@@ -30,14 +30,14 @@ from ltbench.methods import Draw, Method, Network, Task, mean_square
 
 
 class Slow(Method):
-    """The plain loss, at most five steps a second while the file named SLOW_WHILE is there."""
+    """The plain loss, two seconds a step while the file named SLOW_WHILE is there."""
 
     def __init__(self, task: Task, *, tag: int = 0) -> None:
         super().__init__(task)
 
     def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
         if os.path.exists(os.environ.get("SLOW_WHILE", "")):
-            time.sleep(0.2)
+            time.sleep(2.0)
         (out,) = self.run(net, draw, draw.y_in)
         return {"denoise": mean_square(out.pred, draw.target)}
 '''
@@ -191,7 +191,7 @@ class Grid:
     def until_ended(self, sent: Sent, word: str) -> None:
         self.world.until(lambda: self.world.states().get(sent.name) == word)
 
-    def until_done(self, *several: Sent, seconds: float = 90) -> None:
+    def until_done(self, *several: Sent, seconds: float = 200) -> None:
         """Fast from now on, and wait until SLURM says that they completed."""
         self.slow.unlink(missing_ok=True)
         states = self.world.states

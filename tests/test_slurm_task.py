@@ -19,8 +19,8 @@ from ltbench.store.claims import standing
 from tests.slurm_jobs import Grid, Sent
 from tests.slurm_world import SlurmWorld, slurm_world
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
-START = 120.0  # seconds for six processes that import torch on a busy machine
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+START = 200.0  # seconds for six processes that import torch on a busy machine
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         limited = grid.send("limited", time=1, **on(0))
         names = ("preempted", "requeued", "scancelled", "worker", "step", "node")
         sent = {name: grid.send(name, **on(1 + i), job={"checkpoint_seconds": 0.0}) for i, name in enumerate(names)}  # fmt: skip
-        world.until(grid.trains(limited, *sent.values()), START)
+        world.until(grid.trains(*sent.values()), START)
         preempt(world, 1, grid.folder)
         world.call("scontrol", "requeue", sent["requeued"].name)
         world.call("scancel", sent["scancelled"].name)
@@ -87,7 +87,7 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         world.start_node("n6")
         world.call("scontrol", "update", "nodename=n6", "state=resume")
         goes_on = [limited, *(sent[name] for name in ("preempted", "requeued", "node"))]
-        grid.until_done(*goes_on, seconds=120)
+        grid.until_done(*goes_on, seconds=200)
         yield grid
 
 
@@ -186,7 +186,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 
 def test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it(bare: Grid) -> None:
     waits, at_once = bare.sent["waits"], bare.sent["at once"]
-    bare.until_done(waits, at_once, seconds=120)
+    bare.until_done(waits, at_once, seconds=200)
     assert waits.end()["message"] == "SIGTERM; saved"
     assert at_once.end()["message"] == "saved; requeued"
     for sent in (waits, at_once):
