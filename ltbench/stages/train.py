@@ -7,6 +7,7 @@ the deletion of an older one.
 from __future__ import annotations
 
 import time
+import traceback
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from ltbench.start import start
 from ltbench.trainer import NonFinite, Recipe, Trainer, build_parts
 
 PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
+SIGNAL_PAUSE = 0.5  # seconds: the signal that ended a child may still be on its way to us
 PREVIEW_COLUMNS, PREVIEW_GUIDANCE = 4, 2.0
 
 
@@ -144,13 +146,31 @@ class _Loop:
             except NonFinite:
                 self._checkpoint()  # the weights before the bad step: replaying it needs nothing else
                 raise
-            except Exception:
+            except Exception as error:
                 self.guard.check()  # a changed setting explains what it broke
-                raise
+                if not self._broken_by_stop(error):
+                    raise
+                message = f"stopped in step {self.trainer.step + 1}: {type(error).__name__}: {error}"
+                return {"outcome": "preempted", "step": self.trainer.step, "message": message}
             self.guard.check()
             if self.stage.ranks.leads:
                 self._report()
                 kept = self._keep()
+
+    def _broken_by_stop(self, error: Exception) -> bool:
+        """Whether a step failed because a stop was asked for: SLURM's SIGTERM also ends what a method or a data set has started.
+
+        Then the state from before the step is kept. A real fault shows again when the cell goes on.
+        """
+        # Gradients are made before anything changes; an error of later code leaves half a step.
+        untouched = "_gradients" in {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        if self.stage.ranks.size > 1 or not untouched:
+            return False
+        time.sleep(SIGNAL_PAUSE)
+        if not self.stage.stop():
+            return False
+        self._checkpoint()
+        return True
 
     def _keep(self) -> bool:
         """Whatever this step leaves behind; False when another attempt has taken over."""
