@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def processes(world: SlurmWorld, node: int, what: str) -> list[int]:
 def kill(pids: list[int]) -> None:
     assert pids
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended with another
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +79,17 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         world.call("scancel", sent["scancelled"].name)
         kill(processes(world, 4, "ltbench.launch.worker"))
         kill(processes(world, 5, "ltbench.launch") + processes(world, 5, "run_task"))
-        world.kill_node("n6")
+        world._daemons["n6"].kill()  # the node answers no more, and its job runs on: a double run
         world.call("scontrol", "update", "nodename=n6", "state=down", "reason=test")
-        world.call("scontrol", "update", f"jobid={sent['node'].name}", "reqnodelist=", check=False)
+        world.until(lambda: world.states()[sent["node"].name] == "PENDING")
+        world.call("scontrol", "update", f"jobid={sent['node'].name}", "ReqNodeList=n4")
         over = {"scancelled": "CANCELLED", "worker": "FAILED", "step": "FAILED"}
         world.until(lambda: all(world.states().get(sent[name].name) == word for name, word in over.items()))
         world.until(lambda: "requeued" in limited.log, 60)
-        world.start_node("n6")
-        world.call("scontrol", "update", "nodename=n6", "state=resume")
+        world.until(lambda: world.states()[limited.name] == "PENDING")
+        world.call(
+            "scontrol", "update", f"jobid={limited.name}", "TimeLimit=10"
+        )  # a minute is short on a busy machine
         goes_on = [limited, *(sent[name] for name in ("preempted", "requeued", "node"))]
         grid.until_done(*goes_on, seconds=200)
         yield grid
@@ -120,11 +124,10 @@ def test_a_job_that_somebody_requeues_goes_on(fates: Grid) -> None:
     fates.assert_equal(sent)
 
 
-def test_a_lost_node_takes_nothing_but_the_steps_since_the_last_checkpoint(fates: Grid) -> None:
+def test_a_node_that_is_lost_while_its_job_runs_on_leaves_one_set_of_records(fates: Grid) -> None:
     sent = fates.sent["node"]
-    with pytest.raises(FileNotFoundError):
-        sent.end()
     assert sent.end(1)["reason"] == "done"
+    assert attempts(fates, sent) == 2, "SLURM's restart count superseded the first at once, alive as it was"
     fates.assert_equal(sent)
 
 
