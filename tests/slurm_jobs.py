@@ -30,14 +30,14 @@ from ltbench.methods import Draw, Method, Network, Task, mean_square
 
 
 class Slow(Method):
-    """The plain loss, at most five steps a second while the file named SLOW_WHILE is there."""
+    """The plain loss, two seconds a step while the file named SLOW_WHILE is there."""
 
     def __init__(self, task: Task, *, tag: int = 0) -> None:
         super().__init__(task)
 
     def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
         if os.path.exists(os.environ.get("SLOW_WHILE", "")):
-            time.sleep(0.2)
+            time.sleep(2.0)
         (out,) = self.run(net, draw, draw.y_in)
         return {"denoise": mean_square(out.pred, draw.target)}
 '''
@@ -111,6 +111,22 @@ class Grid:
     ) -> Sent:
         """Submit a new cell called `name`; `options` are sbatch's, `job` what its stages are told, the rest the profile's."""
         cell = self.cell(len(self.sent))
+        self.sent[name] = self._send(cell, name, options, stages, job or {}, profile)
+        return self.sent[name]
+
+    def send_again(self, sent: Sent, **profile: Any) -> Sent:
+        """What `submit` does with a cell that is not done."""
+        return self._send(sent.cell, f"again-{sent.job}", (), (f"train:10,{LAST}",), {}, profile)
+
+    def _send(
+        self,
+        cell: Cell,
+        name: str,
+        options: Sequence[str],
+        stages: Sequence[str],
+        job: dict[str, Any],
+        profile: dict[str, Any],
+    ) -> Sent:
         resolved = Profile.model_validate({"gpus": 0, "cpus": 1, "time": 10, **profile})
         asked = resolved.resources("training")
         store = self.house.store
@@ -125,7 +141,7 @@ class Grid:
             },
         )
         entry = Entry(
-            *(cell.id, name, cell.seed, run_of(cell), tuple(stages), {**OPTIONS, **(job or {})}),
+            *(cell.id, name, cell.seed, run_of(cell), tuple(stages), {**OPTIONS, **job}),
             settings=cell.settings,
             identity=cell.identity,
             evaluations=cell.evaluations,
@@ -135,7 +151,7 @@ class Grid:
             "--array=0", "--requeue", "--signal=USR2@20", f"--time={asked.time}", f"--ntasks-per-node={asked.ranks}",
             f"--cpus-per-task={asked.cores // asked.ranks}", f"--comment={submission.token(0)}", *options,
         )]  # fmt: skip
-        script = self.folder / f"{name}.sh"
+        script = self.folder / f"{submission.id}.sh"
         text = {
             "log": str(submission.logs / "0_%a.out"),
             "options": "\n".join(lines),
@@ -152,8 +168,7 @@ class Grid:
             os.environ.clear()
             os.environ.update(before)
         submission.put_job(array.number, number)
-        self.sent[name] = Sent(cell, submission, number)
-        return self.sent[name]
+        return Sent(cell, submission, number)
 
     def run(self, sent: Sent) -> Run:
         return self.house.store.run(sent.cell.id, run_of(sent.cell))
@@ -173,7 +188,10 @@ class Grid:
         if self.world.states()[sent.name] == "PENDING":
             self.world.call("scontrol", "update", f"jobid={sent.name}", "StartTime=now", check=False)
 
-    def until_done(self, *several: Sent, seconds: float = 90) -> None:
+    def until_ended(self, sent: Sent, word: str) -> None:
+        self.world.until(lambda: self.world.states().get(sent.name) == word)
+
+    def until_done(self, *several: Sent, seconds: float = 200) -> None:
         """Fast from now on, and wait until SLURM says that they completed."""
         self.slow.unlink(missing_ok=True)
         states = self.world.states

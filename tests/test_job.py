@@ -358,3 +358,68 @@ def test_a_changed_default_trains_with_the_new_value(house: House, dropped: Path
     assert house.all(new) == ["train", "evaluate"]
     runs = {run.info()["settings"]["method"]["good"] for run in house.store.runs(new.id)}
     assert runs == {4, 50}
+
+
+def test_a_cell_that_needs_too_much_memory_goes_on_with_smaller_micro_batches(
+    house: House, dropped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same cell, same run, from its last checkpoint; and a number that cannot be is refused with those that can."""
+    import ltbench.methods.sit as module
+
+    plain, held = module.SiT.loss, []
+
+    def greedy(self: Any, net: Any, draw: Any) -> Any:
+        held.append(len(draw.y))
+        if len(held) > 6 and len(draw.y) > 6:
+            raise torch.OutOfMemoryError("too large")
+        return plain(self, net, draw)
+
+    monkeypatch.setattr(module.SiT, "loss", greedy)
+    cell = house.cell()
+    failed = house.run(cell, "train:4,8", checkpoint_seconds=0.0)
+    assert (failed["outcome"], failed["cause"]) == ("failed", "oom")
+    refused = house.run(cell, "train:4,8", micro_batch=8)
+    assert refused["outcome"] == "failed"
+    assert "micro_batch 8 is not a whole number of local batches (6)" in refused["message"]
+    assert house.result(cell).failures("train")[-1]["cause"] == "code"
+    done = house.run(cell, "train:4,8", micro_batch=6)
+    assert done == {"outcome": "done", "step": 8}
+    assert "resuming from step 6" in [e["message"] for e in house.events if e["type"] == "notice"]
+    assert held == [12] * 7 + [6] * 4
+    assert len(house.store.runs(cell.id)) == 1
+
+
+def test_a_step_that_fails_because_a_child_died_of_the_stop_signal_is_no_failure(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM's SIGTERM reaches every process: a loader's, started by spawn, dies of it before the step is over."""
+    import subprocess
+
+    import ltbench.methods.sit as module
+
+    plain, stopped, seen = module.SiT.loss, [], [0]
+
+    def loading(self: Any, net: Any, draw: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == 4:
+            child = subprocess.Popen(["sleep", "60"])
+            child.terminate()
+            stopped.append(True)
+            raise RuntimeError(f"a loader exited unexpectedly with code {child.wait()}")
+        return plain(self, net, draw)
+
+    monkeypatch.setattr(module.SiT, "loss", loading)
+    cell = house.cell()
+    places = (str(house.store.root), str(house.store.scratch))
+    arguments = (*places, cell.id, run_of(cell), "train:4,8", OPTIONS)
+    ended = run_job(*arguments, stop=lambda: bool(stopped))
+    assert (ended["outcome"], ended["step"]) == ("preempted", 3)
+    assert "exited unexpectedly" in ended["message"]
+    assert house.result(cell).failures("train") == []
+    stopped.clear()
+    assert house.run(cell, "train:4,8") == {"outcome": "done", "step": 8}
+    assert "resuming from step 3" in [e["message"] for e in house.events if e["type"] == "notice"]
+    other = House(tmp_path / "other")
+    monkeypatch.undo()
+    assert other.run(other.cell(), "train:4,8")["outcome"] == "done"
+    assert house.bodies(cell) == other.bodies(other.cell())

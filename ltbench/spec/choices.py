@@ -326,12 +326,17 @@ def _sizes(part: Node, train: models.Train, origins: dict[str, str]) -> list[Pro
     if batch % local:
         add("local_batch", f"local_batch {local} does not divide batch {batch}")
     elif micro is not None and (batch % micro or micro % local):
-        fitting = [str(n) for n in range(local, batch + 1, local) if batch % n == 0]
+        fitting = [str(n) for n in micro_batches(batch, local)]
         message = (
             f"micro_batch {micro} is not a whole number of local batches ({local}) that divides batch {batch}"
         )
         add("micro_batch", message, allowed=", ".join(fitting[:12]))
     return found
+
+
+def micro_batches(batch: int, local: int) -> list[int]:
+    """How many images one forward may hold: whole local batches that divide the batch."""
+    return [n for n in range(local, batch + 1, local) if batch % n == 0]
 
 
 # --- evaluation -----------------------------------------------------------------------------------------------------

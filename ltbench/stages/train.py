@@ -7,6 +7,7 @@ the deletion of an older one.
 from __future__ import annotations
 
 import time
+import traceback
 from typing import Any
 
 import torch
@@ -17,18 +18,20 @@ from ltbench.collect import Preempted, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
 from ltbench.draws import Latents
-from ltbench.errors import EnvironmentProblem
+from ltbench.errors import EnvironmentProblem, UsageError
 from ltbench.evaluate import Tiles
 from ltbench.generate import build_sampler, decoder_of, initial_noise, shape_of, to_uint8
 from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
 from ltbench.sampling import sample
+from ltbench.spec.choices import micro_batches
 from ltbench.stages.common import Stage, context, put_tiles
 from ltbench.stages.encode import latents_of
 from ltbench.start import start
-from ltbench.trainer import NonFinite, Trainer, build_parts
+from ltbench.trainer import NonFinite, Recipe, Trainer, build_parts
 
 PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
+SIGNAL_PAUSE = 0.5  # seconds: the signal that ended a child may still be on its way to us
 PREVIEW_COLUMNS, PREVIEW_GUIDANCE = 4, 2.0
 
 
@@ -56,7 +59,7 @@ def _train(
     method = load_method(stage.settings["method"]["name"])
     seed_globals(_outside(stage, 0))
     parts = build_parts(stage.settings, data, method, stage.device, latents, stage.notice)
-    micro_batch = stage.options.micro_batch or parts.recipe.batch
+    micro_batch = _micro_batch(stage.options.micro_batch, parts.recipe)
     trainer = Trainer(parts, micro_batch, stage.options.log_every, ranks=stage.ranks)
     try:
         _resume(stage, trainer, milestones)
@@ -66,6 +69,17 @@ def _train(
         return _Loop(stage, data, trainer, milestones, guard).run()
     finally:
         trainer.close()  # a thread that is left would be taken for the method's
+
+
+def _micro_batch(asked: int | None, recipe: Recipe) -> int:
+    """Images per forward: memory, not results, so a cell may go on with another one. Raises UsageError for what does not fit."""
+    allowed = micro_batches(recipe.batch, recipe.local_batch)
+    if asked is not None and asked not in allowed:
+        raise UsageError(
+            f"micro_batch {asked} is not a whole number of local batches ({recipe.local_batch}) that divides batch {recipe.batch}",
+            f"allowed: {', '.join(map(str, allowed))}",
+        )
+    return asked or recipe.batch
 
 
 def _outside(stage: Stage, step: int) -> int:
@@ -143,13 +157,31 @@ class _Loop:
             except NonFinite:
                 self._checkpoint()  # the weights before the bad step: replaying it needs nothing else
                 raise
-            except Exception:
+            except Exception as error:
                 self.guard.check()  # a changed setting explains what it broke
-                raise
+                if not self._broken_by_stop(error):
+                    raise
+                message = f"stopped in step {self.trainer.step + 1}: {type(error).__name__}: {error}"
+                return {"outcome": "preempted", "step": self.trainer.step, "message": message}
             self.guard.check()
             if self.stage.ranks.leads:
                 self._report()
                 kept = self._keep()
+
+    def _broken_by_stop(self, error: Exception) -> bool:
+        """Whether a step failed because a stop was asked for: SLURM's SIGTERM also ends what a method or a data set has started.
+
+        Then the state from before the step is kept. A real fault shows again when the cell goes on.
+        """
+        # Gradients are made before anything changes; an error of later code leaves half a step.
+        untouched = "_gradients" in {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        if self.stage.ranks.size > 1 or not untouched:
+            return False
+        time.sleep(SIGNAL_PAUSE)
+        if not self.stage.stop():
+            return False
+        self._checkpoint()
+        return True
 
     def _keep(self) -> bool:
         """Whatever this step leaves behind; False when another attempt has taken over."""

@@ -12,6 +12,7 @@ from ltbench.launch.local import Outcome
 from ltbench.launch.slurm.layout import Entry
 from ltbench.launch.slurm.log import Log
 from ltbench.launch.work import HELD_PAUSE, CellWork, Job, Queue
+from ltbench.launch.worker import DEFAULT_JOB, load_job
 from ltbench.store import Store
 
 
@@ -27,7 +28,7 @@ def run(
     A failure ends the process where the group is broken: srun's --kill-on-bad-exit ends the others.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
-    from ltbench.job import run_job
+    run_job = load_job(DEFAULT_JOB)
 
     outcomes: list[Outcome] = []
     for job in _jobs(entries, threads):

@@ -151,7 +151,8 @@ class _Task:
         if fate == "preempted" and self.profile.requeue_at_once:
             return self._requeue("preempted")
         self._end("cancelled" if fate == "cancelled" else "preempted", "preempted", message="SIGTERM; saved")
-        return self._wait()
+        # What SLURM has decided already needs no waiting for its SIGKILL.
+        return 0 if fate in ("cancelled", "requeued") else self._wait()
 
     def _requeue(self, reason: str) -> int:
         if reason == "timeout" and self.element.timeouts() >= self.profile.max_timeouts:
