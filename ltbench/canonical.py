@@ -25,11 +25,45 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+class Digester:
+    """`digest` of many objects that share parts: a part that was seen before (the same object) is not spelled again.
+
+    For objects that nobody changes meanwhile; it keeps every part it has seen.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[Any, bytes]] = {}
+        self._texts: dict[str, bytes] = {}
+
+    def digest(self, value: dict[str, Any], depth: int = 1) -> str:
+        """What `digest` gives; parts are the values `depth` levels down."""
+        return hashlib.sha256(self._spell(value, depth)).hexdigest()
+
+    def _spell(self, value: Any, depth: int) -> bytes:
+        if depth and all(isinstance(key, str) and key.isascii() for key in value):
+            # Sorted as text: the quotation mark at a spelled key's end would sort before some of what may follow it.
+            return b"{" + b",".join([self._item(key, value[key], depth - 1) for key in sorted(value)]) + b"}"
+        if (seen := self._seen.get(id(value))) is None:
+            seen = self._seen[id(value)] = (value, canonical_json(value))
+        return seen[1]
+
+    def _item(self, key: str, value: Any, depth: int) -> bytes:
+        kind = type(value)
+        if kind is dict:
+            return b"%b:%b" % (self._text(key), self._spell(value, depth))
+        return b"%b:%b" % (self._text(key), self._text(value) if kind is str else canonical_json(value))
+
+    def _text(self, value: str) -> bytes:
+        if (text := self._texts.get(value)) is None:
+            text = self._texts[value] = canonical_json(value)
+        return text
+
+
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value)
+        return value if value.isascii() else unicodedata.normalize("NFC", value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"a digest cannot hold the number {value!r}")

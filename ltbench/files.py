@@ -235,6 +235,19 @@ def read_regular(path: Path, limit: int = READ_LIMIT) -> bytes:
     return _insist_reading(path, once)
 
 
+def read_head(path: str | Path, size: int) -> bytes:
+    """The first `size` bytes of a regular file, or all. Raises FileNotFoundError, or Unreadable with the reason."""
+
+    def once() -> bytes:
+        handle = _open_regular(path)
+        try:
+            return os.pread(handle, size, 0)
+        finally:
+            os.close(handle)
+
+    return _insist_reading(path, once)
+
+
 def sha256_bytes(data: bytes) -> str:
     """64 hex digits."""
     return hashlib.sha256(data).hexdigest()
@@ -291,7 +304,7 @@ def _insist(path: Path, needed: int, action: Callable[[], T]) -> T:
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _insist_reading(path: Path, action: Callable[[], T]) -> T:
+def _insist_reading(path: str | Path, action: Callable[[], T]) -> T:
     for pause in (*_PAUSES, None):
         try:
             return action()
@@ -304,7 +317,7 @@ def _insist_reading(path: Path, action: Callable[[], T]) -> T:
                     if error.errno == errno.ELOOP
                     else f"cannot be read: {os.strerror(error.errno or 0)}"
                 )
-                raise Unreadable(path, reason) from error
+                raise Unreadable(Path(path), reason) from error
             time.sleep(pause)
     raise AssertionError("unreachable: the last try returns or raises")
 
@@ -397,12 +410,12 @@ def discard(path: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _open_regular(path: Path) -> int:
+def _open_regular(path: str | Path) -> int:
     """A read handle. O_NONBLOCK keeps a FIFO from blocking us before fstat can refuse it."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise Unreadable(path, "is not a regular file")
+        raise Unreadable(Path(path), "is not a regular file")
     return handle
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ltbench import provenance, vaes
 from ltbench.answers import Answers
+from ltbench.canonical import Digester
 from ltbench.files import Unreadable
 from ltbench.protocols import sampling_text
 from ltbench.sources import has_latents, has_references, latents_key, reference_key
@@ -20,7 +21,7 @@ from ltbench.spec.resolved import Spec
 from ltbench.spec.types import spell
 from ltbench.stages.names import parse
 from ltbench.store import Run, Store
-from ltbench.store.records import NAME, Record, Records, stage_name
+from ltbench.store.records import NAME, Glimpse, Record, Records, stage_name
 
 __all__ = [
     "STATES",
@@ -256,13 +257,17 @@ def _present_run(cell: Cell) -> str:
     return provenance.run_id(provenance.train_code(cell.settings), cell.settings)
 
 
-def plan(spec: Spec, store: Store, cells: Sequence[Cell] | None = None) -> Plan:
+def plan(
+    spec: Spec, store: Store, cells: Sequence[Cell] | None = None, *, verify: bool = True
+) -> Plan:
     """The state of every cell (of `cells`, if given), derived from files alone.
+
+    Without `verify` records are known by their names and ends, which is for showing and not for acting.
 
     A cell that is to begin at a milestone of another cell, which is not among them or has lost its weights, brings that cell in,
     trained up to there and not evaluated; its reason says for whom.
     """
-    look = _Look(store)
+    look = _Look(store, verify)
     planned = [look.at(cell) for cell in (expand(spec) if cells is None else cells)]
     return Plan(spec, tuple(_with_sources(list(_novelty(planned)), look)))
 
@@ -333,11 +338,12 @@ def _novelty(planned: Sequence[Planned]) -> Iterator[Planned]:
 class _Look:
     """Reads the store for one plan; the code of each method, network and data set is digested once, and only if needed."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, verify: bool = True) -> None:
+        self.store, self.verify = store, verify
         self.known = set(store.cells())
         self.answers = Answers(store)
         self._evaluation = ""
+        self._digester = Digester()
 
     def at(self, cell: Cell) -> Planned:
         """How the cell stands; what it cannot do, as far as that is known, is no work."""
@@ -359,7 +365,7 @@ class _Look:
         code = provenance.train_code(cell.settings)
         found, accepted = self._current(cell, runs, code)
         if found is not None:
-            seen = _Seen(cell, found, self._good_evaluations(accepted))
+            seen = _Seen(cell, found, self._good_evaluations(accepted), self.verify)
             if seen.begun:
                 return seen.planned()
         changed = self._changes(cell, [run for run in runs if found is None or run.run != found.run], code)
@@ -397,7 +403,7 @@ class _Look:
                 continue  # a damaged acceptance accepts nothing; the store's own check names it
             if kept and all(now.get(part) == value for part, value in kept.items()):
                 return run, kept
-        own = provenance.run_id(code, cell.settings)
+        own = provenance.run_id(code, cell.settings, self._digester)
         return next((run for run in runs if run.run == own), None), {}
 
     def _good_evaluations(self, accepted: dict[str, str]) -> str | None:
@@ -411,7 +417,7 @@ class _Look:
         """What has changed since the run that is nearest to the present code; None if no run has left a record."""
         found: list[list[str]] = []
         for run in others:
-            if not run.records():
+            if not (run.records() if self.verify else run.glimpses()):
                 continue
             try:
                 info = run.info()
@@ -454,18 +460,24 @@ def _all_stages(milestones: tuple[int, ...], evaluations: tuple[str, ...], reaso
 class _Seen:
     """What one run holds of what its cell wants."""
 
-    def __init__(self, cell: Cell, run: Run, good: str | None) -> None:
+    def __init__(self, cell: Cell, run: Run, good: str | None, verify: bool) -> None:
         self.cell, self.run = cell, run
-        self.records: Records = run.records()
-        self.trained = {record.step for record in self.records if record.kind == "train"}
-        made = [record for record in self.records if record.kind in ("evaluation", "selection")]
-        fresh = [r for r in made if good is None or (r.body.get("code") or {}).get("evaluation") == good]
+        whole = run.records() if verify else Records()
+        known: Sequence[Record | Glimpse] = whole if verify else run.glimpses()
+        self.damaged = whole.damaged
+        self.trained = {record.step for record in known if record.kind == "train"}
+        made = [record for record in known if record.kind in ("evaluation", "selection")]
+        fresh = [r for r in made if good is None or r.evaluation_code == good]
         self.made = {(record.step, record.evaluation) for record in fresh}
-        self.old = {(r.step, r.evaluation): r.envelope.get("evaluation_code") for r in made if r not in fresh}
-        self.begun = bool(self.records or self.records.damaged or run.stages())
+        self.old = {(r.step, r.evaluation): r for r in made if r not in fresh}
+        self.begun = bool(known or self.damaged or run.stages())
         self.failure: tuple[str, str] | None = None
         self.progress: dict[str, Any] | None = None
         self.stale: list[str] = []
+
+    @functools.cached_property
+    def _touched(self) -> set[str]:
+        return self.run.touched()
 
     def planned(self) -> Planned:
         cell = self.cell
@@ -526,7 +538,7 @@ class _Seen:
         if reason:
             return reason
         if (step, key) in self.old:
-            self.stale.append(_evaluation_change(self.old[(step, key)]))
+            self.stale.append(_evaluation_change(self.old[(step, key)].envelope.get("evaluation_code")))
             return self.stale[-1]
         if step not in self.trained:
             return "after training"
@@ -535,7 +547,7 @@ class _Seen:
 
     def _stage_reason(self, stage: str, kind: str, step: int, key: str | None = None) -> str:
         """What its last attempt or a damaged record says about a missing stage; "" if nothing does."""
-        state = self.run.state(stage)
+        state = self.run.state(stage) if stage in self._touched else None
         if state is not None and state.state == "running":
             self.progress = state.progress or {}
             return "running" + (f" on {state.host}" if state.host else "")
@@ -543,7 +555,7 @@ class _Seen:
             message = (state.message or "").split("\n")[0]
             self.failure = self.failure or (state.cause or "unknown", message)
             return f"failed ({state.cause}): {message}"
-        for damage in self.records.damaged:
+        for damage in self.damaged:
             match = NAME.fullmatch(damage.path.name)
             if match and stage_name(match["kind"], int(match["step"]), match["evaluation"]) == stage_name(
                 kind, step, key

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ltbench import plugins
-from ltbench.canonical import digest
+from ltbench.canonical import Digester, digest
 from ltbench.spec.networks import network_numbers
 
 PACKAGE = Path(__file__).resolve().parent
@@ -122,10 +122,11 @@ def extractor_code() -> str:
     return _extractor()["digest"]
 
 
-def run_id(code: Code, settings: Mapping[str, Any]) -> str:
-    """12 hex digits: the directory of runs of these settings by this code."""
+def run_id(code: Code, settings: Mapping[str, Any], digester: Digester | None = None) -> str:
+    """12 hex digits: the directory of runs of these settings by this code. A `digester` spells what many cells share once."""
     parts = {part: code[part]["digest"] for part in (*COMPONENTS, LATENTS, START) if part in code}
-    return digest({"code": parts, "settings": dict(settings)})[:12]
+    whole = {"code": parts, "settings": dict(settings)}
+    return (digest(whole) if digester is None else digester.digest(whole, depth=2))[:12]
 
 
 def changes(old: Code, new: Code) -> list[str]:
@@ -168,6 +169,7 @@ def forget() -> None:
         _loader,
         names_of,
         _imports,
+        _tree,
         _file_of,
         git_state,
     ):
@@ -300,7 +302,7 @@ def _imports(path: Path) -> tuple[str, ...]:
     """Modules of ltbench that a file imports anywhere in it, for its types alone excepted."""
     found: set[str] = set()
     package = _package_of(path)
-    for node in _running(ast.parse(path.read_bytes())):
+    for node in _running(_tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -313,19 +315,27 @@ def _imports(path: Path) -> tuple[str, ...]:
     return tuple(sorted(module for module in found if module.partition(".")[0] == "ltbench"))
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
 def _package_of(path: Path) -> list[str]:
     if path.is_relative_to(ROOT):
         return list(path.relative_to(ROOT).parent.parts)
     return []
 
 
-def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below, `if TYPE_CHECKING:` left out."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            continue
-        yield child
-        yield from _running(child)
+def _running(node: ast.AST) -> Iterator[ast.stmt]:
+    """Every statement below, `if TYPE_CHECKING:` left out; expressions, which hold no import, are not gone through."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        children = getattr(node, field, None)
+        for child in children if isinstance(children, list) else ():
+            if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+                continue
+            if isinstance(child, ast.stmt):
+                yield child
+            yield from _running(child)
 
 
 @functools.cache
@@ -352,7 +362,7 @@ def names_of(path: Path) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
     order: list[str] = []
     imported: set[str] = set()
-    for node in ast.parse(path.read_bytes()).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imported |= _import_words(node)
         elif not _is_text(node) and not (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltbench.canonical import digest
+from ltbench.canonical import Digester, digest
 from ltbench.extractors import extractor_problem, named
 from ltbench.protocols import evaluation_id
 from ltbench.spec.resolved import CellStart, Data, FileStart, MethodRow, Part, Recipe, Spec
@@ -59,25 +59,28 @@ class Cell:
         return self.settings["seed"]
 
 
-def cell_id(identity: dict[str, Any]) -> str:
-    """64 hex digits of a cell's identity."""
-    return digest({"format": FORMAT, **identity})
+def cell_id(identity: dict[str, Any], digester: Digester | None = None) -> str:
+    """64 hex digits of a cell's identity; a `digester` spells what many cells share once."""
+    whole = {"format": FORMAT, **identity}
+    return digest(whole) if digester is None else digester.digest(whole)
 
 
 def expand(spec: Spec) -> list[Cell]:
     """Every cell of a benchmark, part after part, in the order of the grid. Two parts may share a cell."""
-    return [cell for part in spec.parts for cell in expand_part(part)]
+    digester = Digester()
+    return [cell for part in spec.parts for cell in expand_part(part, digester)]
 
 
-def expand_part(part: Part) -> Iterator[Cell]:
+def expand_part(part: Part, digester: Digester | None = None) -> Iterator[Cell]:
     """The cells of one part."""
+    digester = digester or Digester()
     names = list(part.axes)
     shown = [a for a in names if a not in ("method", "init", "resample", "seed") and len(part.axes[a]) > 1]
-    ids = {key: {evaluation_id(e): e for e in found} for key, found in part.evaluations.items()}
+    ids = {key: _Wanted.of(found) for key, found in part.evaluations.items()}
     for values in itertools.product(*part.axes.values()):
         axes = dict(zip(names, values, strict=True))
         if not any(excluded(entry, axes) for entry in part.exclude):
-            yield _cell(part, axes, shown, ids)
+            yield _cell(part, axes, shown, ids, digester)
 
 
 def excluded(entry: dict[str, tuple[Any, ...]], axes: dict[str, Any]) -> bool:
@@ -85,7 +88,22 @@ def excluded(entry: dict[str, tuple[Any, ...]], axes: dict[str, Any]) -> bool:
     return all(axes[axis] in values for axis, values in entry.items())
 
 
-def _cell(part: Part, axes: dict[str, Any], shown: list[str], evaluations: dict[Any, dict[str, Any]]) -> Cell:
+@dataclass(frozen=True)
+class _Wanted:
+    """The evaluations of one data set by their ids, and why one of them cannot be measured here: asked once for all cells."""
+
+    evaluations: dict[str, dict[str, Any]]
+    problem: str | None
+
+    @classmethod
+    def of(cls, found: Iterable[dict[str, Any]]) -> _Wanted:
+        evaluations = {evaluation_id(each): each for each in found}
+        return cls(evaluations, _no_extractor(evaluations))
+
+
+def _cell(
+    part: Part, axes: dict[str, Any], shown: list[str], wanted: Mapping[Any, _Wanted], digester: Digester
+) -> Cell:
     row = part.methods[axes["method"]]
     start = row.start if row.starts else part.starts.get(axes.get("init"))
     named = {**axes, "init": None if row.starts else axes.get("init")}  # a row's own label says its start
@@ -98,7 +116,8 @@ def _cell(part: Part, axes: dict[str, Any], shown: list[str], evaluations: dict[
         part.data,
         start,
         label=_label(row.label, named, shown),
-        evaluations=evaluations[data],
+        wanted=wanted[data],
+        digester=digester,
     )
 
 
@@ -115,7 +134,8 @@ def _make(
     start: CellStart | FileStart | None,
     *,
     label: str,
-    evaluations: dict[str, dict[str, Any]],
+    wanted: _Wanted,
+    digester: Digester,
     milestones: tuple[int, ...] | None = None,
 ) -> Cell:
     """A cell at one point of the grid: `axes` and `start`, with the data and recipes of its part or of a source's own."""
@@ -143,20 +163,20 @@ def _make(
         "seed": axes["seed"],
         "train": recipe.settings,
     }
-    source = _source(part, axes, recipes, sets, start) if isinstance(start, CellStart) else None
+    source = _source(part, axes, recipes, sets, start, digester) if isinstance(start, CellStart) else None
     if start is not None:  # without a start neither holds the key, and ids and runs stay what they were
         identity["init"], settings["init"] = _init(start, source)
     return Cell(
-        id=cell_id(identity),
+        id=cell_id(identity, digester),
         part=part.name,
         label=label,
         axes={**axes, "method": row.label},
         identity=identity,
         settings=settings,
         milestones=recipe.milestones if milestones is None else milestones,
-        evaluations=evaluations,
+        evaluations=wanted.evaluations,
         options=recipe.options if data.vae is None else {**recipe.options, "vae": data.vae},
-        missing=data.missing or _no_extractor(evaluations),
+        missing=data.missing or wanted.problem,
         source=source,
         file=start if isinstance(start, FileStart) else None,
         recipe=recipe.said(),
@@ -175,6 +195,7 @@ def _source(
     recipes: Mapping[tuple[Any, ...], Recipe],
     sets: Mapping[tuple[Any, ...], Data],
     start: CellStart,
+    digester: Digester,
 ) -> Source:
     """The cell that `start` names: the one at `axes`, but for what the start says of it; trained, and not evaluated."""
     own = {**axes, **start.axes}
@@ -188,7 +209,8 @@ def _source(
         start.data or sets,
         start.below,
         label=_label(start.method.label, own, []),
-        evaluations={},
+        wanted=_Wanted({}, None),
+        digester=digester,
         milestones=(start.step,),
     )
     return Source(cell, start.step, start.where)

@@ -283,7 +283,7 @@ def beat_path(folder: Path, stage: str, attempt: int) -> Path:
     return folder / "beats" / f"{stage}.{attempt}.json"
 
 
-def names(folder: Path) -> list[str]:
+def names(folder: str | Path) -> list[str]:
     """The sorted names in a folder without those that begin with a dot; none where there is no folder."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))

@@ -132,9 +132,9 @@ class Store:
 
     def runs(self, cell_id: str) -> list[Run]:
         """The runs of a cell in all layers, by name."""
-        folders = [self._cell_folder(root, cell_id) / "runs" for root in self.layers]
-        return [Run(self, cell_id, name) for name in sorted({name for each in folders for name in claims.names(each)})
-                if _RUN.fullmatch(name)]  # fmt: skip
+        _check_cell(cell_id)
+        found = {name for root in self.layers for name in claims.names(f"{root}/cells/{cell_id[:2]}/{cell_id}/runs")}
+        return [Run(self, cell_id, name) for name in sorted(found) if _RUN.fullmatch(name)]
 
     def records(self, kind: str = "evaluation") -> Iterator[Record]:
         """The records that count, of every run, verified, in a fixed order. `damaged()` lists those that were skipped."""
@@ -202,12 +202,16 @@ class Store:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _cell_folder(self, root: Path, cell_id: str) -> Path:
-        if not _CELL.fullmatch(cell_id):
-            raise UsageError(f"{cell_id!r} is not a cell id: hex digits; `resolve` completes a shortened one")
+        _check_cell(cell_id)
         return root / "cells" / cell_id[:2] / cell_id
 
     def _where(self) -> str:
         return " and ".join(str(root) for root in self.layers)
+
+
+def _check_cell(cell_id: str) -> None:
+    if not _CELL.fullmatch(cell_id):
+        raise UsageError(f"{cell_id!r} is not a cell id: hex digits; `resolve` completes a shortened one")
 
 
 def _cell_names(root: Path, first: str | None = None) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ltbench import files
 from ltbench.canonical import digest
@@ -18,6 +18,9 @@ from ltbench.store import sealed
 NAME = re.compile(
     r"(?P<kind>[a-z]+)-(?P<step>[0-9]{9,})(-(?P<evaluation>[0-9a-f]{12}))?-(?P<sha>[0-9a-f]{16})\.json"
 )
+
+HEAD = 65536  # bytes of a record in which its code's digests are, whatever its classes are called
+_CODE = re.compile(rb'"code":\{[^{}]*"evaluation":"([0-9a-f]+)"')  # a body's keys are sorted: before anything like it
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,32 @@ class Record:
     @property
     def slot(self) -> tuple[str, int, str, str]:
         """What only one record may answer: (kind, step, evaluation id, digest of the evaluation code)."""
+        return (self.kind, self.step, self.evaluation or "", str(self.evaluation_code))
+
+
+    @property
+    def evaluation_code(self) -> str | None:
+        """Digest of the code that measured; None of training."""
         code = self.body.get("code")
-        return (
-            self.kind,
-            self.step,
-            self.evaluation or "",
-            str(code.get("evaluation")) if isinstance(code, dict) else "",
-        )
+        return code.get("evaluation") if isinstance(code, dict) else None
+
+
+class Glimpse(NamedTuple):
+    """A record by its file's name, and for an evaluation by the head of its file: not verified. For who looks at thousands.
+
+    evaluation_code: digest of the code that measured, None of training.
+    """
+
+    place: str
+    kind: str
+    step: int
+    evaluation: str | None
+    evaluation_code: str | None
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """The whole record is read and verified for it. Raises FileNotFoundError or files.Unreadable."""
+        return read_record(Path(self.place)).envelope
 
 
 @dataclass(frozen=True)
@@ -156,6 +178,16 @@ def parse_record(path: Path, data: bytes) -> Record:
     except ValueError as error:
         raise files.Unreadable(path, str(error)) from error
     return Record(path, body, envelope, found)
+
+
+def glimpse(place: str, match: re.Match[str]) -> Glimpse:
+    """The record in the file `place`, whose name gave `match` (of NAME). Raises FileNotFoundError or files.Unreadable."""
+    kind, step, evaluation, _ = match.group("kind", "step", "evaluation", "sha")
+    if evaluation is None:
+        return Glimpse(place, kind, int(step), None, None)
+    code = _CODE.search(files.read_head(place, HEAD))
+    found = code[1].decode() if code else read_record(Path(place)).evaluation_code
+    return Glimpse(place, kind, int(step), evaluation, found)
 
 
 def check_body(body: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from ltbench.canonical import digest
 from ltbench.errors import LtbenchError
 from ltbench.store import claims, records, sealed
 from ltbench.store.claims import Claim, Held
-from ltbench.store.records import Damaged, Record, Records
+from ltbench.store.records import Damaged, Glimpse, Record, Records
 
 if TYPE_CHECKING:
     from ltbench.store.core import Store
@@ -56,12 +58,26 @@ class Run:
 
     def __init__(self, store: Store, cell: str, run: str) -> None:
         self.store, self.cell, self.run = store, cell, run
-        place = Path("cells", cell[:2], cell, "runs", run)
-        self.dir, self.scratch = store.root / place, store.scratch / place
-        self._layers = [root / place for root in store.layers]
+        self._place = f"cells/{cell[:2]}/{cell}/runs/{run}"
 
     def __repr__(self) -> str:
         return f"Run({self.cell[:12]}, {self.run})"
+
+    # Made when they are asked for: a look at thousands of runs asks for few of them.
+
+    @functools.cached_property
+    def dir(self) -> Path:
+        """The run's folder in the store."""
+        return self.store.root / self._place
+
+    @functools.cached_property
+    def scratch(self) -> Path:
+        """The run's folder below the scratch root."""
+        return self.store.scratch / self._place
+
+    @functools.cached_property
+    def _layers(self) -> list[Path]:
+        return [root / self._place for root in self.store.layers]
 
     @property
     def checkpoints(self) -> Path:
@@ -153,6 +169,30 @@ class Run:
         settled.superseded += fenced
         settled.damaged += damaged
         return settled
+
+    def glimpses(self) -> list[Glimpse]:
+        """The records by their names and heads, a hundred times faster than `records`: damage in the middle of a file, and a
+        record whose writer had lost its claim, are not noticed. Where two files answer one question, all are read and judged."""
+        found: dict[tuple[Any, ...], Glimpse] = {}
+        for root in self.store.layers:
+            folder = f"{root}/{self._place}/records"
+            for name in claims.names(folder):
+                match = records.NAME.fullmatch(name)
+                if match is None:
+                    continue
+                try:
+                    seen = records.glimpse(f"{folder}/{name}", match)
+                except (FileNotFoundError, files.Unreadable):
+                    continue
+                if found.setdefault(seen[1:], seen) is not seen:
+                    return self._judged()
+        return list(found.values())
+
+    def _judged(self) -> list[Glimpse]:
+        return [
+            Glimpse(str(each.path), each.kind, each.step, each.evaluation, each.evaluation_code)
+            for each in self.records()
+        ]
 
     def _counts(self, path: Path) -> bool:
         """Whether the record at `path` is sound and its writer held its claim."""
@@ -278,6 +318,13 @@ class Run:
             state, attempt, sure, host=None if now.owner is None else now.owner.host, progress=now.beat
         )
 
+    def touched(self) -> set[str]:
+        """Every stage that was ever claimed or has failed, in any layer: of the others `state` knows nothing."""
+        names = claims.names(f"{self.store.root}/{self._place}/claims")
+        for root in self.store.layers:
+            names += claims.names(f"{root}/{self._place}/failed")
+        return {name.partition(".")[0] for name in names}
+
     def stages(self) -> list[str]:
         """Every stage that was ever claimed here, or whose failure came from another store."""
         failed = (
@@ -306,11 +353,13 @@ class Run:
 
     def accepted(self) -> dict[str, Any] | None:
         """What `accept` kept, None where nothing was. Raises files.Unreadable when it is damaged."""
-        for layer in self._layers:
-            try:
-                return sealed.read_sealed(layer / "accepted.json")
-            except FileNotFoundError:
-                continue
+        for root in self.store.layers:
+            place = f"{root}/{self._place}/accepted.json"
+            if os.path.lexists(place):  # asked first: nearly no run has one, and thousands are asked
+                try:
+                    return sealed.read_sealed(Path(place))
+                except FileNotFoundError:
+                    continue
         return None
 
     def damaged(self) -> list[Damaged]:
