@@ -50,7 +50,6 @@ def _begin(store: Any, cell: Any, kind: int) -> None:
             _milestone(run, body, step, cell.evaluations)
         claim.release("done")
     elif kind == 7:
-        claim.beat(step=7, total=20, loss=0.5, images_per_s=640.0)
         _elsewhere(run)
     else:
         run.fail("train", 1, step=3, cause="oom", message="CUDA out of memory", traceback="", evidence={})
@@ -64,8 +63,9 @@ def _elsewhere(run: Any) -> None:
     path = run.dir / "claims" / "train.1.json"
     claim = sealed.read_sealed(path)
     claim["owner"] |= {"host": "node17", "kernel": "elsewhere"}
-    claim.pop("seal", None)
     path.write_bytes(sealed.seal(claim))
+    beat = {"format": 1, "counter": 9, "step": 7, "total": 20, "loss": 0.5, "images_per_s": 640.0}
+    (run.dir / "beats" / "train.1.json").write_bytes(sealed.seal(beat))
 
 
 def _milestone(run: Any, body: dict[str, Any], step: int, evaluations: dict[str, Any]) -> None:
@@ -78,7 +78,13 @@ def _milestone(run: Any, body: dict[str, Any], step: int, evaluations: dict[str,
     measured = {**body["code"], "evaluation": provenance.evaluation_code()["evaluation"]["digest"]}
     names = [f"class {k}" for k in range(CLASSES)]
     for key, described in evaluations.items():
-        told = {**body, "classes": names, "code": measured, "evaluation": {"id": key, **described}, "rows": []}
+        told = {
+            **body,
+            "classes": names,
+            "code": measured,
+            "evaluation": {"id": key, **described},
+            "rows": [],
+        }
         told["per_class"] = {"metrics": {"FD": series[:CLASSES]}}
         run.put_record("evaluation", step, told, envelope, evaluation=key)
 
@@ -88,7 +94,11 @@ def measure(tries: int = 3) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = fill(folder)
-        env = {**os.environ, "LTBENCH_STORE": str(folder / "store"), "LTBENCH_SCRATCH": str(folder / "scratch")}
+        env = {
+            **os.environ,
+            "LTBENCH_STORE": str(folder / "store"),
+            "LTBENCH_SCRATCH": str(folder / "scratch"),
+        }
         commands = {
             "status_spec": ["status", str(path)],
             "status_spec_json": ["status", str(path), "--json"],

@@ -78,6 +78,8 @@ class Planned:
     run: the run that counts for the present code, None if there is none yet. cause: of a failure, or why there is none to wait for
     (unsupported, impossible). changes: what makes it stale.
     progress: the last heartbeat of a running stage. spent: what its records say of their making.
+    progress: the last heartbeat of a running stage, host where it runs. reached: the step that training is known to have come to.
+    attempts: at the stage that runs, failed or was interrupted; 0 where none was looked for.
     """
 
     cell: Cell
@@ -91,6 +93,9 @@ class Planned:
     changes: tuple[str, ...] = ()
     progress: dict[str, Any] | None = None
     spent: tuple[Spent, ...] = ()
+    host: str | None = None
+    reached: int = 0
+    attempts: int = 0
 
     def json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -257,9 +262,7 @@ def _present_run(cell: Cell) -> str:
     return provenance.run_id(provenance.train_code(cell.settings), cell.settings)
 
 
-def plan(
-    spec: Spec, store: Store, cells: Sequence[Cell] | None = None, *, verify: bool = True
-) -> Plan:
+def plan(spec: Spec, store: Store, cells: Sequence[Cell] | None = None, *, verify: bool = True) -> Plan:
     """The state of every cell (of `cells`, if given), derived from files alone.
 
     Without `verify` records are known by their names and ends, which is for showing and not for acting.
@@ -473,6 +476,8 @@ class _Seen:
         self.begun = bool(known or self.damaged or run.stages())
         self.failure: tuple[str, str] | None = None
         self.progress: dict[str, Any] | None = None
+        self.host: str | None = None
+        self.reached, self.attempts = max(self.trained, default=0), 0
         self.stale: list[str] = []
 
     @functools.cached_property
@@ -498,6 +503,9 @@ class _Seen:
             changes=tuple(dict.fromkeys(self.stale)) if state == "stale" else (),
             progress=self.progress,
             spent=tuple(spent for record in self.records if (spent := _spent(record))),
+            host=self.host,
+            reached=self.reached,
+            attempts=self.attempts,
         )
 
     def _verdict(self, due: Sequence[Due], done: int, total: int) -> tuple[str, str]:
@@ -548,8 +556,15 @@ class _Seen:
     def _stage_reason(self, stage: str, kind: str, step: int, key: str | None = None) -> str:
         """What its last attempt or a damaged record says about a missing stage; "" if nothing does."""
         state = self.run.state(stage) if stage in self._touched else None
+        if state is not None:
+            self.attempts = max(self.attempts, state.attempt)
+            at = (state.progress or {}).get("step") if stage == "train" else None
+            self.reached = max(self.reached, at or 0)
         if state is not None and state.state == "running":
-            self.progress = state.progress or {}
+            if (
+                self.progress is None
+            ):  # while a cell trains, its evaluations run too: the training's speed is its own
+                self.progress, self.host = state.progress or {}, state.host
             return "running" + (f" on {state.host}" if state.host else "")
         if state is not None and state.state == "failed":
             message = (state.message or "").split("\n")[0]

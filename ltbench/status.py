@@ -1,13 +1,15 @@
 """How cells stand, one row each, from the store's files alone: no driver, no server, no torch.
 
 With a plan, a row is what the plan says of a cell, and how far a running stage has come. Without one, it is what the files
-of a cell's run tell: nobody knows then what else a benchmark may want of it.
+of a cell's run tell: nobody knows then what else a benchmark may want of it. What waits in SLURM's queue, or was cancelled
+there, is laid over it by `with_queue`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ltbench import provenance
@@ -16,11 +18,33 @@ from ltbench.plan import STATES, Plan, Planned
 from ltbench.store import Run, StageState, Store
 from ltbench.store.records import NAME
 
+WAITING, CANCELLED = "queued", "cancelled"
+WORDS = (
+    *STATES[:2],
+    WAITING,
+    *STATES[2:],
+    CANCELLED,
+)  # every state of a row, in the order in which they are told
+OVER = ("done", "failed", "n/a", CANCELLED)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What SLURM says of a cell's task. state: SLURM's word, or "unknown" where it does not answer; alive: not over, as far as
+    that is known; reason: why it waits; nodes: where it runs."""
+
+    job: str
+    state: str
+    alive: bool
+    reason: str = ""
+    nodes: str = ""
+
 
 @dataclass(frozen=True)
 class Row:
     """One line of the board. step, total, loss and the speeds are those of a running stage; done and records count records
-    (records is None where no plan says how many there will be)."""
+    (records is None where no plan says how many there will be). reached and wanted are steps of the training. restarts: how often
+    SLURM has started its job again, or a stage was taken up again."""
 
     cell: str
     label: str
@@ -36,6 +60,12 @@ class Row:
     steps_per_s: float | None = None
     done: int = 0
     records: int | None = None
+    data: str = ""
+    host: str | None = None
+    reached: int = 0
+    wanted: int | None = None
+    restarts: int = 0
+    queue: Waiting | None = None
 
     @property
     def name(self) -> str:
@@ -47,9 +77,43 @@ class Row:
         """Share of the running stage, 0 to 1."""
         return self.step / self.total if self.step is not None and self.total else None
 
+    @property
+    def left(self) -> float | None:
+        """Seconds until a running training is over at its present speed; None for anything else."""
+        if self.steps_per_s and self.wanted is not None:
+            return max(0, self.wanted - self.reached) / self.steps_per_s
+        return None
+
     def json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return asdict(self)
+        return {**asdict(self), "left_s": self.left}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A grid in numbers: cells by state, training steps reached and wanted, steps per second of everything that trains now, and
+    the seconds in which what is left of the training would be done at that speed (None while nothing trains)."""
+
+    counts: dict[str, int]
+    steps: int
+    wanted: int
+    steps_per_s: float
+    left: float | None
+    restarts: int
+
+    def json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        found = asdict(self)
+        return {"restarts": found.pop("restarts"), "left_s": found.pop("left"), **found}
+
+
+def whole(rows: Sequence[Row]) -> Whole:
+    """The sum of the rows; what cannot run counts for nothing."""
+    asked = [row for row in rows if row.wanted is not None and row.state != "n/a"]
+    steps, wanted = sum(row.reached for row in asked), sum(row.wanted or 0 for row in asked)
+    speed = sum(row.steps_per_s or 0.0 for row in rows)
+    left = (wanted - steps) / speed if speed else None
+    return Whole(count(rows), steps, wanted, speed, left, sum(row.restarts for row in rows))
 
 
 def of_plan(plan: Plan) -> list[Row]:
@@ -61,6 +125,7 @@ def of_plan(plan: Plan) -> list[Row]:
 def _planned(item: Planned, several: bool) -> Row:
     cell = item.cell
     running = next((due.stage for due in item.due if due.reason.startswith("running")), None)
+    wanted = cell.milestones[-1]
     return Row(
         cell=cell.id,
         label=f"{cell.part} {cell.label}" if several else cell.label,
@@ -70,8 +135,44 @@ def _planned(item: Planned, several: bool) -> Row:
         cause=item.cause,
         done=item.done,
         records=item.total,
+        data=data_of(cell.settings),
+        host=item.host,
+        reached=wanted if item.state == "done" else min(wanted, item.reached),
+        wanted=wanted,
+        restarts=max(0, item.attempts - 1),
         **_beat(item.progress, running, cell.settings),
     )
+
+
+def with_queue(
+    rows: Sequence[Row], waiting: Mapping[str, Waiting], restarts: Mapping[str, int], cancelled: Set[str]
+) -> list[Row]:
+    """The rows with what SLURM and the files of submissions tell of cells: waiting tasks, how often they were started again, and
+    which cells were cancelled. A cell that runs or is done, by its own files, stays that."""
+    return [
+        _queued(row, waiting.get(row.cell), restarts.get(row.cell, 0), row.cell in cancelled) for row in rows
+    ]
+
+
+def _queued(row: Row, task: Waiting | None, restarts: int, cancelled: bool) -> Row:
+    row = replace(row, queue=task, restarts=max(row.restarts, restarts))
+    if row.state in ("done", "running", "n/a"):
+        return row
+    if task is not None and task.alive:
+        return replace(row, state=WAITING, reason=_why_waiting(task), cause=None)
+    if cancelled:
+        return replace(
+            row, state=CANCELLED, reason="was cancelled; retry or submit asks for it again", cause=None
+        )
+    return row
+
+
+def _why_waiting(task: Waiting) -> str:
+    if task.state == "unknown":
+        return f"job {task.job} was submitted; SLURM does not say how it stands"
+    where = f" on {task.nodes}" if task.nodes else ""
+    why = f" ({task.reason})" if task.reason and task.reason != "None" else ""
+    return f"job {task.job} is {task.state}{where}{why}"
 
 
 def of_store(store: Store) -> list[Row]:
@@ -84,7 +185,12 @@ def _found(store: Store, cell: str) -> Row:
     runs = {run.run: (run, _records(run)) for run in store.runs(cell)}
     present = _present_run(settings)
     chosen = runs.get(present or "") or max(runs.values(), key=lambda found: len(found[1]), default=None)
-    base = {"cell": cell, "label": name_of(settings), "seed": settings.get("seed")}
+    base = {
+        "cell": cell,
+        "label": name_of(settings),
+        "seed": settings.get("seed"),
+        "data": data_of(settings),
+    }
     if chosen is None:
         return Row(**base, state="new", reason="never run")
     run, made = chosen
@@ -101,7 +207,10 @@ def _found(store: Store, cell: str) -> Row:
 def _told(stage: str, now: StageState, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the stage that decides a cell's state gives to its row."""
     if now.state == "running":
-        return {"state": "running", "reason": f"on {now.host}", **_beat(now.progress or {}, stage, settings)}
+        beat = _beat(now.progress or {}, stage, settings)
+        steps = {"reached": beat["step"] or 0, "wanted": beat["total"]} if stage == "train" else {}
+        again = {"host": now.host, "restarts": now.attempt - 1}
+        return {"state": "running", "reason": f"on {now.host}", **beat, **steps, **again}
     if now.state == "failed":
         return {
             "state": "failed",
@@ -138,17 +247,21 @@ def _beat(beat: Mapping[str, Any] | None, stage: str | None, settings: Mapping[s
     }
 
 
+def data_of(settings: Mapping[str, Any]) -> str:
+    """The data set's name with its size, where it has one: `fashion_mnist 32`."""
+    data = settings["dataset"]
+    return f"{data['name']} {data['resolution']}" if "resolution" in data else data["name"]
+
+
 def name_of(settings: Mapping[str, Any]) -> str:
     """A short name for a cell seen without its benchmark, seed excepted: `ccua (fashion_mnist 32, sit)`; what was not trained
     here says so: `adm (fashion_mnist 32, external)`."""
-    data = settings["dataset"]
-    size = f" {data['resolution']}" if "resolution" in data else ""
     if "external" in settings:
-        return f"{settings['external']['name']} ({data['name']}{size}, external)"
-    return f"{settings['method']['name']} ({data['name']}{size}, {settings['pipeline']})"
+        return f"{settings['external']['name']} ({data_of(settings)}, external)"
+    return f"{settings['method']['name']} ({data_of(settings)}, {settings['pipeline']})"
 
 
 def count(rows: Sequence[Row]) -> dict[str, int]:
     """Cells by state, without zeros."""
-    found = {state: sum(row.state == state for row in rows) for state in STATES}
-    return {state: number for state, number in found.items() if number}
+    found = Counter(row.state for row in rows)
+    return {state: found[state] for state in WORDS if found[state]}

@@ -22,6 +22,7 @@ from ltbench.cli import (
     reporting,
     running,
     sampling,
+    standing,
     submitting,
 )
 from ltbench.cli.output import complain, say
@@ -34,7 +35,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (planning.plan, "What a run would do: cells by state, and its cost."),
     (fetching.fetch, "Bring the weights and archives that a benchmark needs."),
     (calibrating.calibrate, "Time a few real steps here, for the costs in plan."),
-    (inspecting.status, "How a benchmark stands; --watch keeps looking."),
+    (standing.status, "How a benchmark stands; --watch keeps looking."),
     (reporting.report, "The table and figures, in every format."),
     (sampling.sample, "Images from a trained cell: .npz, PNG or a sheet."),
     (evaluating.evaluate, "Numbers for images or weights that others made."),

@@ -1,31 +1,14 @@
-"""The verbs that look into the store: status, show, why, accept."""
+"""The verbs that look into one cell: show, why, accept."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ltbench.cli.options import (
-    AsJson,
-    Changes,
-    Filters,
-    Plugins,
-    ScratchAt,
-    StoreAt,
-    WithMethods,
-    place,
-)
-from ltbench.cli.output import console, dump, out, say
-from ltbench.cli.output import show as picture
+from ltbench.cli.options import AsJson, Plugins, ScratchAt, StoreAt, place
+from ltbench.cli.output import dump, out
 from ltbench.errors import UsageError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from ltbench.status import Row
 
 CellName = Annotated[
     str,
@@ -33,81 +16,6 @@ CellName = Annotated[
         metavar="CELL", help="A cell's id, or at least its first 6 digits (see status, plan --all)."
     ),
 ]
-WATCH_EVERY = 2.0  # seconds
-
-
-def status(
-    spec: Annotated[
-        str | None, typer.Argument(metavar="[SPEC]", help="A spec: path or name. [everything in the store]")
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every 2 s until all is over.")] = False,
-    filter_: Filters = None,
-    set_: Changes = None,
-    with_: WithMethods = None,
-    json: AsJson = False,
-    store: StoreAt = None,
-    scratch: ScratchAt = None,
-    plugins: Plugins = None,
-) -> None:
-    """How a benchmark stands: method by seed, progress, speed, and what went wrong. Reads files, asks nobody.
-
-    \b
-    Example:
-      python harness.py status quickstart
-      python harness.py status quickstart --watch
-    """
-    from ltbench.cli import board
-
-    place(store, scratch, plugins)
-    look = _looker(spec, filter_ or [], set_ or [], with_ or [])
-    if json:
-        rows = look()
-        from ltbench.status import count
-
-        dump({"counts": count(rows), "cells": [row.json() for row in rows]})
-    elif watch:
-        _watch(look, board.render)
-    else:
-        picture(board.render(look()))
-
-
-def _looker(
-    spec: str | None, filters: Sequence[str], changes: Sequence[str], methods: Sequence[str]
-) -> Callable[[], list[Row]]:
-    """A function that looks at the store once."""
-    from ltbench import plan as plans
-    from ltbench import status as state
-    from ltbench.cli import stores, targets
-
-    if spec is None:
-        if filters or changes or methods:
-            raise UsageError(
-                "--filter, --set and --with belong to a spec", "name one: status SPEC --filter ..."
-            )
-        return lambda: state.of_store(stores.open_store(write=False))
-    benchmark = targets.load(spec, changes, methods)
-    cells = targets.cells_of(benchmark, filters)
-    return lambda: state.of_plan(plans.plan(benchmark, stores.open_store(write=False), cells))
-
-
-def _watch(look: Callable[[], list[Row]], render: Callable[[list[Row]], RenderableType]) -> None:
-    """Redraw until nothing runs, then leave the last picture standing; Ctrl-C ends it."""
-    from rich.live import Live
-
-    screen = console()
-    rows = look()
-    try:
-        with Live(render(rows), console=screen, auto_refresh=False) as live:
-            while not _over(rows):
-                time.sleep(WATCH_EVERY)
-                rows = look()
-                live.update(render(rows), refresh=True)
-    except KeyboardInterrupt:
-        say("stopped watching; nothing else was stopped")
-
-
-def _over(rows: Sequence[Row]) -> bool:
-    return all(row.state in ("done", "failed") for row in rows) and bool(rows)
 
 
 def show(

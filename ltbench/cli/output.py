@@ -82,12 +82,15 @@ def table(
 def show(picture: RenderableType) -> None:
     """Print something rich (stdout); in a pipe without the spaces that fill up its lines."""
     screen = console()
-    if screen.is_terminal:
-        screen.print(picture)
-        return
+    screen.print(picture) if screen.is_terminal else out(plain(picture))
+
+
+def plain(picture: RenderableType) -> str:
+    """Something rich as text, without colours and without the spaces that fill up its lines."""
+    screen = console()
     with screen.capture() as captured:
         screen.print(picture)
-    out("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
+    return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
 
 
 def complain(error: LtbenchError) -> int:

@@ -133,7 +133,11 @@ class Store:
     def runs(self, cell_id: str) -> list[Run]:
         """The runs of a cell in all layers, by name."""
         _check_cell(cell_id)
-        found = {name for root in self.layers for name in claims.names(f"{root}/cells/{cell_id[:2]}/{cell_id}/runs")}
+        found = {
+            name
+            for root in self.layers
+            for name in claims.names(f"{root}/cells/{cell_id[:2]}/{cell_id}/runs")
+        }
         return [Run(self, cell_id, name) for name in sorted(found) if _RUN.fullmatch(name)]
 
     def records(self, kind: str = "evaluation") -> Iterator[Record]:

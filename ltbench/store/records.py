@@ -20,7 +20,9 @@ NAME = re.compile(
 )
 
 HEAD = 65536  # bytes of a record in which its code's digests are, whatever its classes are called
-_CODE = re.compile(rb'"code":\{[^{}]*"evaluation":"([0-9a-f]+)"')  # a body's keys are sorted: before anything like it
+_CODE = re.compile(
+    rb'"code":\{[^{}]*"evaluation":"([0-9a-f]+)"'
+)  # a body's keys are sorted: before anything like it
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,6 @@ class Record:
     def slot(self) -> tuple[str, int, str, str]:
         """What only one record may answer: (kind, step, evaluation id, digest of the evaluation code)."""
         return (self.kind, self.step, self.evaluation or "", str(self.evaluation_code))
-
 
     @property
     def evaluation_code(self) -> str | None:
