@@ -468,6 +468,7 @@ class _Seen:
         whole = run.records() if verify else Records()
         known: Sequence[Record | Glimpse] = whole if verify else run.glimpses()
         self.damaged = whole.damaged
+        self.spent = tuple(spent for record in whole if (spent := _spent(record)))
         self.trained = {record.step for record in known if record.kind == "train"}
         made = [record for record in known if record.kind in ("evaluation", "selection")]
         fresh = [r for r in made if good is None or r.evaluation_code == good]
@@ -502,7 +503,7 @@ class _Seen:
             cause=self.failure[0] if state == "failed" and self.failure else None,
             changes=tuple(dict.fromkeys(self.stale)) if state == "stale" else (),
             progress=self.progress,
-            spent=tuple(spent for record in self.records if (spent := _spent(record))),
+            spent=self.spent,
             host=self.host,
             reached=self.reached,
             attempts=self.attempts,

@@ -79,6 +79,7 @@ LAYERS = {
     "ltbench.job": 4,
     "ltbench.launch": 5,
     "ltbench.status": 5,
+    "ltbench.doctor": 5,
     "ltbench.cli": 6,
 }
 TORCH_FREE = 0  # the layer that never imports torch

@@ -13,6 +13,7 @@ import typer
 from ltbench.cli import (
     archiving,
     calibrating,
+    doctoring,
     evaluating,
     extracting,
     fetching,
@@ -48,6 +49,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (extracting.extractors, "What measures images; which of them prints FID."),
     (archiving.export, "A benchmark's results as one zip file."),
     (archiving.import_, "Add such files to a store; nothing is overwritten."),
+    (doctoring.doctor, "What this machine or cluster can do, and what fails."),
     (planning.validate, "Check a spec: every mistake, with its place."),
     (planning.schema, "The JSON schema of a spec, for editors."),
 )
