@@ -8,15 +8,18 @@ there, is laid over it by `with_queue`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltbench import provenance
 from ltbench.errors import LtbenchError
 from ltbench.plan import STATES, Plan, Planned
 from ltbench.store import Run, StageState, Store
 from ltbench.store.records import NAME
+
+if TYPE_CHECKING:
+    from ltbench.launch.slurm.seen import Seen, Task
 
 WAITING, CANCELLED = "queued", "cancelled"
 WORDS = (
@@ -31,13 +34,15 @@ OVER = ("done", "failed", "n/a", CANCELLED)
 @dataclass(frozen=True)
 class Waiting:
     """What SLURM says of a cell's task. state: SLURM's word, or "unknown" where it does not answer; alive: not over, as far as
-    that is known; reason: why it waits; nodes: where it runs."""
+    that is known; reason: why it waits; nodes: where it runs; cause: the class of a bad end; message: what it said of it."""
 
     job: str
     state: str
     alive: bool
     reason: str = ""
     nodes: str = ""
+    cause: str | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,27 @@ def _planned(item: Planned, several: bool) -> Row:
     )
 
 
-def with_queue(
-    rows: Sequence[Row], waiting: Mapping[str, Waiting], restarts: Mapping[str, int], cancelled: Set[str]
-) -> list[Row]:
-    """The rows with what SLURM and the files of submissions tell of cells: waiting tasks, how often they were started again, and
-    which cells were cancelled. A cell that runs or is done, by its own files, stays that."""
+def with_queue(rows: Sequence[Row], seen: Seen) -> list[Row]:
+    """The rows with what SLURM and the files of submissions tell of cells: tasks that wait or are over, how often they were started
+    again, and which cells were cancelled. A cell that runs or is done, by its own files, stays that."""
+    restarts, cancelled = seen.restarts(), seen.cancelled()
+    waiting = {cell: _waiting(task) for cell in seen.tasks if (task := seen.of(cell)) is not None}
     return [
         _queued(row, waiting.get(row.cell), restarts.get(row.cell, 0), row.cell in cancelled) for row in rows
     ]
+
+
+def _waiting(task: Task) -> Waiting:
+    state, ended = task.state, task.ended or {}
+    return Waiting(
+        task.name,
+        task.word,
+        task.alive,
+        state.reason if state else "",
+        state.node if state else "",
+        task.cause,
+        str(ended.get("message") or ""),
+    )
 
 
 def _queued(row: Row, task: Waiting | None, restarts: int, cancelled: bool) -> Row:

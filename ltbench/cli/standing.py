@@ -27,11 +27,13 @@ from ltbench.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ltbench.launch.slurm.seen import Seen
     from ltbench.status import Row
 
 EVERY = 2.0  # seconds between two looks on a terminal
 BLOCKS = 10.0  # seconds between two looks where nobody redraws a screen
 SHARE = 4.0  # a look that took long is followed by a rest this many times as long: the file server has other clients
+ASK_EVERY = 30.0  # seconds between two questions to SLURM
 STILL = 60.0  # seconds in which nothing ran or waited, after which a watch is over
 
 
@@ -100,13 +102,29 @@ class Looker:
     notes: list[str] = field(default_factory=list)
     took: float = 0.0
     _rows: Callable[[], list[Row]] | None = None
+    _seen: Seen | None = None
+    _asked: float = 0.0
 
     def __call__(self) -> list[Row]:
         begun = time.monotonic()
         self._rows = self._rows or self._source()
-        self.rows = self._rows()
+        rows = self._rows()
+        self.rows, self.notes = self._with_queue(rows)
         self.took = time.monotonic() - begun
         return self.rows
+
+    def _with_queue(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
+        """SLURM is asked every 30 s at most: its controller has other clients."""
+        from ltbench import status as state
+        from ltbench.cli.stores import scratch_root
+
+        if not (scratch_root() / "submissions").is_dir():
+            return rows, []
+        from ltbench.launch.slurm import seen
+
+        if self._seen is None or time.monotonic() - self._asked >= ASK_EVERY:
+            self._seen, self._asked = seen.look(scratch_root(), ask=self.ask), time.monotonic()
+        return state.with_queue(rows, self._seen), list(self._seen.notes)
 
     def board(self, width: int) -> RenderableType:
         """The picture of a fresh look."""

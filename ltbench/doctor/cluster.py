@@ -48,7 +48,7 @@ def look() -> Cluster | None:
     ]
     if said[0] is None or said[0].code:
         return None
-    pairs = (line.partition("=")[::2] for line in said[0].out.splitlines() if "=" in line)
+    pairs = [line.split("=", 1) for line in said[0].out.splitlines() if "=" in line]
     config = {key.strip(): value.strip() for key, value in pairs}
     tables = [_table(each.out) if each and not each.code else {} for each in said[1:]]
     return Cluster(config, *tables)
@@ -138,7 +138,9 @@ def _requeue(found: Cluster, profile: Profile) -> Iterator[Finding]:
             "jobs ask to be requeued" if profile.requeue else "jobs are not requeued: submit again continues",
         )
     partition = found.partition(profile.resources("training"))
-    fields = found.partitions.get(partition or "", {})
+    fields = found.partitions.get(partition or "")
+    if fields is None:
+        return  # said of the jobs that ask for it
     mode = fields.get("PreemptMode", config.get("PreemptMode", "OFF"))
     if config.get("PreemptType", "preempt/none") == "preempt/none" or mode == "OFF":
         yield ok("preemption", f"jobs in {partition} are not preempted")
