@@ -58,7 +58,7 @@ def _table(text: str) -> dict[str, dict[str, str]]:
     """Lines of `KEY=VALUE ...` by the value of their first key."""
     found = {}
     for line in text.splitlines():
-        fields = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
+        fields = {key: value for key, _, value in (word.partition("=") for word in line.split()) if value}
         if fields:
             found[next(iter(fields.values()))] = fields
     return found

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from ltbench.errors import EnvironmentProblem
 from ltbench.launch import signals
 from ltbench.launch.devices import Seats
+from ltbench.launch.logs import LogIndex
 from ltbench.launch.memory import oom_kills
 from ltbench.launch.process import CappedLog, WorkerProcess, exit_reason
 from ltbench.launch.team import Team, alone
@@ -99,6 +100,7 @@ class LocalRun:
         self._insisted = 0
         self._workers: dict[int, WorkerProcess] = {}
         self._logs: dict[int, CappedLog] = {}
+        self._log_index = LogIndex(settings.logs)
         self._early_deaths = 0
         self._oom_kills = oom_kills()
         self._teams: dict[Job, Team] = {}
@@ -130,6 +132,7 @@ class LocalRun:
                 worker.finish()
             for log in self._logs.values():
                 log.close()
+            self._log_index.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -277,7 +280,8 @@ class LocalRun:
         if event.get("type") == "milestone":
             self.queue.milestone(job.cell, event["step"])
         if "attempt" in event:
-            job.claim = {"attempt": event["attempt"]}
+            job.claim = {"attempt": event["attempt"], "log": worker.log.path}
+            self._log_index.begin(job.cell, job.stage, event["attempt"], worker.log.path)
         if event.get("type") == "progress":
             job.claim["step"] = event.get("step")
         self.watcher.event(worker.index, job, event)
@@ -307,6 +311,8 @@ class LocalRun:
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+        if "log" in job.claim:
+            self._log_index.end(job.cell, job.stage, job.claim["log"], outcome.outcome)
         if outcome.outcome == "done":
             self.queue.done(job)
             return

@@ -1,0 +1,225 @@
+"""`cancel`: mark first, then scancel; and the run on this machine that works on a cell is asked to stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ltbench.cli.options import AsJson, Changes, Filters, Plugins, ScratchAt, StoreAt, WithMethods, place
+from ltbench.cli.output import dump, out, plural
+from ltbench.errors import LtbenchError, UsageError
+
+if TYPE_CHECKING:
+    from ltbench.launch.slurm.seen import Seen, Task
+    from ltbench.store import Store
+    from ltbench.store.owner import Owner
+
+CHUNK = 500  # jobs in one call of scancel
+
+
+def cancel(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[SPEC|CELL]", help="A spec, or a cell by its first 6 digits or more."),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Everything that was submitted or runs here.")] = False,
+    filter_: Filters = None,
+    set_: Changes = None,
+    with_: WithMethods = None,
+    json: AsJson = False,
+    store: StoreAt = None,
+    scratch: ScratchAt = None,
+    plugins: Plugins = None,
+) -> None:
+    """Stop cells: jobs that wait or run in SLURM, and runs on this machine. Nothing that was computed is lost.
+
+    A cancelled cell is not started again by SLURM or by a job; it stays cancelled until `submit` or `retry --class cancelled` asks
+    for it. A job that also runs cells which were not named is left alone, and said. A run on this machine stops as a whole, at its
+    next step boundary. Exit code 1 when something could not be stopped.
+
+    \b
+    Example:
+      python harness.py cancel table1
+      python harness.py cancel table1 --filter method=ccua
+      python harness.py cancel 76fc6efc05e6
+      python harness.py cancel --all
+    """
+    from ltbench.cli import stores
+    from ltbench.launch.slurm import seen
+
+    place(store, scratch, plugins)
+    if (target is None) != all_:
+        raise UsageError("cancel takes one of SPEC, CELL and --all", "or: python harness.py cancel --help")
+    house = stores.open_store(write=False)
+    known = seen.look(house.scratch)
+    cells = None if all_ else _cells(target or "", house, known, filter_ or [], set_ or [], with_ or [])
+    done = Done()
+    _cancel_jobs(known, cells, done)
+    _stop_runs(house, cells, done)
+    dump(done.json()) if json else done.tell()
+    raise typer.Exit(1 if done.problems else 0)
+
+
+@dataclass
+class Done:
+    """What came of it: jobs that were cancelled, the cells in them, processes that were asked to stop, and what could not be."""
+
+    jobs: list[str] = field(default_factory=list)
+    cells: set[str] = field(default_factory=set)
+    stopped: list[int] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**vars(self), "cells": sorted(self.cells)}
+
+    def tell(self) -> None:
+        """Say it (stdout)."""
+        if self.jobs:
+            out(f"cancelled {plural(len(self.jobs), 'job')} with {plural(len(self.cells), 'cell')}")
+        for pid in self.stopped:
+            out(f"asked the run on this machine (process {pid}) to stop at its next step boundary")
+        for line in self.left:
+            out(f"left alone: {line}")
+        for line in self.problems:
+            out(f"could not: {line}")
+        if not (self.jobs or self.stopped or self.left or self.problems):
+            out("nothing of it waits or runs")
+
+
+def _cells(
+    target: str,
+    house: Store,
+    known: Seen,
+    filters: Sequence[str],
+    changes: Sequence[str],
+    methods: Sequence[str],
+) -> set[str]:
+    """The cells that were named. Raises UsageError where the target is neither a spec nor a cell."""
+    from ltbench.cli import targets
+
+    if re.fullmatch("[0-9a-f]{6,64}", target) and not Path(target).is_file():
+        found = {cell for cell in known.tasks if cell.startswith(target)}  # submitted, and perhaps not begun
+        if len(found) > 1:
+            raise UsageError(
+                f"{target} is the beginning of {len(found)} cells: " + ", ".join(sorted(found))[:200]
+            )
+        return found or {house.resolve(target)}
+    benchmark = targets.load(target, changes, methods)
+    return {cell.id for cell in targets.cells_of(benchmark, filters)}
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None:
+    """Marks first: a task that gets the signal looks for its mark, and does not come back."""
+    tasks = {id(task): task for own in known.tasks.values() for task in own}.values()
+    chosen: list[Task] = []
+    for task in tasks:
+        own = {entry.cell for entry in task.entries}
+        if not (task.alive or task.job is None) or (cells is not None and not own & set(cells)):
+            continue
+        if cells is not None and not own <= set(cells):
+            others = ", ".join(entry.label for entry in task.entries if entry.cell not in cells)
+            done.left.append(f"job {task.name}, which also has {others}")
+            continue
+        chosen.append(task)
+    _mark(chosen, tasks, done)
+    names = [task.name for task in chosen if task.job]
+    for start in range(0, len(names), CHUNK):
+        problem = _scancel(names[start : start + CHUNK])
+        if problem:
+            done.problems.append(
+                f"scancel of {plural(len(names[start : start + CHUNK]), 'job')}: {problem}; they are marked, and will not start again"
+            )
+        else:
+            done.jobs += names[start : start + CHUNK]
+    done.cells |= {entry.cell for task in chosen for entry in task.entries}
+
+
+def _mark(chosen: Sequence[Task], tasks: Collection[Task], done: Done) -> None:
+    """One mark for a submission all of which is to end, one per element otherwise."""
+    for submission in {task.submission for task in chosen}:
+        mine = [task for task in chosen if task.submission == submission]
+        try:
+            if len(mine) == sum(task.submission == submission for task in tasks):
+                submission.cancel()
+                continue
+            for task in mine:
+                submission.cancel(task.array, task.index)
+        except LtbenchError as error:
+            done.problems.append(f"mark {submission.id} as cancelled: {error.message}")
+
+
+def _scancel(names: Sequence[str]) -> str | None:
+    from ltbench.doctor.findings import call
+
+    said = call(["scancel", *names], 120)
+    if said is None:
+        return "it is not here, or does not answer"
+    return said.reason if said.code else None
+
+
+# --- runs on this machine -------------------------------------------------------------------------------------------
+
+
+def _stop_runs(house: Store, cells: Collection[str] | None, done: Done) -> None:
+    """SIGTERM to the driver of every process here that holds a claim of the cells; elsewhere only its place can be told."""
+    from ltbench.store import owner as owners
+
+    here = owners.here()
+    for cell, owner in _holders(house, cells):
+        alive = owner.alive(here)
+        if owner.slurm_job is not None and cell in done.cells:
+            continue
+        if alive is None:
+            done.problems.append(
+                f"stop cell {cell[:12]}: process {owner.pid} on {owner.host} may still have it; stop it there"
+            )
+        elif alive:
+            _stop(cell, owner.pid, done)
+
+
+def _stop(cell: str, pid: int, done: Done) -> None:
+    driver = _driver(pid)
+    if driver in done.stopped:
+        return
+    try:
+        os.kill(driver, signal.SIGTERM)
+    except OSError as error:
+        done.problems.append(f"stop cell {cell[:12]}: process {driver}: {error.strerror}")
+    else:
+        done.stopped.append(driver)
+
+
+def _holders(house: Store, cells: Collection[str] | None) -> Iterator[tuple[str, Owner]]:
+    """(cell, owner) of every claim that has not been released and may be alive."""
+    from ltbench.store import claims
+
+    for cell in house.cells():
+        if cells is not None and cell not in cells:
+            continue
+        for run in house.runs(cell):
+            for stage in run.stages():
+                now = claims.standing(run.dir, stage, house.watch, house.lease)
+                if now is not None and now.outcome is None and now.alive is not False and now.owner:
+                    yield cell, now.owner
+
+
+def _driver(pid: int) -> int:
+    """The process that feeds a worker, from the worker's command line; a process without one is asked itself."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return pid
+    told = next((word for word in words if word.startswith(b"--driver=")), None)
+    return int(told.partition(b"=")[2]) if told else pid
