@@ -17,6 +17,7 @@ from ltbench.cli import (
     evaluating,
     extracting,
     fetching,
+    following,
     inspecting,
     listing,
     planning,
@@ -24,6 +25,7 @@ from ltbench.cli import (
     running,
     sampling,
     standing,
+    stopping,
     submitting,
 )
 from ltbench.cli.output import complain, say
@@ -41,6 +43,8 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (sampling.sample, "Images from a trained cell: .npz, PNG or a sheet."),
     (evaluating.evaluate, "Numbers for images or weights that others made."),
     (inspecting.show, "Everything the store holds about one cell."),
+    (following.logs, "What a cell's attempts printed; -f follows."),
+    (stopping.cancel, "Stop cells, in SLURM's queue and on this machine."),
     (inspecting.why, "Why a cell failed, or which code changed since."),
     (inspecting.accept, "Keep a cell's results although code changed."),
     (listing.benchmarks, "The specs in benchmarks/."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ltbench.cli.curves import line as curve_line
 from ltbench.cli.output import clip, out, plural, table
 from ltbench.errors import LtbenchError, UsageError
 
@@ -22,7 +23,29 @@ def describe(store: Store, cell: str) -> dict[str, Any]:
         "settings": content["settings"],
         "present_run": present,
         "runs": [_run(run, run.run == present) for run in store.runs(cell)],
+        "jobs": _jobs(store, cell),
     }
+
+
+def _jobs(store: Store, cell: str) -> list[dict[str, Any]]:
+    """The tasks of submissions that have the cell, the newest first, with SLURM's word for them."""
+    from ltbench.launch.slurm import seen
+
+    return [
+        {
+            "job": task.name,
+            "class": task.kind,
+            "state": task.word,
+            "alive": task.alive,
+            "reason": task.state.reason if task.state else "",
+            "node": task.state.node if task.state else "",
+            "requeues": task.restart,
+            "cause": task.cause,
+            "submission": task.submission.id,
+            "log": str(task.log),
+        }
+        for task in seen.look(store.scratch).tasks.get(cell, [])
+    ]
 
 
 def _present(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, Any] | str]:
@@ -45,6 +68,9 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
         "checkpoints": _names(run.checkpoints),
         "milestones": _names(run.milestones),
         "accepted": (run.accepted() or {}).get("because"),
+        "attempts": _attempts(run),
+        "curves": _curves(found),
+        "grids": _grids(run, found),
         "stages": {name: vars(state) for name in run.stages() if (state := run.state(name)) is not None},
         "records": [
             {
@@ -62,6 +88,65 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
         "conflicts": [str(record.path) for record in found.conflicts],
         "failures": run.failures(),
     }
+
+
+def _attempts(run: Run) -> list[dict[str, Any]]:
+    """Who has worked on each stage, first attempt first."""
+    from ltbench.store import claims
+
+    found = []
+    for stage in run.stages():
+        for attempt in range(1, claims.latest_attempt(run.dir, stage) + 1):
+            owner, beat = claims.owner_of(run.dir, stage, attempt)
+            told = {"host": None, "pid": None, "slurm_job": None, "slurm_restart": 0} | (
+                owner.json() if owner else {}
+            )
+            found.append(
+                {
+                    "stage": stage,
+                    "attempt": attempt,
+                    **{key: told[key] for key in ("host", "pid", "slurm_job", "slurm_restart")},
+                    "outcome": beat.get("outcome"),
+                    "step": beat.get("step"),
+                }
+            )
+    return found
+
+
+def _curves(found: Sequence[Any]) -> dict[str, dict[str, list[Any]]]:
+    """Name -> {"step", "value"}: the loss and its terms up to the last milestone, and every metric over all classes by step."""
+    curves: dict[str, dict[str, list[Any]]] = {}
+    trained = [record for record in found if record.kind == "train"]
+    if trained and (curve := trained[-1].body.get("curve")):
+        series = {"loss": curve.get("loss"), **curve.get("terms", {}), "grad_norm": curve.get("grad_norm")}
+        for name, values in series.items():
+            if values and "/" not in name:
+                curves[name] = {"step": curve["step"], "value": values}
+    for record in found:
+        if record.kind == "evaluation":
+            for name, value in _values(record.body).items():
+                of = curves.setdefault(f"{name}, {_about(record.body)}", {"step": [], "value": []})
+                of["step"].append(record.step)
+                of["value"].append(value)
+    return curves
+
+
+def _grids(run: Run, found: Sequence[Any]) -> list[dict[str, Any]]:
+    """The pictures that records hold: what they show, at which step, and their file (None where it is gone)."""
+    pictures = []
+    for record in found:
+        for name, told in (record.body.get("facts") or {}).items():
+            for value in told.values() if isinstance(told, dict) else [told]:
+                if isinstance(value, str) and value.endswith(".png"):
+                    pictures.append({"what": name, "step": record.step, "file": _fact(run, value)})
+    return pictures
+
+
+def _fact(run: Run, name: str) -> str | None:
+    try:
+        return str(run.fact(name))
+    except (LtbenchError, ValueError):
+        return None
 
 
 def _names(folder: Any) -> list[str]:
@@ -103,6 +188,24 @@ def tell(found: Mapping[str, Any]) -> None:
         _tell_run(run)
     if not found["runs"]:
         out("\nno run yet")
+    if found["jobs"]:
+        out()
+        table(
+            ("job", "class", "state", "requeues", "node", "why", "log"),
+            (
+                (
+                    j["job"],
+                    j["class"],
+                    j["state"],
+                    j["requeues"],
+                    j["node"],
+                    j["cause"] or j["reason"],
+                    j["log"],
+                )
+                for j in found["jobs"]
+            ),
+        )
+    out(f"\nnext: python harness.py logs {found['cell'][:12]}")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -118,12 +221,23 @@ def _tell_run(run: Mapping[str, Any]) -> None:
     if run["accepted"]:
         out(f"accepted because {run['accepted']}")
     table(
-        ("  stage", "state", "attempt", "cause"),
+        ("  stage", "state", "attempt", "on", "cause"),
         (
-            (f"  {name}", state["state"], state["attempt"], clip(_cause(state), 120))
+            (
+                f"  {name}",
+                state["state"].replace("released", "over"),
+                state["attempt"],
+                _place(run, name),
+                clip(_cause(state), 120),
+            )
             for name, state in run["stages"].items()
         ),
     )
+    if run["curves"]:
+        table(
+            ("  against the step", "first", "", "last"),
+            (curve_line(f"  {name}", own["step"], own["value"]) for name, own in run["curves"].items()),
+        )
     if run["records"]:
         table(
             ("  record", "step", "of", "values over all classes"),
@@ -135,8 +249,21 @@ def _tell_run(run: Mapping[str, Any]) -> None:
     for word in ("damaged", "superseded", "conflicts"):
         for line in run[word]:
             out(f"  {word}: {line}")
+    for each in run["grids"]:
+        out(f"  picture: {each['what']} at step {each['step']}: {each['file'] or 'its file is gone'}")
     out(f"  milestones: {', '.join(run['milestones']) or 'none'}")
     out(f"  checkpoints: {', '.join(run['checkpoints']) or 'none'}")
+
+
+def _place(run: Mapping[str, Any], stage: str) -> str:
+    """Where each attempt at a stage ran: `node1 (job 12), node2 (job 12, requeue 1)`."""
+    said = []
+    for each in run["attempts"]:
+        if each["stage"] == stage:
+            again = f", requeue {each['slurm_restart']}" if each["slurm_restart"] else ""
+            job = f" (job {each['slurm_job']}{again})" if each["slurm_job"] else ""
+            said.append(f"{each['host'] or '?'}{job}")
+    return ", ".join(dict.fromkeys(said[-3:]))
 
 
 def _cause(state: Mapping[str, Any]) -> str:

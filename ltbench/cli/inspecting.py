@@ -25,7 +25,7 @@ def show(
     scratch: ScratchAt = None,
     plugins: Plugins = None,
 ) -> None:
-    """Everything the store holds about one cell: settings, runs, records, failures, files.
+    """Everything the store holds about one cell: settings, runs, curves, records, attempts and their jobs, failures, files.
 
     \b
     Example:

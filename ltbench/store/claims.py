@@ -233,6 +233,12 @@ def standing(folder: Path, stage: str, watch: Watch, lease: float) -> Standing |
     return Standing(attempt, owner, beat, age, beat.get("outcome"), alive, same_kernel)
 
 
+def owner_of(folder: Path, stage: str, attempt: int) -> tuple[Owner | None, dict[str, Any]]:
+    """Who made an attempt, and its last heartbeat; None and {} where nothing readable tells."""
+    claim = _read(claim_path(folder, stage, attempt))
+    return Owner.from_json(claim.get("owner")), _read(beat_path(folder, stage, attempt))
+
+
 def _beat_moved(folder: Path, stage: str, now: Standing) -> bool:
     """A last look before a takeover by lease. NFS may serve an old directory for a minute; a change of our own in it makes
     the client ask the server."""
