@@ -51,7 +51,7 @@ def render(rows: Sequence[Row], *, width: int, title: str = "", notes: Sequence[
     parts += [Text(line, style="cyan") for line in _running(rows)]
     parts += [Text(line, style=STYLES[WAITING]) for line in _waiting(rows)]
     parts += [Text(line, style=STYLES.get(state, "")) for state, line in _trouble(rows)]
-    parts += [Text(line, style="yellow") for line in notes]
+    parts += [Text(f"note: {line}", style="yellow") for line in notes]
     return Group(*parts)
 
 
@@ -170,12 +170,12 @@ def _cell(row: Row | None) -> RenderableType:
 
 
 def _word(row: Row) -> str:
-    """`done`, `63% train`, `FAILED nan`, `partial 2/6`, `queued`."""
+    """`done`, `63% train`, `FAIL nan`, `part 2/6`, `queued`."""
     if row.state == "running":
         share = "" if row.progress is None else f"{row.progress:.0%} "
         return f"{share}{_stage(row).replace('evaluate', 'eval')}"
     if row.state == "failed":
-        return f"FAILED {row.cause}"[:WORD]
+        return f"FAIL {row.cause}"[:WORD]
     if row.state == "partial" and row.records:
         return f"part {row.done}/{row.records}"
     return row.state

@@ -66,7 +66,7 @@ def status(
     Example:
       python harness.py status quickstart
       python harness.py status quickstart --watch
-      python harness.py status quickstart --list | grep FAILED
+      python harness.py status quickstart --list | grep FAIL
     """
     from ltbench.cli import board
 

@@ -60,7 +60,7 @@ def name_of(cell: Cell, benchmark: Spec) -> str:
 
 
 class _Filter:
-    """One `--filter KEY=VALUE`, checked against everything that the benchmark's cells could answer."""
+    """One `--filter KEY=VALUE`, checked against everything that the benchmark's cells could answer. `cell` takes several: a,b,c."""
 
     def __init__(self, text: str, cells: Sequence[Cell]) -> None:
         self.key, equals, self.value = text.partition("=")
@@ -79,7 +79,7 @@ class _Filter:
 
     def fits(self, cell: Cell) -> bool:
         if self.key == "cell":
-            return cell.id.startswith(self.value)
+            return cell.id.startswith(tuple(filter(None, self.value.split(","))))
         return self.value in _facts(cell).get(self.key, ())
 
 
