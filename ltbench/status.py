@@ -182,7 +182,14 @@ def _queued(row: Row, task: Waiting | None, restarts: int, cancelled: bool) -> R
         return replace(
             row, state=CANCELLED, reason="was cancelled; retry or submit asks for it again", cause=None
         )
+    if task is not None and task.cause is not None and row.state in ("new", "partial"):
+        return replace(row, state="partial", reason=_why_over(task), cause=task.cause)
     return row
+
+
+def _why_over(task: Waiting) -> str:
+    said = "SLURM no longer knows it" if task.state == "forgotten" else f"SLURM says {task.state}"
+    return f"{task.cause}: job {task.job} is over ({task.message or said})"
 
 
 def _why_waiting(task: Waiting) -> str:

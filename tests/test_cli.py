@@ -164,7 +164,8 @@ def test_status_shows_a_board_of_methods_and_seeds(cli, run, monkeypatch):
     code, out, _ = cli("status", "little.yaml")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["method", "seed", "0", "seed", "1"]
+    assert lines[0] == "little.yaml: 4 cells: 2 done, 2 new"
+    assert lines[2].split() == ["method", "seed", "0", "seed", "1", "records", "steps"]
     assert lines[1].split() == ["sit", "done", "new"]
     assert "2 done, 2 new" in out
     assert max(map(len, lines)) <= 80

@@ -85,7 +85,7 @@ def test_a_nan_is_told_once_and_not_retried_until_asked(cli, run, monkeypatch):
     assert code == 1
     assert "3 done, 1 failed" in out
     assert "FAILED   ccua seed 1, train: nan" in err
-    assert "failed nan" in cli("status", "little.yaml")[1]
+    assert "FAIL nan" in cli("status", "little.yaml")[1]
     fake(monkeypatch, "")
     code, out, err = run()
     assert (code, stages(err)) == (1, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from ltbench.cli.output import dump, out, plural
 from ltbench.errors import LtbenchError, UsageError
 
 if TYPE_CHECKING:
+    from ltbench.launch.slurm.layout import Submission
     from ltbench.launch.slurm.seen import Seen, Task
     from ltbench.store import Store
     from ltbench.store.owner import Owner
@@ -122,7 +123,7 @@ def _cells(
 
 def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None:
     """Marks first: a task that gets the signal looks for its mark, and does not come back."""
-    tasks = {id(task): task for own in known.tasks.values() for task in own}.values()
+    tasks = list({id(task): task for own in known.tasks.values() for task in own}.values())
     chosen: list[Task] = []
     for task in tasks:
         own = {entry.cell for entry in task.entries}
@@ -133,7 +134,7 @@ def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None
             done.left.append(f"job {task.name}, which also has {others}")
             continue
         chosen.append(task)
-    _mark(chosen, tasks, done)
+    _mark(chosen, _whole(tasks, cells), done)
     names = [task.name for task in chosen if task.job]
     for start in range(0, len(names), CHUNK):
         problem = _scancel(names[start : start + CHUNK])
@@ -146,16 +147,26 @@ def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None
     done.cells |= {entry.cell for task in chosen for entry in task.entries}
 
 
-def _mark(chosen: Sequence[Task], tasks: Collection[Task], done: Done) -> None:
-    """One mark for a submission all of which is to end, one per element otherwise."""
+def _whole(tasks: Iterable[Task], cells: Collection[str] | None) -> set[Submission]:
+    """The submissions of which no cell is left out."""
+    partial = {
+        task.submission
+        for task in tasks
+        if cells is not None and any(entry.cell not in cells for entry in task.entries)
+    }
+    return {task.submission for task in tasks} - partial
+
+
+def _mark(chosen: Sequence[Task], whole: Collection[Submission], done: Done) -> None:
+    """One mark for a submission all of which was named, one per element otherwise."""
     for submission in {task.submission for task in chosen}:
-        mine = [task for task in chosen if task.submission == submission]
         try:
-            if len(mine) == sum(task.submission == submission for task in tasks):
+            if submission in whole:
                 submission.cancel()
                 continue
-            for task in mine:
-                submission.cancel(task.array, task.index)
+            for task in chosen:
+                if task.submission == submission:
+                    submission.cancel(task.array, task.index)
         except LtbenchError as error:
             done.problems.append(f"mark {submission.id} as cancelled: {error.message}")
 

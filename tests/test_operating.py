@@ -1,0 +1,311 @@
+"""status, logs, cancel, retry as a person uses them, with the stand-in job and with a pretend SLURM on PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from ltbench import plan as plans
+from ltbench import spec as specs
+from ltbench.canonical import Digester, digest
+from ltbench.cli import board, curves
+from ltbench.cli.output import plain
+from ltbench.launch.slurm import layout, seen
+from ltbench.status import Row, of_plan, whole, with_queue
+from ltbench.store import Store
+from tests import cli_world
+from tests.cli_world import ROOT, fake
+
+cli, here, run = cli_world.cli, cli_world.here, cli_world.run  # fixtures
+
+ROW = Row("ab" * 32, "ccua", 0, "new", "never run", wanted=100, records=2)
+
+
+def grid(states, seeds):
+    return [
+        replace(ROW, cell=f"{seed:02d}" * 32, seed=seed, state=states[seed % len(states)], reached=seed % 100)
+        for seed in range(seeds)
+    ]
+
+
+def text(rows, width):
+    return plain(board.render(rows, width=width))
+
+
+# --- what thousands of cells are read by ------------------------------------------------------------------------------
+
+
+def test_what_many_share_is_spelled_as_alone():
+    shared = {"b": [1, 2.5, None], "ä": "é", "a b": {"a": True}}
+    digester = Digester()
+    for seed in (1, True, 1.0, None, "1"):
+        value = {"a": shared, "a ": {"x": shared}, "seed": seed, "name": "ü"}
+        for depth in (0, 1, 2, 3):
+            assert digester.digest(value, depth) == digest(value)
+    with pytest.raises(ValueError, match="keys are text"):
+        digester.digest({1: 2})
+
+
+def test_a_plan_for_showing_is_the_plan(here, run, monkeypatch):
+    fake(monkeypatch, "ccua:1=nan,sit:1=crash")
+    run()
+    store = Store.open(write=False)
+    found = specs.load(here / "little.yaml")
+    quick, full = (plans.plan(found, store, verify=verify) for verify in (False, True))
+    assert quick == full
+    assert quick.counts() == {"done": 2, "failed": 2}
+    # A second file for one answer is judged by reading all of them, as a plan does.
+    record = next(store.root.glob("cells/*/*/runs/*/records/evaluation-*"))
+    record.with_name(record.name.replace(record.name[-21:], "0" * 16 + ".json")).write_bytes(b"{}")
+    again = [plans.plan(found, store, verify=verify).counts() for verify in (False, True)]
+    assert again[0] == again[1]
+
+
+# --- the board ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_board_shows_words_then_signs_then_numbers():
+    some = grid(["done", "failed", "queued"], 3)
+    assert "seed 2" in text(some, 120)
+    assert "#Fq" in text(some, 80)
+    many = text(grid(["done", "new"], 99), 80)
+    assert "seed" not in many.splitlines()[2]
+    assert many.splitlines()[3].split()[:3] == ["ccua", "50", "49"]
+    assert (
+        max(map(len, text(grid(["done", "failed"], 20), 80).splitlines())) <= 80 + 120
+    )  # a reason may be folded
+
+
+def test_time_left_is_what_is_left_at_the_speed_of_what_runs():
+    rows = [
+        replace(ROW, state="running", reached=40, steps_per_s=2.0, restarts=1),
+        replace(ROW, state="partial", reached=10),
+        replace(ROW, state="done", reached=100),
+        replace(ROW, state="n/a"),
+    ]
+    sums = whole(rows)
+    assert (sums.steps, sums.wanted, sums.restarts) == (150, 300, 1)
+    assert sums.left == pytest.approx(150 / 2.0)
+    assert rows[0].left == pytest.approx(60 / 2.0)
+    assert whole(rows[1:]).left is None
+
+
+def test_a_curve_marks_what_is_not_finite():
+    assert curves.spark([0.0, 1.0, None, 0.5], 4)[2] == "x"
+    rising = curves.spark([float(n) for n in range(100)], 10)
+    assert list(rising) == sorted(rising)
+    assert len(rising) == 10
+
+
+# --- logs, retry, watching ----------------------------------------------------------------------------------------------
+
+
+def test_logs_show_one_attempt_and_say_which_there_are(cli, run, monkeypatch):
+    fake(monkeypatch, "sit:0=crash")
+    run("--filter", "seed=0", "--filter", "method=sit")
+    fake(monkeypatch, "")
+    cell = json.loads(cli("status", "--json")[1])["cells"][0]["cell"]
+    code, _, err = cli("retry", "little.yaml", "--job", "cli_jobs:run_job", "--filter", "method=sit")
+    assert (code, "plugin 1" in err) == (0, True)
+    listed = json.loads(cli("logs", cell[:8], "--json")[1])
+    assert [p["attempt"] for p in listed if p["stage"].startswith("train")] == [1, 2]
+    code, _, err = cli("logs", cell[:8], "--stage", "train")
+    assert code == 0
+    assert "train, attempt 2" in err
+    assert listed[-1]["outcome"] == "done"
+    code, _, err = cli("logs", cell[:8], "--stage", "train", "--attempt", "7")
+    assert (code, "there are: " in err) == (2, True)
+
+
+def test_a_part_of_a_log_is_only_its_own(tmp_path, capsys):
+    from ltbench.cli import following
+    from ltbench.launch.logs import LogIndex, of_cell
+
+    folder = tmp_path / "logs" / "one"
+    folder.mkdir(parents=True)
+    log, index = folder / "worker-0.log", LogIndex(folder)
+    log.write_text("before\n")
+    index.begin("aa", "train:10", 1, log)
+    log.write_text("before\nmine\n")
+    index.end("aa", "train:10", log, "done")
+    log.write_text("before\nmine\nafter\n")
+    index.close()
+    with (folder / "stages.jsonl").open("a") as file:
+        file.write('{"cell": "aa", "stage"')  # a kill cuts a line short
+    (part,) = of_cell(tmp_path, "aa")
+    following._print(part, part.begin)
+    assert capsys.readouterr().out == "mine\n"
+
+
+def test_nan_and_cancelled_are_retried_by_name_only(cli, run, monkeypatch):
+    fake(monkeypatch, "ccua:1=nan")
+    run()
+    fake(monkeypatch, "")
+    code, out, err = cli("retry", "little.yaml", "--job", "cli_jobs:run_job")
+    assert (code, out) == (0, "")
+    assert "left alone: nan 1" in err
+    code, _, err = cli("retry", "little.yaml", "--class", "lossy")
+    assert code == 2
+    assert "here: nan 1" in err
+    code, out, _ = cli(
+        "retry", "little.yaml", "--class", "nan", "--job", "cli_jobs:run_job", "--micro-batch", "32"
+    )
+    assert code == 0
+    assert "1 done" in out
+    assert json.loads(cli("status", "little.yaml", "--json")[1])["counts"] == {"done": 4}
+
+
+def test_a_watch_without_a_terminal_prints_blocks_and_ends(cli, run):
+    run()
+    code, out, _ = cli("status", "little.yaml", "--watch")
+    assert code == 0
+    assert out.count("---") == 1
+    assert "4 cells: 4 done" in out
+    assert "\x1b" not in out
+
+
+def test_cancel_stops_the_run_on_this_machine(cli, here, monkeypatch):
+    fake(monkeypatch, "sit:0=gate,sit:1=gate,ccua:0=gate,ccua:1=gate")
+    words = [sys.executable, str(ROOT / "harness.py"), "run", "little.yaml", "--job", "cli_jobs:run_job"]
+    going = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while json.loads(cli("status", "little.yaml", "--json")[1])["counts"].get("running", 0) < 1:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        cells = json.loads(cli("status", "little.yaml", "--json")[1])["cells"]
+        cell = next(each for each in cells if each["state"] == "running")
+        assert cell["host"] == os.uname().nodename
+        code, out, _ = cli("cancel", cell["cell"][:10], "--json")
+        assert (code, json.loads(out)["stopped"]) == (0, [going.pid])
+        (here / "gate").touch()
+        assert going.wait(60) == 128 + signal.SIGTERM
+    finally:
+        going.kill()
+        going.wait()
+
+
+# --- a pretend SLURM ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue(here, monkeypatch):
+    """PATH begins with commands that answer what files say; `queue("squeue", text)` sets one, None takes it away."""
+    folder = here / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def put(tool, answer, code=0):
+        (folder / tool).write_text(
+            f"#!/bin/sh\necho \"$@\" >> {here}/{tool}.calls\ncat <<'E'\n{answer}\nE\nexit {code}\n"
+        )
+        (folder / tool).chmod(0o755)
+
+    for tool in ("sacct", "squeue", "scontrol"):
+        put(tool, "", 1)
+    put("scancel", "")
+    return put
+
+
+def submitted(here, job="77"):
+    """A submission of the four cells, one element each, as array 0."""
+    cells = plans.expand(specs.load(here / "little.yaml"))
+    sub = layout.create(here / "scratch", benchmark="little", profile="mine", spec="little.yaml")
+    run = "0" * 12
+    tasks = [(layout.Entry(c.id, c.label, c.seed, run, ("train:20,40",)),) for c in cells]
+    sub.add_array({"class": "training"}, tasks)
+    sub.put_job(0, job)
+    return sub, cells
+
+
+def states(cli):
+    found = json.loads(cli("status", "little.yaml", "--json")[1])
+    return [each["state"] for each in found["cells"]], found
+
+
+def test_status_tells_waiting_unknown_and_ended_jobs(cli, here, queue):
+    submitted(here)
+    queue(
+        "squeue",
+        "77_0|PENDING|Resources|\n77_1|WEIRD_NEW_STATE|None|n1\n77_2|TIMEOUT|None|n0\n77_3|RUNNING|None|n0",
+    )
+    words, found = states(cli)
+    assert words == ["queued", "queued", "partial", "queued"]
+    assert found["cells"][0]["queue"]["reason"] == "Resources"
+    assert found["cells"][2]["cause"] == "timeout"
+    assert "Resources" in cli("status", "little.yaml")[1]
+    # Where nobody answers, what was submitted and has not said its end is not over.
+    queue("squeue", "", 1)
+    words, found = states(cli)
+    assert words == ["queued"] * 4
+    assert "does not answer" in found["notes"][0]
+
+
+def test_ends_that_jobs_told_count_without_slurm(cli, here, queue):
+    sub, _ = submitted(here)
+    sub.put_started(0, 1, 0, node="n0")
+    sub.put_ended(0, 1, 0, reason="preempted")
+    sub.put_started(0, 1, 1, node="n1")
+    sub.put_ended(0, 2, 0, reason="failed", cause="oom", message="out of memory")
+    _, found = states(cli)
+    cells = found["cells"]
+    assert cells[1]["state"] == "queued"  # it began again after its last end
+    assert cells[1]["restarts"] == 1
+    assert (cells[2]["state"], cells[2]["cause"]) == ("partial", "oom")
+
+
+def test_cancel_marks_then_calls_scancel_once_and_it_stays(cli, here, queue):
+    sub, cells = submitted(here)
+    queue("squeue", "\n".join(f"77_{n}|PENDING|Priority|" for n in range(4)))
+    code, out, _ = cli("cancel", "little.yaml", "--filter", "seed=1", "--json")
+    assert code == 0
+    assert len(json.loads(out)["jobs"]) == 2
+    assert len((here / "scancel.calls").read_text().splitlines()) == 1
+    assert len(list(sub.folder.glob("cancelled-0-*"))) == 2
+    queue("squeue", "\n".join(f"77_{n}|{'CANCELLED' if cells[n].seed else 'PENDING'}||" for n in range(4)))
+    assert sorted(states(cli)[0]) == ["cancelled", "cancelled", "queued", "queued"]
+    _, _, err = cli("retry", "little.yaml")
+    assert "left alone: cancelled 2" in err
+    assert "nothing to take up" in err
+    cli("cancel", "--all")
+    assert (sub.folder / "cancelled").exists()
+    queue("squeue", "\n".join(f"77_{n}|PENDING||" for n in range(4)))
+    # A refused scancel is said; the marks are there all the same.
+    queue("scancel", "", 1)
+    code, out, _ = cli("cancel", cells[0].id[:8])
+    assert code == 1
+    assert "could not: scancel" in out
+    # A later submission of the same cells asks for them again.
+    time.sleep(1.1)
+    submitted(here, "78")
+    queue("squeue", "\n".join(f"78_{n}|PENDING||" for n in range(4)))
+    assert states(cli)[0] == ["queued"] * 4
+
+
+def test_a_job_that_others_share_is_left_alone(cli, here, queue):
+    cells = plans.expand(specs.load(here / "little.yaml"))
+    sub = layout.create(here / "scratch", benchmark="little", profile="mine")
+    sub.add_array(
+        {"class": "training"},
+        [[layout.Entry(c.id, c.label, c.seed, "0" * 12, ("train:20",)) for c in cells[:2]]],
+    )
+    sub.put_job(0, "5")
+    queue("squeue", "5_0|RUNNING||n0")
+    code, out, _ = cli("cancel", cells[0].id[:9])
+    assert (code, "left alone: job 5_0" in out) == (0, True)
+    assert not list(sub.folder.glob("cancelled*"))
+
+
+def test_a_row_by_its_own_files_beats_the_queue(here, queue):
+    submitted(here)
+    known = seen.look(here / "scratch")
+    rows = of_plan(plans.plan(specs.load(here / "little.yaml"), Store.open(), verify=False))
+    rows[0] = replace(rows[0], state="done")
+    assert with_queue(rows, known)[0].state == "done"
