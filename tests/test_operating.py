@@ -217,7 +217,7 @@ def queue(here, monkeypatch):
 def submitted(here, job="77"):
     """A submission of the four cells, one element each, as array 0."""
     cells = plans.expand(specs.load(here / "little.yaml"))
-    sub = layout.create(here / "scratch", benchmark="little", profile="mine", spec="little.yaml")
+    sub = layout.create(here / "scratch", {"benchmark": "little", "profile": "mine", "spec": "little.yaml"})
     run = "0" * 12
     tasks = [(layout.Entry(c.id, c.label, c.seed, run, ("train:20,40",)),) for c in cells]
     sub.add_array({"class": "training"}, tasks)
@@ -291,7 +291,7 @@ def test_cancel_marks_then_calls_scancel_once_and_it_stays(cli, here, queue):
 
 def test_a_job_that_others_share_is_left_alone(cli, here, queue):
     cells = plans.expand(specs.load(here / "little.yaml"))
-    sub = layout.create(here / "scratch", benchmark="little", profile="mine")
+    sub = layout.create(here / "scratch", {"benchmark": "little", "profile": "mine"})
     sub.add_array(
         {"class": "training"},
         [[layout.Entry(c.id, c.label, c.seed, "0" * 12, ("train:20",)) for c in cells[:2]]],

@@ -134,7 +134,10 @@ def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None
             done.left.append(f"job {task.name}, which also has {others}")
             continue
         chosen.append(task)
-    _mark(chosen, _whole(tasks, cells), done)
+    whole = _whole(tasks, cells)
+    # A watchdog would bring back what was cancelled.
+    chosen += [dog for dog in known.watchdogs if dog.alive and (cells is None or dog.submission in whole)]
+    _mark(chosen, whole, done)
     names = [task.name for task in chosen if task.job]
     for start in range(0, len(names), CHUNK):
         problem = _scancel(names[start : start + CHUNK])

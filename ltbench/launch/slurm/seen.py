@@ -90,17 +90,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Seen:
-    """Tasks by cell, the newest submission's first. notes: what could not be found out."""
+    """Tasks by cell, the newest submission's first; those of watchdogs, which have no cell. notes: what could not be found out."""
 
     tasks: dict[str, list[Task]]
+    watchdogs: tuple[Task, ...]
     notes: tuple[str, ...]
 
     def of(self, cell: str) -> Task | None:
-        """The task that speaks for a cell: of those alive one that runs, else the newest submission's, training first."""
+        """The task that speaks for a cell: of those alive its training before anything else, and one that runs before one that
+        waits; where none is alive the newest submission's."""
         own = self.tasks.get(cell, [])
-        living = [task for task in own if task.alive]
-        running = [task for task in living if task.state is not None and not task.state.waiting]
-        return next(iter(running or living or own), None)
+        living = sorted((task for task in own if task.alive), key=_rank)
+        return next(
+            iter(living or sorted(own, key=lambda task: (task.submission != own[0].submission, _rank(task)))),
+            None,
+        )
 
     def restarts(self) -> dict[str, int]:
         """Cell -> how often SLURM has started its tasks again."""
@@ -115,6 +119,11 @@ class Seen:
         }
 
 
+def _rank(task: Task) -> tuple[bool, bool, bool]:
+    runs = task.state is not None and not task.state.waiting
+    return task.kind != "training", task.kind == "helper", not runs
+
+
 def look(scratch: Path, benchmark: str | None = None, *, ask: bool = True) -> Seen:
     """Read every submission below `scratch` (of a benchmark), and ask SLURM about its jobs unless nothing of them is open."""
     found = [_Files(each) for each in submissions(scratch, benchmark)]
@@ -126,12 +135,14 @@ def look(scratch: Path, benchmark: str | None = None, *, ask: bool = True) -> Se
         else ["SLURM does not answer: what is shown is what files tell"]
     )
     tasks: dict[str, list[Task]] = {}
+    watchdogs: list[Task] = []
     for each in found:
         notes += each.problems
         for task in each.tasks(states):
+            watchdogs += [task] if task.kind == "watchdog" else []
             for entry in task.entries:
                 tasks.setdefault(entry.cell, []).append(task)
-    return Seen(tasks, tuple(notes))
+    return Seen(tasks, tuple(watchdogs), tuple(notes))
 
 
 class _Files:
