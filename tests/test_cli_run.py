@@ -113,7 +113,7 @@ def test_show_tells_settings_records_and_files(cli, run):
     cell = json.loads(cli("status", "--json")[1])["cells"][0]["cell"]
     code, out, _ = cli("show", cell[:8])
     assert code == 0
-    for word in (cell, "method.alpha", "train.batch", "evaluate-000000040", "released", "FD[fashion-cnn-v1@"):
+    for word in (cell, "method.alpha", "train.batch", "evaluate-000000040", "FD[fashion-cnn-v1@"):
         assert word in out
     shown = json.loads(cli("show", cell, "--json")[1])
     assert len(shown["runs"][0]["records"]) == 4
