@@ -66,6 +66,9 @@ class TinyImagenetLt(LongTailed):
             )
         ]
 
+    def homes(self) -> list[str]:
+        return [FOLDER, ARCHIVE]
+
     def splits(self) -> tuple[Pictures, Pictures]:
         (place,) = self.source()
         classes = {name: label for label, name in enumerate(self.folders)}

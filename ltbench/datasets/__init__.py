@@ -79,7 +79,7 @@ class Images:
         digest = hashlib.sha256(repr(self.images.shape).encode())
         step = max(1, HASH_BYTES // max(1, self.images[:1].nbytes))
         for first in range(0, len(self.images), step):  # a memory map is never in memory whole
-            digest.update(np.ascontiguousarray(self.images[first : first + step]))
+            digest.update(np.ascontiguousarray(self.images[first : first + step]).data)
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -138,6 +138,13 @@ class Dataset(ABC):
 
     def assets(self, root: Path) -> list[Asset]:
         """The files that the data is in as published, with their places below `root` (LTBENCH_DATA). Reads nothing."""
+        return []
+
+    def homes(self) -> list[str]:
+        """Names of files and folders below LTBENCH_DATA that it reads, its folder first; none: it reads nothing from outside.
+
+        A set of several archives that lie together names the one folder of theirs.
+        """
         return []
 
     def sha256(self) -> str:

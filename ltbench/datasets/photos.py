@@ -67,9 +67,13 @@ class Photos(Dataset):
     def holdout(self) -> Images:
         return self._holdout
 
+    def is_prepared(self) -> bool:
+        """Whether all parts are, as pixels or as lists."""
+        return all(self.place.part(name, "pixels") or self.place.part(name, "files") for name in PARTS)
+
     def missing(self) -> str | None:
         """None also for a prepared set whose source is gone, as long as nobody asks for what only the source has."""
-        if all(self.place.part(name, "pixels") or self.place.part(name, "files") for name in PARTS):
+        if self.is_prepared():
             return None
         try:
             self.source()

@@ -58,6 +58,9 @@ class Places(LongTailed):
             f"{FORMS[2][0]}, {FORMS[2][1]} and {LISTS})",
         )
 
+    def homes(self) -> list[str]:
+        return ["places365"]
+
     def assets(self, root: Path) -> list[Asset]:
         terms = "Places' terms of use: non-commercial research and education"
         return [Asset("Places365-standard, 256 px", "", root / "places365" / EASY, terms, ask=HOME)]
