@@ -89,7 +89,9 @@ def _make(
     and no more than one is ever in memory (the published references are of over a million images, 16 KB each)."""
     names = [f"{file}-part-{number:05d}" for number in range(-(-len(images) // PART))]
     if len(names) == 1:
-        shards.write(key, file, features_of(images, extractor, rule, stop))
+        shards.write(
+            key, file, features_of(images[:], extractor, rule, stop)
+        )  # decodes what is decoded on demand
         return
     for number, name in enumerate(names):
         if shards.verified(key, name) is None:

@@ -156,7 +156,7 @@ def test_every_form_of_the_files_gives_the_published_cut(root, name, forms, reso
         data = built(name, imbalance=0.1, resolution=resolution)
         assert "run: python harness.py datasets prepare" in str(data.missing())
         with pytest.raises(
-            EnvironmentProblem, match=f"not prepared here\n  run: .*prepare {name} --set imbalance=0.1"
+            EnvironmentProblem, match=f"not prepared here; run: .*prepare {name} --set imbalance=0.1"
         ):
             data.train()
         prepare(data, workers=1)

@@ -140,6 +140,10 @@ class Dataset(ABC):
         """The files that the data is in as published, with their places below `root` (LTBENCH_DATA). Reads nothing."""
         return []
 
+    def unprepared(self) -> str | None:
+        """The command that makes it ready, where its files are here and have only to be prepared; else None."""
+        return None
+
     def homes(self) -> list[str]:
         """Names of files and folders below LTBENCH_DATA that it reads, its folder first; none: it reads nothing from outside.
 

@@ -64,7 +64,7 @@ class ImageNet(LongTailed):
             raise EnvironmentProblem(
                 f"{self.title} was not found: no {absent}, no folder of it ({', '.join(map(str, looked)) or 'LTBENCH_DATA is not set'})",
                 f"register at {HOME}; put or link {TRAIN}, {VAL} and {DEVKIT}.tar.gz, or the folders train/ and val/, into "
-                "LTBENCH_DATA/imagenet",
+                "LTBENCH_DATA/imagenet, or name their folder: datasets prepare --from PATH",
             )
         return [train, val]
 

@@ -55,7 +55,7 @@ class Places(LongTailed):
         raise EnvironmentProblem(
             f"{self.title} was not found ({looked})",
             f"get it at {HOME}; put or link {EASY}, packed or unpacked, into LTBENCH_DATA/places365 (or "
-            f"{FORMS[2][0]}, {FORMS[2][1]} and {LISTS})",
+            f"{FORMS[2][0]}, {FORMS[2][1]} and {LISTS}), or name their folder: datasets prepare --from PATH",
         )
 
     def homes(self) -> list[str]:
