@@ -41,7 +41,7 @@ grid: {method: [{name: repa, encoder: random, hidden: 16}], seed: 0}
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # half a minute of work, in processes of their own on a machine that may be busy
 def test_from_archives_to_a_table(here, monkeypatch):
     pytest.importorskip("diffusers")
     pytest.importorskip("efficientnet_lite_pytorch")
