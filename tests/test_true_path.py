@@ -81,5 +81,5 @@ def test_from_archives_to_a_table(here, monkeypatch):
     code, said = ltbench("run", "spec.yaml", "--workers", "1", "--threads", "1", "--report")
     assert code == 0, said
     table = (here / "reports" / "build" / "little" / "little.md").read_text()
-    assert "FD[lite0@" in table
+    assert "FD\\[lite0@" in table
     assert "repa" in table
