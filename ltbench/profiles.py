@@ -162,6 +162,9 @@ class Profile(Request):
     max_timeouts: Count = Field(
         100, description="time limits that one job may run into before it counts as failed"
     )
+    stuck_starts: Count = Field(
+        3, description="starts in a row that may keep nothing new before a job counts as failed (no-progress)"
+    )
     max_array_size: Annotated[int, Field(ge=2)] | None = Field(None, description="default: asked of scontrol")
     watchdog_minutes: Annotated[int, Field(ge=1)] = Field(
         30, description="pause between two looks of --watchdog"

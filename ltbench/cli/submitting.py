@@ -27,6 +27,7 @@ from ltbench.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from ltbench.cli.due import Looked
+    from ltbench.cost.estimate import GridCost
     from ltbench.launch.slurm.layout import Entry
     from ltbench.launch.slurm.resources import Wanted
     from ltbench.launch.slurm.submit import Flight, Sender
@@ -118,12 +119,14 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
 
     house = stores.open_store(write=not asked.dry_run)
     flight = _flight(house, asked)
-    looked = look(benchmark, asked.filters, ask=asked.ask, retry_failed=asked.retry_failed, house=house)
+    more = {"ask": asked.ask, "retry_failed": asked.retry_failed, "house": house}
+    looked = look(benchmark, asked.filters, **more, elsewhere=True)
     found, skipped = looked.found, looked.skipped
     if asked.round:
         skipped |= watchdog.left_alone(found, slurm.cancelled_cells(house.scratch))
     due = due_work(found, skipped)
     _refuse(due, profile)
+    _refuse_missing(due, asked)
     work = flight.rest(with_helpers(found, flight.rest(due), looked.house.scratch))
     limit, source = sbatch.max_array_size(profile) if work else (1, "")
     labels = [name_of(item.cell, benchmark) for item in work]
@@ -170,17 +173,24 @@ def _refuse(work: Sequence[Work], profile: Profile) -> None:
         )
 
 
-def _cost(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> Any:
-    """The estimate for what is to be submitted; None where this program has none."""
-    import importlib.util
+def _refuse_missing(work: Sequence[Work], asked: Asked) -> None:
+    """Weights and data that jobs could not fetch. Raises EnvironmentProblem; a dry run goes on and says so."""
+    from ltbench import needs
 
-    if (
-        importlib.util.find_spec("ltbench.cost") is None
-        or importlib.util.find_spec("ltbench.cli.costing") is None
-    ):
-        return None
-    from ltbench.cli import costing  # pyright: ignore[reportAttributeAccessIssue]
-    from ltbench.cost.machine import Machine, cpu_name  # pyright: ignore[reportMissingImports]
+    missing = needs.missing_assets([item.cell for item in work], asked.spec)
+    if not missing:
+        return
+    lines = [f"{what}\n    {remedy}" for what, remedy in missing]
+    problem = "jobs have no network, and this is not here:\n" + "\n".join(lines)
+    if not asked.dry_run:
+        raise EnvironmentProblem(problem, f"bring it, then submit: python harness.py fetch {asked.spec}")
+    say(f"note: {problem}\nwithout --dry-run this is refused")
+
+
+def _cost(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> GridCost:
+    """The estimate for what is to be submitted."""
+    from ltbench.cli import costing
+    from ltbench.cost.machine import Machine, cpu_name
 
     asked = profile.resources("training")
     slots = min(asked.at_once or len(looked.cells), max(1, sum(len(each.indices) for each in wanted)))
@@ -208,12 +218,8 @@ def _only(found: Plan, wanted: Sequence[Wanted]) -> Plan:
     return replace(found, cells=tuple(cells))
 
 
-def _check_hours(cost: Any, most: float | None) -> None:
-    if most is None:
-        return
-    if cost is None:
-        raise UsageError("--max-gpu-hours cannot be checked: costs are not estimated here", "leave it out")
-    if cost.hours > most:
+def _check_hours(cost: GridCost, most: float | None) -> None:
+    if most is not None and cost.hours > most:
         raise UsageError(
             f"this is estimated at {cost.hours:,.1f} {cost.machine.unit}; --max-gpu-hours allows {most:,.1f}",
             "choose cells by --filter, or allow more; --dry-run shows the figures",
@@ -323,7 +329,7 @@ def _dry_run(
     asked: Asked,
     wanted: Sequence[Wanted],
     late: Sequence[Entry],
-    cost: Any,
+    cost: GridCost,
     limit: str,
 ) -> int:
     """Print the scripts and what they would start; 0."""
@@ -343,7 +349,7 @@ def _dry_run(
             {
                 **_summary(looked, wanted, late),
                 "scripts": texts,
-                "cost": cost.json() if cost is not None else None,
+                "cost": cost.json(),
             }
         )
         return 0
@@ -355,16 +361,13 @@ def _dry_run(
         shown.add(kind)
     _print(wanted, profile)
     _late(late)
-    out(f"files of the submission: {1 + 2 * len(wanted)}; arrays have {limit}")
-    if cost is None:
-        out("GPU-hours, bytes and files of the cells: not estimated")
-    else:
-        _show_cost(cost, profile, asked.spec)
+    out(f"files of the submission: {2 + len(wanted)}; arrays have {limit}")
+    _show_cost(cost, profile, asked.spec)
     return 0
 
 
-def _show_cost(cost: Any, profile: Profile, spec: str) -> None:
-    from ltbench.cli import costing  # pyright: ignore[reportAttributeAccessIssue]
+def _show_cost(cost: GridCost, profile: Profile, spec: str) -> None:
+    from ltbench.cli import costing
 
     costing.show_cost(cost, spec)
     for word, needed, quota in (

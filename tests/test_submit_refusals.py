@@ -1,0 +1,66 @@
+"""What `submit` says before anything is queued: costs, scripts, what it refuses. No SLURM is asked."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from ltbench import needs
+from tests import cli_world
+
+cli, here = cli_world.cli, cli_world.here  # fixtures
+PROFILE = "gpus: 1\ngpu_type: a100\npartition: low\nmax_array_size: 100\n"
+
+
+@pytest.fixture
+def submit(here, cli):
+    (here / "cluster.yaml").write_text(PROFILE)
+    return lambda *words: cli("submit", "little.yaml", "--profile", "cluster.yaml", *words)
+
+
+def test_a_dry_run_prints_scripts_hours_bytes_and_files_and_leaves_nothing(here, submit):
+    code, out, err = submit("--dry-run")
+    assert code == 0, err
+    assert out.count("#!/bin/bash") == 2  # the features of real images, and the trainings
+    assert "#SBATCH --array=0-3\n" in out
+    assert "#SBATCH --gres=gpu:a100:1\n" in out
+    assert re.search(r"^training +1 +4 +4 ", out, re.M)
+    assert re.search(r"^training +[\d.,e-]+ +(estimated|assumed)", out, re.M), out[out.index("cost of") :]
+    assert "GPU-hours" in out
+    assert re.search(r"^store: [\d.]+ \w+ in [\d,]+ files .*; scratch: [\d.]+ \w+ in [\d,]+ files", out, re.M)
+    assert "files of the submission: 4;" in out
+    assert not (here / "scratch" / "submissions").exists()
+    cost = json.loads(submit("--dry-run", "--json")[1])["cost"]
+    assert cost["hours"] > 0
+
+
+def test_more_gpu_hours_than_allowed_are_refused_with_their_sum(here, submit):
+    hours = json.loads(submit("--dry-run", "--json")[1])["cost"]["hours"]
+    code, out, err = submit("--max-gpu-hours", hours / 2)
+    assert (code, out) == (2, "")
+    assert f"this is estimated at {hours:,.1f} GPU-hours" in err
+    assert submit("--dry-run", "--max-gpu-hours", hours * 2)[0] == 0
+    assert not (here / "scratch" / "submissions").exists()
+
+
+def test_what_jobs_could_not_fetch_is_refused_with_the_command_that_brings_it(here, submit):
+    text = cli_world.SPEC.replace("[sit, ccua]", "[sit, {name: repa, encoder: 'timm:vit_tiny_patch16_224'}]")
+    (here / "little.yaml").write_text(text)
+    code, _, err = submit()
+    assert code == 4
+    assert "encoder timm:vit_tiny_patch16_224: its weights are not in Hugging Face's cache" in err
+    assert "python harness.py fetch little.yaml" in err
+    assert not (here / "scratch" / "submissions").exists()
+    code, out, err = submit("--dry-run")
+    assert (code, "#SBATCH" in out) == (0, True)
+    assert "without --dry-run this is refused" in err
+    assert submit("--dry-run", "--filter", "method=sit")[2].count("refused") == 0
+
+
+def test_nothing_is_asked_of_what_is_not_due(here, submit, monkeypatch):
+    asked = []
+    monkeypatch.setattr(needs, "missing_assets", lambda cells, spec: asked.extend(cells) or [])
+    submit("--dry-run", "--filter", "seed=0")
+    assert {cell.seed for cell in asked} == {0}
