@@ -57,6 +57,7 @@ def measure(cells: int, folder: Path) -> dict[str, float | int]:
     arrays = [sender.write(each) for each in wanted]
     lap("write")
     texts = [sender.text(array.number, each) for array, each in zip(arrays, wanted, strict=True)]
+    submission.put_jobs({array.number: str(array.number) for array in arrays})  # as once sbatch has answered
     lap("scripts")
     times = [begun, *(now for _, now in laps[:-1])]
     files = [place for place in submission.folder.rglob("*") if place.is_file()]

@@ -194,25 +194,19 @@ class Grid:
         """Whether all of them are beyond a few steps."""
         return lambda: all(self.step(sent) >= 3 for sent in several)
 
-    def restart(self, sent: Sent) -> None:
-        """SLURM holds a requeued job for a while: not today."""
-        self.world.until(lambda: self.world.states().get(sent.name) in ("PENDING", "RUNNING"))
-        if self.world.states()[sent.name] == "PENDING":
-            self.world.call("scontrol", "update", f"jobid={sent.name}", "StartTime=now", check=False)
-
     def until_ended(self, sent: Sent, word: str) -> None:
         self.world.until(lambda: self.world.states().get(sent.name) == word)
 
     def until_done(self, *several: Sent, seconds: float = 200) -> None:
         """Fast from now on, and wait until SLURM says that they completed."""
         self.slow.unlink(missing_ok=True)
-        states = self.world.states
 
         def over() -> bool:
-            now = states()
-            for sent in several:
-                if now.get(sent.name) == "PENDING":
-                    self.restart(sent)
+            now = self.world.states()
+            failed = [
+                sent.log for sent in several if now.get(sent.name) in ("FAILED", "CANCELLED", "TIMEOUT")
+            ]
+            assert not failed, failed
             return all(now.get(sent.name) == "COMPLETED" for sent in several)
 
         self.world.until(over, seconds)

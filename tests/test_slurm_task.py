@@ -117,8 +117,6 @@ def hopeless(grid: Grid) -> None:
     for restart in range(2):
         grid.world.until(lambda restart=restart: (0, 0, restart) in lost.submission.started())
         grid.world.call("scontrol", "requeue", lost.name)
-        grid.world.until(lambda: grid.world.states()[lost.name] == "PENDING")
-        grid.restart(lost)
     grid.until_ended(lost, "FAILED")
 
 
