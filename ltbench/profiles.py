@@ -101,6 +101,9 @@ class Request(Strict):
         None, description="GPUs of a job; 0: none; default 1"
     )
     gpu_type: Line | None = Field(None, description="as in --gres=gpu:TYPE:N; default: whatever is free")
+    gpu_memory_gb: Positive | None = Field(
+        None, description="memory of one GPU; cells that are known to need more are refused"
+    )
     bf16: bool | None = Field(None, description="whether the GPUs compute in bfloat16; default true")
     cpus_per_gpu: Count | None = Field(None, description="cores for each GPU; default 4")
     cpus: Count | None = Field(None, description="cores of a job without a GPU; default 4")
@@ -201,6 +204,7 @@ class Resources:
     exclude_nodes: tuple[str, ...] = ()
     gpus: int = 1
     gpu_type: str | None = None
+    gpu_memory_gb: float | None = None
     bf16: bool = True
     cpus_per_gpu: int = 4
     cpus: int = 4
@@ -216,6 +220,11 @@ class Resources:
     def cores(self) -> int:
         """CPU cores of the whole job."""
         return self.gpus * self.cpus_per_gpu if self.gpus else self.cpus
+
+    @property
+    def pack_on_gpu(self) -> int:
+        """Cells that share one GPU at the same time."""
+        return -(-self.pack // max(1, self.gpus))
 
     @property
     def memory(self) -> float | None:

@@ -92,10 +92,11 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         world.call("scontrol", "update", f"jobid={sent['node'].name}", "ReqNodeList=n4")
         over = {"scancelled": "CANCELLED", "worker": "FAILED", "step": "FAILED"}
         world.until(lambda: all(world.states().get(sent[name].name) == word for name, word in over.items()))
+        again = grid.sent["worker again"] = grid.send_again(sent["worker"])
         world.until(lambda: "requeued" in sent["limited"].log, 90)
         world.until(lambda: set_limit(world, sent["limited"], 10))
         world.until(lambda: (1, 0, 0) in measured.submission.ended(), START)
-        goes_on = [measured, *(sent[name] for name in ("limited", "preempted", "requeued", "node"))]
+        goes_on = [measured, again, *(sent[name] for name in ("limited", "preempted", "requeued", "node"))]
         grid.until_done(*goes_on)
         yield grid
 
@@ -202,9 +203,7 @@ def test_a_killed_worker_is_written_down_and_the_cell_goes_on_when_it_is_sent_ag
     (failure,) = fates.run(sent).failures("train")
     assert failure["cause"] == "killed"
     assert settle(sent.submission, fates.house.store) == [], "nothing is left to say"
-    again = fates.send_again(sent)
-    fates.until_done(again)
-    assert "resuming from step" in again.log
+    assert "resuming from step" in fates.sent["worker again"].log
     fates.assert_equal(sent)
 
 
@@ -237,13 +236,15 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
             preempt(grid.world, node, grid.folder)
         kill(processes(grid.world, 2, "run_task")[-1:])
         grid.until_ended(pair, "FAILED")
+        settle(pair.submission, grid.house.store)
+        again = grid.send_again(pair, ranks=2, cpus=2)
         grid.world.until(lambda: all("ends: preempted" in sent.log for sent in (waits, at_once)))
+        grid.until_done(waits, at_once, again)
         yield grid
 
 
 def test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it(bare: Grid) -> None:
     waits, at_once = bare.sent["waits"], bare.sent["at once"]
-    bare.until_done(waits, at_once, seconds=200)
     assert waits.end()["message"] == "SIGTERM; saved"
     assert at_once.end()["message"] == "saved; requeued"
     for sent in (waits, at_once):
@@ -254,10 +255,7 @@ def test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it(bare: 
 
 def test_a_rank_that_dies_ends_the_job_and_the_cell_goes_on(bare: Grid) -> None:
     pair = bare.sent["pair"]
-    settle(pair.submission, bare.house.store)
     assert bare.run(pair).failures("train")[0]["cause"] == "killed"
-    again = bare.send_again(pair, ranks=2, cpus=2)
-    bare.until_done(again)
     records = bare.run(pair).records("train")
     assert [(record.step, record.envelope["ranks"]) for record in records] == [(6, 2), (12, 2)]
     assert bare.house.bodies(pair.cell) == two_undisturbed(bare, pair)

@@ -28,18 +28,20 @@ time: 20
 signal_seconds: 60
 """
 HELD = PROFILE + "training: {sbatch: {hold: true}}\n"  # jobs that stay in the queue
-TINY = cli_world.SPEC.replace("method: [sit, ccua]", "method: [sit]").replace("[20, 40]", "[4]")
+TINY = """
+name: little
+dataset: {name: digits, imbalance: 0.1, resolution: 16}
+pipeline: sit
+network: SiT-N/4
+train: {batch: 32, local_batch: 8, milestones: [4]}
+evaluate: [{protocol: small-data, sampler: euler, steps: 2, guidance: 1.5, samples: 40, block: 20}]
+grid: {method: [sit], seed: [0, 1]}
+"""
 ONE = TINY.replace("seed: [0, 1]", "seed: [0]")
 HELD_PACKED = "training: {pack: 2, sbatch: {hold: true}}\n"
 EIGHT = TINY.replace("seed: [0, 1]", "seed: [7, 6, 5, 4, 3, 2, 1, 0]")
-GREEDY = """
-name: little
-dataset: {name: fashion_mnist, imbalance: 0.01, resolution: 16}
-pipeline: sit
-network: SiT-N/4
-train: {batch: 32, local_batch: 8, milestones: [4], checkpoint_seconds: 1e-3}
-grid: {method: [hungry], seed: [0]}
-"""
+GREEDY = ONE.replace("[sit]", "[hungry]").replace("[4]}", "[4], checkpoint_seconds: 1e-3}")
+GREEDY = "\n".join(line for line in GREEDY.splitlines() if not line.startswith("evaluate"))
 SECRET = "canary-secret-of-the-submitter"
 HUNGRY = """
 import os

@@ -7,7 +7,14 @@ import re
 
 import pytest
 
-from ltbench import needs
+from ltbench import needs, spec
+from ltbench.cost import calibrations
+from ltbench.cost.calibrations import train_question
+from ltbench.cost.memory import training_memory
+from ltbench.cost.size import parameter_count
+from ltbench.cost.work import data_shape
+from ltbench.plan import expand
+from ltbench.store import Store
 from tests import cli_world
 
 cli, here = cli_world.cli, cli_world.here  # fixtures
@@ -64,3 +71,40 @@ def test_nothing_is_asked_of_what_is_not_due(here, submit, monkeypatch):
     monkeypatch.setattr(needs, "missing_assets", lambda cells, spec: asked.extend(cells) or [])
     submit("--dry-run", "--filter", "seed=0")
     assert {cell.seed for cell in asked} == {0}
+
+
+def test_cells_that_do_not_fit_the_gpus_are_refused_by_what_was_measured(here, submit):
+    (here / "cluster.yaml").write_text(PROFILE + "gpu_memory_gb: 1\n")
+    assert submit("--dry-run")[0] == 0
+    store = Store.open(here / "store", here / "scratch")
+    cells = {cell.settings["method"]["name"]: cell for cell in expand(spec.load(here / "little.yaml"))}
+    step = {
+        "seconds_per_step": 0.1,
+        "process_seconds_per_step": 0.1,
+        "quartiles": [0.1, 0.1],
+        "steps": 9,
+        "rows": 1.0,
+    }
+    step |= {"parameters": 10**6, "own_parameters": 0, "terms": 1, "data": "real"}
+    for method, device, size in (("ccua", "A100", 6 * 10**8), ("sit", "cpu", 9 * 10**9)):
+        calibrations.keep(
+            store, train_question(cells[method].settings), device, 1, {**step, "memory_bytes": size}
+        )
+    assert submit("--dry-run")[0] == 0
+    (here / "cluster.yaml").write_text(PROFILE + "gpu_memory_gb: 1\ntraining: {pack: 2}\n")
+    code, _, err = submit("--dry-run")
+    assert code == 2
+    assert (
+        "a GPU of the profile has 1 GB (gpu_memory_gb), 2 cells at a time; this needs more for each:" in err
+    )
+    assert "ccua: 0.6 GB (measured on A100" in err
+    assert "sit: " not in err
+    assert submit("--dry-run", "--filter", "method=sit")[0] == 0
+
+
+def test_what_no_training_can_do_without_is_counted_where_nothing_was_measured(here):
+    (cell, *_) = expand(spec.load(here / "little.yaml"))
+    shape = data_shape(cell.settings["dataset"]).network(cell.settings["train"])
+    found = training_memory(cell.settings, None, [])
+    assert found.bytes == 20 * parameter_count(cell.settings["network"], shape) > 10**5
+    assert "without activations" in found.source

@@ -126,6 +126,7 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
         skipped |= watchdog.left_alone(found, slurm.cancelled_cells(house.scratch))
     due = due_work(found, skipped)
     _refuse(due, profile)
+    _refuse_large(due, profile, house)
     _refuse_missing(due, asked)
     work = flight.rest(with_helpers(found, flight.rest(due), looked.house.scratch))
     limit, source = sbatch.max_array_size(profile) if work else (1, "")
@@ -170,6 +171,35 @@ def _refuse(work: Sequence[Work], profile: Profile) -> None:
         raise UsageError(
             f"the profile says that its GPUs do not compute in bf16, which {', '.join(sorted(wants)[:3])} would use",
             "use train.precision=fp32 (another cell), or another partition",
+        )
+
+
+def _refuse_large(work: Sequence[Work], profile: Profile, house: Store) -> None:
+    """Cells that do not fit the profile's GPUs. Raises UsageError."""
+    training = profile.resources("training")
+    if training.gpu_memory_gb is None or not training.gpus:
+        return
+    from ltbench.cost.calibrations import read_all
+    from ltbench.cost.memory import training_memory
+
+    known, _ = read_all(house)
+    # Seeds of a row take the same.
+    rows = {
+        item.cell.label: item.cell
+        for item in work
+        if any(stage.startswith("train:") for stage in item.stages)
+    }
+    large = []
+    for label, cell in rows.items():
+        needed = training_memory(cell.settings, cell.options.get("micro_batch"), known, training.ranks)
+        if needed.bytes * training.pack_on_gpu > training.gpu_memory_gb * 1e9:
+            large.append(f"{label}: {needed.bytes / 1e9:,.1f} GB ({needed.source})")
+    if large:
+        raise UsageError(
+            f"a GPU of the profile has {training.gpu_memory_gb:g} GB (gpu_memory_gb), "
+            f"{plural(training.pack_on_gpu, 'cell')} at a time; this needs more for each:\n"
+            + "\n".join(large[:10]),
+            "set train.micro_batch (the same cell), pack fewer, or use another partition; cells that fit: --filter",
         )
 
 
