@@ -191,7 +191,7 @@ def test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch(here, submit, 
     assert "resuming from step 2" in second.log(0, 0).read_text()
     assert "nothing to do" in cli("plan", "little.yaml")[1]
     ((key, _),) = bodies(here / "store", here / "scratch").items()
-    assert key[0] == cell["id"] == first.array(0).tasks[0][0].cell
+    assert key[0] == cell["cell"] == first.array(0).tasks[0][0].cell
     files = [path for path in here.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert files == []
     assert "[hidden]" in first.log(0, 0).read_text()
