@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +23,7 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.cli.targets import name_of
-from ltbench.errors import EnvironmentProblem, UsageError
+from ltbench.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from ltbench.cli.due import Looked
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ltbench.launch.slurm.layout import Entry
     from ltbench.launch.slurm.resources import Wanted
     from ltbench.launch.slurm.submit import Flight, Sender
-    from ltbench.plan import Plan, Work
     from ltbench.profiles import Profile
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
@@ -111,7 +110,7 @@ class Asked:
 
 def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     """Look, divide, say, submit; the exit code."""
-    from ltbench.cli import stores
+    from ltbench.cli import refusing, stores
     from ltbench.cli.due import due_work, look
     from ltbench.launch.slurm import resources, sbatch, watchdog
     from ltbench.launch.slurm import submit as slurm
@@ -125,15 +124,15 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     if asked.round:
         skipped |= watchdog.left_alone(found, slurm.cancelled_cells(house.scratch))
     due = due_work(found, skipped)
-    _refuse(due, profile)
-    _refuse_large(due, profile, house)
-    _refuse_missing(due, asked)
+    refusing.unable(due, profile)
+    refusing.large(due, profile, house)
+    refusing.missing(due, asked.spec, only_say=asked.dry_run)
     work = flight.rest(with_helpers(found, flight.rest(due), looked.house.scratch))
     limit, source = sbatch.max_array_size(profile) if work else (1, "")
     labels = [name_of(item.cell, benchmark) for item in work]
     wanted, late = resources.arrays(work, labels, profile, limit, flight.training)
-    cost = _cost(looked, profile, wanted)
-    _check_hours(cost, asked.max_hours)
+    cost = refusing.cost_of(looked, profile, wanted)
+    refusing.hours(cost, asked.max_hours)
     if asked.dry_run:
         return _dry_run(looked, profile, asked, wanted, late, cost, f"{limit} elements at most ({source})")
     jobs, sender = _send(looked, profile, asked, wanted) if wanted else ([], None)
@@ -155,105 +154,6 @@ def _flight(house: Store, asked: Asked) -> Flight:
     for line in flight.adopted:
         say(f"found in the queue, and taken over from a command that was killed: {line}")
     return flight
-
-
-# --- what is refused ----------------------------------------------------------------------------------------------------
-
-
-def _refuse(work: Sequence[Work], profile: Profile) -> None:
-    """What the profile's machines cannot do. Raises UsageError."""
-    from ltbench.cli.running import Pool
-
-    training = profile.resources("training")
-    Pool(None, None, None, training.ranks, None).refuse_uneven([item.cell for item in work])
-    wants = {item.cell.label for item in work if item.cell.settings["train"]["precision"] == "bf16"}
-    if wants and training.gpus and not training.bf16:
-        raise UsageError(
-            f"the profile says that its GPUs do not compute in bf16, which {', '.join(sorted(wants)[:3])} would use",
-            "use train.precision=fp32 (another cell), or another partition",
-        )
-
-
-def _refuse_large(work: Sequence[Work], profile: Profile, house: Store) -> None:
-    """Cells that do not fit the profile's GPUs. Raises UsageError."""
-    training = profile.resources("training")
-    if training.gpu_memory_gb is None or not training.gpus:
-        return
-    from ltbench.cost.calibrations import read_all
-    from ltbench.cost.memory import training_memory
-
-    known, _ = read_all(house)
-    # Seeds of a row take the same.
-    rows = {
-        item.cell.label: item.cell
-        for item in work
-        if any(stage.startswith("train:") for stage in item.stages)
-    }
-    large = []
-    for label, cell in rows.items():
-        needed = training_memory(cell.settings, cell.options.get("micro_batch"), known, training.ranks)
-        if needed.bytes * training.pack_on_gpu > training.gpu_memory_gb * 1e9:
-            large.append(f"{label}: {needed.bytes / 1e9:,.1f} GB ({needed.source})")
-    if large:
-        raise UsageError(
-            f"a GPU of the profile has {training.gpu_memory_gb:g} GB (gpu_memory_gb), "
-            f"{plural(training.pack_on_gpu, 'cell')} at a time; this needs more for each:\n"
-            + "\n".join(large[:10]),
-            "set train.micro_batch (the same cell), pack fewer, or use another partition; cells that fit: --filter",
-        )
-
-
-def _refuse_missing(work: Sequence[Work], asked: Asked) -> None:
-    """Weights and data that jobs could not fetch. Raises EnvironmentProblem; a dry run goes on and says so."""
-    from ltbench import needs
-
-    missing = needs.missing_assets([item.cell for item in work], asked.spec)
-    if not missing:
-        return
-    lines = [f"{what}\n    {remedy}" for what, remedy in missing]
-    problem = "jobs have no network, and this is not here:\n" + "\n".join(lines)
-    if not asked.dry_run:
-        raise EnvironmentProblem(problem, f"bring it, then submit: python harness.py fetch {asked.spec}")
-    say(f"note: {problem}\nwithout --dry-run this is refused")
-
-
-def _cost(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> GridCost:
-    """The estimate for what is to be submitted."""
-    from ltbench.cli import costing
-    from ltbench.cost.machine import Machine, cpu_name
-
-    asked = profile.resources("training")
-    slots = min(asked.at_once or len(looked.cells), max(1, sum(len(each.indices) for each in wanted)))
-    device = (asked.gpu_type or "gpu") if asked.gpus else cpu_name()
-    machine = Machine(device, asked.cores // asked.ranks, asked.ranks, max(1, slots), asked.time * 60.0)
-    cost, bad = costing.cost_of(_only(looked.found, wanted), looked.house, machine)
-    for line in bad:
-        say(f"note: {line}")
-    return cost
-
-
-def _only(found: Plan, wanted: Sequence[Wanted]) -> Plan:
-    """The plan of what is to be submitted now."""
-    ours = {(entry.cell, stage) for each in wanted for entry in each.cells() for stage in entry.stages}
-    trains = {cell for cell, stage in ours if stage.startswith("train:")}
-    cells = []
-    for item in found.cells:
-        due = tuple(
-            each
-            for each in item.due
-            if (item.cell.id, each.stage) in ours
-            or (each.stage.startswith("train:") and item.cell.id in trains)
-        )
-        cells.append(replace(item, due=due))
-    return replace(found, cells=tuple(cells))
-
-
-def _check_hours(cost: GridCost, most: float | None) -> None:
-    if most is not None and cost.hours > most:
-        raise UsageError(
-            f"this is estimated at {cost.hours:,.1f} {cost.machine.unit}; --max-gpu-hours allows {most:,.1f}",
-            "choose cells by --filter, or allow more; --dry-run shows the figures",
-        )
 
 
 # --- submitting -----------------------------------------------------------------------------------------------------------
