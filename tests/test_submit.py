@@ -295,9 +295,8 @@ def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, s
     slurm.call("scontrol", "update", f"JobId={dog}", "StartTime=now")
     slurm.until(lambda: len(of_class("watchdog")) == 2, 120)
     assert len(of_class("training")) == 2
-    slurm.until(
-        lambda: slurm.call("squeue", "-h", "-o", "%i %r").endswith("BeginTime"), 200
-    )  # the second alone
+    alone = ["BeginTime"]  # the second watchdog
+    slurm.until(lambda: slurm.call("squeue", "-h", "-o", "%r").splitlines() == alone, 200)
     slurm.call("scontrol", "update", f"JobId={of_class('watchdog')[1]}", "StartTime=now")
     slurm.until(slurm.idle, 120)
     assert len(of_class("watchdog")) == 2
