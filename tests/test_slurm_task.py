@@ -31,7 +31,7 @@ START = 200.0  # seconds for six processes that import torch on a busy machine
 @contextmanager
 def a_grid(folder: Path, **settings: Any) -> Iterator[Grid]:
     before = dict(os.environ)
-    with slurm_world(cpus=2, gpus=0, grace=12, kill_wait=3, **settings) as world:
+    with slurm_world(cpus=2, gpus=0, kill_wait=3, **settings) as world:
         os.environ.update(world.env | {plugins.VARIABLE: ""})  # another grid has a method of the same name
         yield Grid(folder, world)
     os.environ.clear()
@@ -73,7 +73,7 @@ def kill(pids: list[int]) -> None:
 @pytest.fixture(scope="module")
 def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     """Every job has met its fate, and what can go on has gone on to its end."""
-    with a_grid(tmp_path_factory.mktemp("fates"), nodes=9) as grid:
+    with a_grid(tmp_path_factory.mktemp("fates"), nodes=9, grace=60) as grid:
         world = grid.world
         names = ("preempted", "requeued", "scancelled", "worker", "step", "node", "limited")
         sent = {name: grid.send(name, **on(1 + i), job={"checkpoint_seconds": 0.0}) for i, name in enumerate(names)}  # fmt: skip
@@ -226,7 +226,7 @@ def test_a_step_that_was_killed_whole_is_written_down_by_whoever_looks(fates: Gr
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
-    with a_grid(tmp_path_factory.mktemp("bare"), nodes=3, user_signal=False) as grid:
+    with a_grid(tmp_path_factory.mktemp("bare"), nodes=3, grace=20, user_signal=False) as grid:
         waits = grid.send("waits", **on(0))
         at_once = grid.send("at once", requeue_at_once=True, **on(1))
         options = ["--partition=low", "--nodelist=n2"]

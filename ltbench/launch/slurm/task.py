@@ -170,7 +170,8 @@ class _Task:
             return self._requeue("preempted" if fate == "preempted" else "timeout")
         if fate == "preempted" and self.profile.requeue_at_once:
             return self._requeue("preempted")
-        self._end("cancelled" if fate == "cancelled" else "preempted", "preempted", message="SIGTERM; saved")
+        message = "saved; SLURM requeued it" if fate == "requeued" else "SIGTERM; saved"
+        self._end("cancelled" if fate == "cancelled" else "preempted", "preempted", message=message)
         # What SLURM has decided already needs no waiting for its SIGKILL.
         return 0 if fate in ("cancelled", "requeued") else self._wait()
 
