@@ -44,8 +44,21 @@ def fits(known: Mapping[str, Any], selector: Mapping[str, Any]) -> bool:
 def evaluates(evaluation: Mapping[str, Any], selector: Mapping[str, Any]) -> bool:
     """Whether an evaluation is what a selector asks of evaluations."""
     return all(
-        same_value(evaluation.get(key), wanted) for key, wanted in selector.items() if key in EVALUATION_KEYS
+        same_value(name_of(evaluation.get(key)), wanted)
+        for key, wanted in selector.items()
+        if key in EVALUATION_KEYS
     )
+
+
+def name_of(value: Any) -> Any:
+    """The name of a part with parameters, as a guidance schedule is; anything else as it is."""
+    return value["name"] if isinstance(value, Mapping) and "name" in value else value
+
+
+def is_evaluated(cell: Planned, selector: Mapping[str, Any]) -> bool:
+    """Whether one of a cell's evaluations is what a selector asks for; a cell without any is what its settings say."""
+    evaluations = cell["evaluations"]
+    return not evaluations or any(evaluates(evaluation, selector) for evaluation in evaluations)
 
 
 def check_keys(sheet: SheetDefinition, planned: Iterable[Planned]) -> None:

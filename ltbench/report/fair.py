@@ -51,8 +51,24 @@ def facts_of(cell: Planned, step: int, evaluation: Mapping[str, Any], varies: It
         if name not in skip and not name.startswith("method.")
     }
     known["images seen"] = int(cell["settings"]["train"]["batch"]) * step
-    shared = {key: value for key, value in evaluation.items() if key not in ("id", "metrics", "search")}
+    shared = {
+        key: plain_value(value)
+        for key, value in evaluation.items()
+        if key not in ("id", "metrics", "search") and key not in skip - set(_NOT_HELD)
+    }
     return Facts(known, shared)
+
+
+def plain_value(value: Any) -> Any:
+    """A part of an evaluation with a name and parameters, as a guidance schedule is, as "cosine" or "interval, low 0.2"."""
+    if not isinstance(value, Mapping) or "name" not in value or "sha256" in value:
+        return value
+    stated = [
+        f"{key} {setting_text(each)}"
+        for key, each in sorted(value.items())
+        if key != "name" and each is not None
+    ]
+    return ", ".join([str(value["name"]), *stated])
 
 
 def training_differences(line: Facts, base: Facts) -> list[str]:

@@ -63,19 +63,27 @@ def _sheet(table: Table, sheet: Sheet) -> list[str]:
     lines = [
         rf"\begin{{tabular}}{{ll{'r' * len(sheet.columns)}}}",
         r"\toprule",
-        _line([escape(h) for h in heads]),
+        _line(heads),
     ]
     for block in sheet.blocks:
         lines.append(r"\midrule")
         lines += [rf"\multicolumn{{{width}}}{{l}}{{{escape(block.title)}}} \\"] if block.title else []
         lines += [_sheet_line(line) for line in block.lines]
     lines.append(r"\bottomrule")
-    told = sheet_words.legend(sheet, "bold", "underlined", "in italics")
-    texts = [escape(line) for line in told if line not in sheet.chosen]
-    texts = [*map(escape, sheet.chosen), *texts]
+    texts = [*map(escape, sheet.chosen), _sheet_legend(sheet)]
     texts += [rf"\textsuperscript{{{place}}} {escape(note)}" for place, note in enumerate(table.notes, 1)]
     lines += [rf"\multicolumn{{{width}}}{{p{{0.9\linewidth}}}}{{\footnotesize {text}}} \\" for text in texts]
     return [*lines, r"\end{tabular}"]
+
+
+def _sheet_legend(sheet: Sheet) -> str:
+    """One line for a table that travels without its page."""
+    text = "Ours: mean ± standard deviation over training seeds; bold, underlined: best, second best where the difference is real."
+    text = escape(text)
+    if not sheet.source:
+        return text
+    cite = rf"~\cite{{{sheet.bib}}}" if sheet.bib else ""
+    return rf"\emph{{Published}}: as printed{cite}. {text}"
 
 
 def _sheet_line(line: SheetLine) -> str:

@@ -57,7 +57,7 @@ def _sheet(sheet: Sheet) -> list[str]:
     for block in sheet.blocks:
         lines += [f"**{escape(block.title)}**", ""] if block.title else []
         lines += [
-            _line([escape(head) for head in heads]),
+            _line(heads),
             _line([":---", ":---"] + ["---:"] * len(sheet.columns)),
         ]
         lines += [_sheet_line(line) for line in block.lines]

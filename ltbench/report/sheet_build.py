@@ -39,6 +39,7 @@ def build_sheet(
     check_keys(sheet, planned)
     ours = Ours(sheet, sections, planned, states, selected, notes)
     theirs = Theirs(sheet, publication, notes)
+    ours.say_externals()
     drafts = [ours.drafts(block) for block in sheet.blocks]
     columns = [*sheet.columns, *(ours.foreign_columns(drafts) if publication else ())]
     writer = _Writer(sheet, columns, ours, theirs, notes)

@@ -12,8 +12,8 @@ from ltbench.report.words import clean
 
 @dataclass
 class PublishedNotes:
-    """Numbers of footnotes. A phrase of every number of the table is a footnote without a mark; one of a whole column stands at its
-    head; one of most cells of a line stands at the line and names the columns, unless it is of all; the rest at their cells."""
+    """Numbers of footnotes. Phrases of every number of the table make a footnote without a mark; those of a whole column stand at
+    its head; those of most cells of a line at the line, naming the columns unless they are of all; the rest at their cells."""
 
     publication: Publication
     notes: Notes
@@ -29,15 +29,15 @@ class PublishedNotes:
         if not lists:
             return
         shared = _in_all(lists)
-        for phrase in shared:
-            self._number("All published numbers here", phrase)
+        if shared:
+            self._number("All published numbers here", "; ".join(shared))
         for name, each in told.items():
             own = (
                 [phrase for phrase in _in_all(each) if phrase not in shared]
                 if len(each) > 1 and len(told) > 1
                 else []
             )
-            self.heads[name] = tuple(self._number("Published", phrase) for phrase in own)
+            self.heads[name] = (self._number("Published", "; ".join(own)),) if own else ()
             self._said[name] = {*shared, *own}
 
     def of_line(self, own: Mapping[str, PublishedLine]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
@@ -46,22 +46,18 @@ class PublishedNotes:
             name: [phrase for phrase in self._phrases(line) if phrase not in self._said[name]]
             for name, line in own.items()
         }
-        line_numbers: dict[int, None] = {}
+        whole: list[str] = []
         many = set()
         for phrase in dict.fromkeys(phrase for each in told.values() for phrase in each):
             names = [name for name, each in told.items() if phrase in each]
-            if len(names) == len(told):
-                line_numbers[self._number("Published", phrase)] = None
-            elif len(names) > len(told) / 2:
-                line_numbers[self._number("Published", f"{phrase} ({', '.join(names)})")] = None
-            else:
-                continue
-            many.add(phrase)
+            if len(names) > len(told) / 2:
+                many.add(phrase)
+                whole.append(phrase if len(names) == len(told) else f"{phrase} ({', '.join(names)})")
         cells = {
             name: tuple(self._number("Published", phrase) for phrase in each if phrase not in many)
             for name, each in told.items()
         }
-        return tuple(line_numbers), cells
+        return (self._number("Published", "; ".join(whole)),) if whole else (), cells
 
     def _number(self, lead: str, phrase: str) -> int:
         return self.notes.number(clean(f"{lead}: {phrase}."))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ltbench.report import fair
 from ltbench.report.axes import Planned, flat, seed_of
-from ltbench.report.chosen import Spot, by_label, fits, known_settings, merged, spots
+from ltbench.report.chosen import Spot, by_label, fits, is_evaluated, known_settings, merged, name_of, spots
 from ltbench.report.definition import SheetBlock, SheetColumn, SheetDefinition, SheetRow
 from ltbench.report.marks import marks
 from ltbench.report.notes import Notes
@@ -91,7 +91,11 @@ class Ours:
         return lines
 
     def _places(self, selector: Mapping[str, Any]) -> list[int]:
-        return [place for place, known in enumerate(self.known) if fits(known, selector)]
+        return [
+            place
+            for place, known in enumerate(self.known)
+            if fits(known, selector) and is_evaluated(self.planned[place], selector)
+        ]
 
     # --- our values ---
 
@@ -125,21 +129,28 @@ class Ours:
         return int(asked) if asked is not None else max(int(s) for cell in cells for s in cell["milestones"])
 
     def _refuse(self, lines: Sequence[Draft]) -> None:
-        """Values that are measured otherwise than most of their column: each is replaced by the reason."""
+        """Values that are measured otherwise than most of their column: each is replaced by the reason.
+
+        Values of another extractor than the published have a column of their own, and are held against each other there.
+        """
         for column in self.sheet.columns:
-            found: list[tuple[Mine, fair.Measure]] = []
+            found: dict[str, list[tuple[Mine, fair.Measure]]] = {}
             for line in lines:
                 mine = line.values[column.name]
                 if mine.spot is None or not mine.entry.values:
                     continue
                 measure = fair.measure_of(mine.entry, mine.column, mine.spot.section, self.records)
                 if measure is not None:
-                    found.append((mine, measure))
-            main = fair.commonest([measure for _, measure in found])
-            for mine, measure in found:
-                if main is not None and (texts := fair.measure_differences(measure, main)):
-                    text = f"refused, since the column has other {', '.join(texts)}"
-                    mine.entry = _refused(mine.entry, text)
+                    own = mine.column.name if mine.foreign and self.sheet.published else ""
+                    found.setdefault(own, []).append((mine, measure))
+            for members in found.values():
+                _refuse_minority(members)
+
+    def say_externals(self) -> None:
+        """A footnote for every external row: the page and the CSV have it, a sheet has no line for it."""
+        names = sorted({row.label for section in self.sections for row in section.rows if row.external})
+        for name in names:
+            self.notes.number(f"{name} was not trained here; its values are in the CSV and the page.")
 
     # --- columns of another extractor ---
 
@@ -181,7 +192,9 @@ class Ours:
         told: dict[str, Any] = dict(flat(cell["settings"]))
         if mine.spot is None:
             return told
-        evaluation = {f"evaluation.{key}": value for key, value in mine.spot.section.evaluation.items()}
+        evaluation = {
+            f"evaluation.{key}": name_of(value) for key, value in mine.spot.section.evaluation.items()
+        }
         evaluation.setdefault("evaluation.schedule", None)
         return {**told, **evaluation, "step": self.entry_step(mine)}
 
@@ -241,6 +254,13 @@ def _no_spot(cells: Sequence[Planned], found: Sequence[Spot], evaluated: bool) -
         return _nothing(cells, "refused", f"several rows or evaluations fit ({ids}): name more in `ours`")
     text = "the evaluation does not measure it" if evaluated else "no evaluation of the benchmark measures it"
     return _nothing(cells, "not planned", text)
+
+
+def _refuse_minority(members: Sequence[tuple[Mine, fair.Measure]]) -> None:
+    main = fair.commonest([measure for _, measure in members])
+    for mine, measure in members:
+        if main is not None and (texts := fair.measure_differences(measure, main)):
+            mine.entry = _refused(mine.entry, f"refused, since the column has other {', '.join(texts)}")
 
 
 def _refused(entry: Entry, text: str) -> Entry:
