@@ -23,7 +23,15 @@ ROOT = Path(__file__).resolve().parents[1]
 CSV = ROOT / "results" / "published" / "ccua.csv"
 TABLES = {str(n): f"table{n}" for n in range(1, 14)} | {"A2": "timing"}  # of the paper -> its definition
 BETTER = {"FD": "lower", "sFD": "lower", "KD": "lower", "KD-subsets": "lower"}
-FLOORS = {"FD": 1.5, "sFD": 2.5, "CS": 200.0, "precision": 0.75, "recall": 0.65, "KD": 0.0001, "KD-subsets": 0.0001}
+FLOORS = {
+    "FD": 1.5,
+    "sFD": 2.5,
+    "CS": 200.0,
+    "precision": 0.75,
+    "recall": 0.65,
+    "KD": 0.0001,
+    "KD-subsets": 0.0001,
+}
 Value = Callable[[Mapping[str, Any], int, str, str], float]
 """(planned cell, step, metric, group) -> our unscaled value."""
 
@@ -121,9 +129,7 @@ def build(name: str, inputs_: Inputs, *, verdicts: bool = False) -> Table:
 def line(sheet: Sheet, name: str, kind: str = "ours", block: str = "") -> SheetLine:
     """The one line of a kind, a row and a block (the first block, unless named)."""
     block = block or sheet.blocks[0].title
-    (found,) = [
-        each for title, each in sheet.lines() if (title, each.name, each.kind) == (block, name, kind)
-    ]
+    (found,) = [each for title, each in sheet.lines() if (title, each.name, each.kind) == (block, name, kind)]
     return found
 
 

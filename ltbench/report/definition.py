@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -227,16 +229,46 @@ def load_definition(path: Path) -> Definition:
     try:
         return Definition.model_validate(tree.plain())
     except ValidationError as error:
-        raise SpecError([problem_of(tree, mistake) for mistake in error.errors()]) from error
+        raise SpecError([problem_of(tree, mistake, Definition) for mistake in error.errors()]) from error
 
 
-def problem_of(tree: Node, mistake: Any) -> Problem:
-    """A mistake that pydantic found, at its place in the file."""
+def problem_of(tree: Node, mistake: Any, model: type[BaseModel]) -> Problem:
+    """A mistake that pydantic found in a `model`, at its place in the file; an unknown key with what is allowed and meant."""
     loc = tuple(
         part for part in mistake["loc"] if part not in _KINDS
     )  # pydantic adds the tag of a union to the path
-    where = tree.place(loc, key=mistake["type"] == "extra_forbidden")
+    unknown = mistake["type"] == "extra_forbidden"
+    where = tree.place(loc, key=unknown)
     value = mistake.get("input")
-    shown = None if isinstance(value, dict | list) else repr(value)
+    shown = None if isinstance(value, dict | list | BaseModel) else repr(value)
     name = ".".join(str(part) for part in loc)
-    return Problem(f"{name}: {mistake['msg']}", where.file, where.line, where.column, value=shown)
+    found = Problem(f"{name}: {mistake['msg']}", where.file, where.line, where.column, value=shown)
+    owner = _model_at(model, loc[:-1]) if unknown else None
+    if owner is None:
+        return found
+    known = sorted(field.alias or key for key, field in owner.model_fields.items())
+    near = difflib.get_close_matches(str(loc[-1]), known, 1)
+    return replace(
+        found,
+        message=f"{name}: there is no such key",
+        allowed=", ".join(known),
+        suggestion=near[0] if near else None,
+    )
+
+
+def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
+    """The model at a path of keys and places below `model`; None where a union leaves it open."""
+    for part in loc:
+        if isinstance(part, str):
+            inner = list(_models(model.model_fields[part].annotation)) if part in model.model_fields else []
+            if len(inner) != 1:
+                return None
+            model = inner[0]
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)

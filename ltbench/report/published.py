@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,27 @@ class Publication:
     lines: tuple[PublishedLine, ...]
     companion: Companion = field(default_factory=Companion)
 
+    @cached_property
+    def _keys(self) -> set[str]:
+        return {*COLUMNS, *(word for line in self.lines for word in line.words)}
+
+    @cached_property
+    def _by_table(self) -> dict[str, list[PublishedLine]]:
+        found: dict[str, list[PublishedLine]] = {}
+        for line in self.lines:
+            found.setdefault(line.columns["table"], []).append(line)
+        return found
+
     def find(self, selector: Mapping[str, Any]) -> PublishedLine | None:
         """The line that fits, or None. Raises UsageError where several do."""
-        known = {*COLUMNS, *(word for line in self.lines for word in line.words)}
-        if unknown := sorted(set(selector) - known):
+        if unknown := sorted(set(selector) - self._keys):
             raise UsageError(
                 f"{self.name}.csv has no column or variant word {unknown[0]!r}",
-                f"there are {', '.join(sorted(known))}",
+                f"there are {', '.join(sorted(self._keys))}",
             )
-        found = [line for line in self.lines if line.fits(selector)]
+        table = selector.get("table")
+        lines = self.lines if table is None else self._by_table.get(str(table), ())
+        found = [line for line in lines if line.fits(selector)]
         if len(found) > 1:
             places = ", ".join(line.place for line in found[:4])
             asked = ", ".join(f"{key}: {value}" for key, value in selector.items())
@@ -267,7 +280,7 @@ def _companion(path: Path) -> Companion:
     try:
         return Companion.model_validate(tree.plain())
     except ValidationError as error:
-        raise SpecError([problem_of(tree, mistake) for mistake in error.errors()]) from error
+        raise SpecError([problem_of(tree, mistake, Companion) for mistake in error.errors()]) from error
 
 
 def find_publication(name: str, folders: Sequence[Path]) -> Publication:

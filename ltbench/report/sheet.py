@@ -52,7 +52,7 @@ class SheetLine:
     reference: bool = False
     label: str = ""  # ours: of the plan
     notes: tuple[int, ...] = ()
-    seeds: int = 0  # planned
+    count: str = ""  # of seeds, in every cell that says nothing else: "n=3", "n=2 of 3"
     follows: bool = False  # below the published line of the same row: views need not name it again
 
 

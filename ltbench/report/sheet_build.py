@@ -107,17 +107,19 @@ class _Writer:
             printed_ = theirs.get(column.name)
             verdict = None if printed_ is None else self._verdict(draft, mine, column, printed_)
             made.append(replace(cell, change=self._change(draft, drafts, column, mine), verdict=verdict))
+        said = [*draft.notes, *self._row_notes(draft), *_in_every([cell.notes for cell in made])]
+        seeds = max((mine.entry.planned for mine in draft.values.values()), default=0)
+        counts = {cell.count for cell in made if cell.value}
+        count = counts.pop() if len(counts) == 1 else ""
         return SheetLine(
             "ours",
             draft.name,
-            tuple(made),
+            tuple(_without(cell, said, count) for cell in made),
             draft.row.cite or "",
             draft.row.reference,
             label=str(draft.cells[0]["label"]) if draft.cells else "",
-            notes=tuple(dict.fromkeys([*draft.notes, *self._row_notes(draft)])),
-            seeds=max(
-                (mine.entry.planned for mine in draft.values.values() if mine.entry.planned), default=0
-            ),
+            notes=tuple(dict.fromkeys(said)),
+            count=count or (f"n={seeds}" if seeds else ""),
         )
 
     def _row_notes(self, draft: Draft) -> Iterator[int]:
@@ -192,6 +194,17 @@ class _Writer:
                 SheetCell(" / ".join(found), floor=first.floor, scale=first.scale, measured=first.measured)
             )
         return [SheetLine("floor", "real images", tuple(cells))] if any(cell.value for cell in cells) else []
+
+
+def _in_every(lists: Sequence[Sequence[int]]) -> list[int]:
+    first, *others = lists
+    return [number for number in first if all(number in other for other in others)]
+
+
+def _without(cell: SheetCell, said: Sequence[int], count: str) -> SheetCell:
+    """A cell without what its line says already."""
+    notes = tuple(number for number in cell.notes if number not in said)
+    return replace(cell, notes=notes, count="" if cell.count == count else cell.count)
 
 
 def _difference_line(ours: SheetLine, columns: Sequence[SheetColumn], notes: Notes) -> SheetLine:

@@ -19,10 +19,10 @@ def head_text(head: SheetHead) -> str:
 
 
 def whose(line: SheetLine) -> str:
-    """Who made the numbers of a line: "published", "ours (n=3)", "difference", "floor"."""
+    """Who made the numbers of a line: "published", "ours (n=3)", "difference", "held out"."""
     if line.kind == "ours":
-        return f"ours (n={line.seeds})" if line.seeds else "ours"
-    return line.kind
+        return f"ours ({line.count})" if line.count else "ours"
+    return "held out" if line.kind == "floor" else line.kind
 
 
 def name_text(line: SheetLine) -> str:
@@ -96,6 +96,10 @@ def legend(sheet: Sheet, best: str, second: str, theirs: str) -> list[str]:
         "With n=1, ± ... SE is the standard error over the samples of that one network. In parentheses: the paired difference from "
         "our own line of that row, over common seeds."
     )
+    if any(line.kind == "floor" for _, line in sheet.lines()):
+        lines.append(
+            f"{words.FLOOR_LABEL}: what held-out real images score; a floor where lower is better, a ceiling where higher is."
+        )
     lines.append(
         f"Marks: {best} is best, {second} second best, {words.TIE} a tie, among our lines of equal settings in a block only, and "
         "only where the paired difference exceeds 2 standard errors and, for Fréchet distances, 1.3 %. Lines of other settings "
