@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,31 +14,44 @@ from ltbench.cli.options import (
     Filters,
     Plugins,
     ScratchAt,
-    SpecName,
     StoreAt,
     WithMethods,
     place,
 )
 from ltbench.cli.output import console, dump, out, say
-from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from ltbench.cli.definitions import Asked
     from ltbench.plan import Plan
     from ltbench.report.build import Report
-    from ltbench.report.definition import Definition
     from ltbench.store import Store
 
 BUILD = Path("reports/build")
 
 
 def report(
-    spec: SpecName,
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A definition in reports/ (table1), or a spec: its path or a name in benchmarks/.",
+        ),
+    ],
     format_: Annotated[
         str | None, typer.Option("--format", metavar="md,tex,csv,html,png", help="Which files. [all]")
     ] = None,
     as_: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="A definition in reports/. [the spec's own, else summary]"),
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Also the differences from the published numbers, with verdicts.")
+    ] = False,
+    fail_on: Annotated[
+        Literal["drift"] | None,
+        typer.Option(
+            "--fail-on", help="drift: exit 3 where ours is outside the tolerance of a published number."
+        ),
     ] = None,
     filter_: Filters = None,
     set_: Changes = None,
@@ -50,47 +64,69 @@ def report(
     scratch: ScratchAt = None,
     plugins: Plugins = None,
 ) -> None:
-    """Print a benchmark's table and write it as Markdown, LaTeX, CSV, HTML and figures.
+    """Print a table and write it as Markdown, LaTeX, CSV, HTML and figures.
 
-    Reads the store only: it works at any moment, on any machine that has a copy, and says what is missing.
+    NAME is a definition in reports/, which names its benchmarks, or a benchmark. Reads the store only: it works at any moment, on any
+    machine that has a copy, and says what is missing. Published numbers are there before anything has run.
 
     \b
     Example:
-      python harness.py report quickstart
+      python harness.py report table1 --paper
       python harness.py report quickstart --format md,tex --out paper/tables
     """
-    from ltbench import plan as plans
-    from ltbench.cli import stores, targets
+    from ltbench.cli import definitions, stores
 
     place(store, scratch, plugins)
-    benchmark = targets.load(spec, set_ or [], with_ or [])
+    asked = definitions.asked(spec, as_)
     house = stores.open_store(write=False)
-    found = plans.plan(benchmark, house, targets.cells_of(benchmark, filter_ or []))
-    made = build(found, house, format_, as_, out_dir, quiet=json)
+    found = [plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks]
+    made = build(found, house, format_, asked, out_dir, quiet=json, paper=paper or fail_on is not None)
     if json:
-        dump({"name": benchmark.name, "files": {name: str(path) for name, path in made.paths.items()}})
+        dump({"name": asked.name, "files": {name: str(path) for name, path in made.paths.items()}})
+    if fail_on is not None:
+        definitions.fail_on_drift(made.table)
+
+
+def plans_of(
+    spec: str, store: Store, changes: Sequence[str], methods: Sequence[str], filters: Sequence[str]
+) -> Plan:
+    """The plan of a benchmark as the flags change it."""
+    from ltbench import plan as plans
+    from ltbench.cli import targets
+
+    benchmark = targets.load(spec, changes, methods)
+    return plans.plan(benchmark, store, targets.cells_of(benchmark, filters))
 
 
 def build(
-    found: Plan,
+    found: Plan | Sequence[Plan],
     store: Store,
     formats: str | None = None,
-    definition: str | None = None,
+    asked: Asked | None = None,
     folder: Path | None = None,
     *,
     quiet: bool = False,
+    paper: bool = False,
 ) -> Report:
-    """Write the report, print its table (stdout; not if `quiet`) and its files (stderr)."""
-    from ltbench.cli.inputs import gather
+    """Write the report, print its table (stdout; not if `quiet`) and its files (stderr).
+
+    `asked`: which definition under which name; without it the benchmark's own, else `summary`. `paper`: with verdicts.
+    """
+    from ltbench.cli import definitions
+    from ltbench.cli.inputs import gather_all
     from ltbench.report.build import FORMATS, fetch_from, write_report
 
+    plans = [found] if not isinstance(found, Sequence) else found
+    asked = asked or definitions.of_benchmark(plans[0].spec.name)
     wanted = tuple(formats.replace(" ", "").split(",")) if formats else FORMATS
+    name = asked.name or plans[0].spec.name
     made = write_report(
-        gather(found, store),
-        _definition(found.spec.name, definition),
+        definitions.with_published(gather_all(plans, store, name), asked.definition),
+        asked.definition,
         fetch_from(store),
-        folder or BUILD / found.spec.name,
+        folder or BUILD / name,
         wanted,
+        verdicts=paper,
     )
     if not quiet:
         made.terminal(console())
@@ -102,18 +138,3 @@ def build(
     if pictures:
         say(f"png   {pictures[0].parent}/ ({len(pictures)} figures)")
     return made
-
-
-def _definition(benchmark: str, name: str | None) -> Definition:
-    """reports/NAME.yaml here or in the checkout: the asked-for one, else the benchmark's own, else `summary`."""
-    from ltbench.cli.specs import CHECKOUT
-    from ltbench.report.definition import load_definition
-
-    folders = (Path("reports"), CHECKOUT / "reports")
-    for wanted in (name,) if name else (benchmark, "summary"):
-        for folder in folders:
-            file = folder / f"{wanted}.yaml"
-            if file.is_file():
-                return load_definition(file)
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    raise UsageError(f"--as {name}: there is no reports/{name}.yaml", f"there are {', '.join(known)}")

@@ -55,16 +55,26 @@ def fetch_from(store: Store) -> Fetch:
 
 
 def write_report(
-    inputs: Inputs, definition: Definition, fetch: Fetch, out: Path, formats: Sequence[str] = FORMATS
+    inputs: Inputs,
+    definition: Definition,
+    fetch: Fetch,
+    out: Path,
+    formats: Sequence[str] = FORMATS,
+    *,
+    verdicts: bool = False,
 ) -> Report:
     """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.png, each replaced atomically.
 
     `fetch` gives the pictures that records name (`fetch_from(store)`). Equal records give equal bytes, in whatever order they are listed.
+    `verdicts`: lines with the difference from published numbers.
     Raises UsageError for an unknown format.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    table, selected = build_table(inputs, definition), select([*inputs.records, *inputs.externals])
+    table, selected = (
+        build_table(inputs, definition, verdicts=verdicts),
+        select([*inputs.records, *inputs.externals]),
+    )
     pictures: list[Picture] = []
     if {"png", "html"} & set(formats):
         from ltbench.report.pictures import draw_all
