@@ -71,4 +71,7 @@ def _evaluate(entry: Node) -> Node:
         values["guidance"] = listed(values["guidance"])
     if (schedule := values.get("schedule")) is not None and isinstance(schedule.value, str):
         values["schedule"] = _named(schedule)
+    shown = values.get("illustrate")
+    if shown is not None and isinstance(shown.value, str | list):
+        values["illustrate"] = Node({"classes": shown}, shown.where, {"classes": shown.where})
     return Node(values, entry.where, entry.keys)
