@@ -33,7 +33,12 @@ BUILD = Path("reports/build")
 def report(
     spec: SpecName,
     format_: Annotated[
-        str | None, typer.Option("--format", metavar="md,tex,csv,html,png", help="Which files. [all]")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="md,tex,csv,html,png,pdf,svg",
+            help="Which files; pdf and svg are the figures. [all but these two]",
+        ),
     ] = None,
     as_: Annotated[
         str | None,
@@ -82,9 +87,9 @@ def build(
 ) -> Report:
     """Write the report, print its table (stdout; not if `quiet`) and its files (stderr)."""
     from ltbench.cli.inputs import gather
-    from ltbench.report.build import FORMATS, fetch_from, write_report
+    from ltbench.report.build import PICTURES, USUAL, fetch_from, write_report
 
-    wanted = tuple(formats.replace(" ", "").split(",")) if formats else FORMATS
+    wanted = tuple(formats.replace(" ", "").split(",")) if formats else USUAL
     made = write_report(
         gather(found, store),
         _definition(found.spec.name, definition),
@@ -96,11 +101,12 @@ def build(
         made.terminal(console())
         out()
     for name, path in made.paths.items():
-        if not name.startswith("png:"):
+        if ":" not in name:
             say(f"{name:5} {path}")
-    pictures = [path for name, path in made.paths.items() if name.startswith("png:")]
-    if pictures:
-        say(f"png   {pictures[0].parent}/ ({len(pictures)} figures)")
+    for kind in PICTURES:
+        pictures = [path for name, path in made.paths.items() if name.startswith(f"{kind}:")]
+        if pictures:
+            say(f"{kind:5} {pictures[0].parent}/ ({len(pictures)} figures)")
     return made
 
 

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
     from ltbench.store import Store
 
-FORMATS = ("md", "tex", "csv", "html", "png")
+FORMATS = ("md", "tex", "csv", "html", "png", "pdf", "svg")
+USUAL = ("md", "tex", "csv", "html", "png")  # what a report is made of unless told otherwise
+PICTURES = ("png", "pdf", "svg")
 _TEXT: dict[str, Callable[[Table], str]] = {"md": render_markdown, "tex": render_latex, "csv": render_csv}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The table object and the files that were written, by format (pictures as "png:NAME")."""
+    """The table object and the files that were written, by format (pictures as "png:NAME", "pdf:NAME")."""
 
     table: Table
     paths: dict[str, Path] = field(default_factory=dict)
@@ -55,9 +57,9 @@ def fetch_from(store: Store) -> Fetch:
 
 
 def write_report(
-    inputs: Inputs, definition: Definition, fetch: Fetch, out: Path, formats: Sequence[str] = FORMATS
+    inputs: Inputs, definition: Definition, fetch: Fetch, out: Path, formats: Sequence[str] = USUAL
 ) -> Report:
-    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.png, each replaced atomically.
+    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.{png,pdf,svg}, each replaced atomically.
 
     `fetch` gives the pictures that records name (`fetch_from(store)`). Equal records give equal bytes, in whatever order they are listed.
     Raises UsageError for an unknown format.
@@ -66,10 +68,10 @@ def write_report(
         raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
     table, selected = build_table(inputs, definition), select([*inputs.records, *inputs.externals])
     pictures: list[Picture] = []
-    if {"png", "html"} & set(formats):
+    if {*PICTURES, "html"} & set(formats):
         from ltbench.report.pictures import draw_all
 
-        pictures = draw_all(table, definition, selected, fetch)
+        pictures = draw_all(table, definition, selected, fetch, formats)
     paths: dict[str, Path] = {}
     make_directory(out)
     for name in formats:
@@ -78,10 +80,11 @@ def write_report(
     if "html" in formats:
         page = render_html(table, pictures, [r for found in selected.chosen.values() for r in found])
         paths["html"] = _write(out / f"{inputs.name}.html", page.encode())
-    if "png" in formats:
+    for name in (name for name in PICTURES if name in formats):
         make_directory(out / "figures")
         for picture in pictures:
-            paths[f"png:{picture.name}"] = _write(out / "figures" / f"{picture.name}.png", picture.png)
+            data = picture.png if name == "png" else picture.vectors[name]
+            paths[f"{name}:{picture.name}"] = _write(out / "figures" / f"{picture.name}.{name}", data)
     return Report(table, paths)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ltbench.errors import Problem, SpecError
+from ltbench.report.figure_kinds import KINDS, FigureDefinition
 from ltbench.spec.yaml_io import Node, read_yaml
 
 Group = Literal["all", "head", "body", "tail"]
@@ -38,59 +39,6 @@ class TableDefinition(_Strict):
     )
 
 
-class MetricSteps(_Strict):
-    """A metric against training steps, one line per method, a band over seeds."""
-
-    kind: Literal["metric_steps"]
-    metric: str
-    groups: list[Group] = ["all", "tail"]
-
-
-class GroupBars(_Strict):
-    """Head, body and tail side by side per method, with the floor."""
-
-    kind: Literal["group_bars"]
-    metric: str
-
-
-class ClassQuality(_Strict):
-    """Class frequency (log) against a per-class metric."""
-
-    kind: Literal["class_quality"]
-    metric: str
-
-
-class Samples(_Strict):
-    """Generated images, one row per method and one noise per column, beside real ones."""
-
-    kind: Literal["samples"]
-    per_class: int = Field(default=2, ge=1)
-    classes: int = Field(default=10, ge=1)  # at most; spread evenly from head to tail
-
-
-class LossCurves(_Strict):
-    """Terms of the loss against steps."""
-
-    kind: Literal["loss_curves"]
-    terms: list[str]
-
-
-class GuidanceCurve(_Strict):
-    """A metric against the guidance w, one line per method, from every stored evaluation and from the candidates of searches."""
-
-    kind: Literal["guidance_curve"]
-    metric: str
-    groups: list[Group] = ["all", "tail"]
-
-
-FigureDefinition = Annotated[
-    GuidanceCurve | MetricSteps | GroupBars | ClassQuality | Samples | LossCurves, Field(discriminator="kind")
-]
-
-
-_KINDS = {"metric_steps", "group_bars", "class_quality", "samples", "loss_curves", "guidance_curve"}
-
-
 class Definition(_Strict):
     """One file of reports/."""
 
@@ -111,7 +59,7 @@ def load_definition(path: Path) -> Definition:
 
 def _problem(tree: Node, mistake: Any) -> Problem:
     loc = tuple(
-        part for part in mistake["loc"] if part not in _KINDS
+        part for part in mistake["loc"] if part not in KINDS
     )  # pydantic adds the tag of a union to the path
     where = tree.place(loc, key=mistake["type"] == "extra_forbidden")
     value = mistake.get("input")

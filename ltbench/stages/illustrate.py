@@ -10,6 +10,7 @@ import numpy as np
 from ltbench import provenance
 from ltbench.datasets import Dataset
 from ltbench.evaluate import Bench, Milestone
+from ltbench.groups import groups
 from ltbench.illustrate import FeatureMap, Illustrated, Nearest, Reverse, illustrate, shown_frames
 from ltbench.packed import pack
 from ltbench.stages.common import Stage, context, present, put, put_tiles
@@ -44,6 +45,7 @@ def illustrate_milestone(
         "classes": list(data.classes),
         "names": [data.classes[c] for c in evaluation["illustrate"]["classes"]],
         "train_counts": [int(n) for n in data.counts()],
+        "groups": groups(data.counts()),
         "facts": facts_of(stage.run, found),
     }
     body["code"] = {**body["code"], "evaluation": code}
