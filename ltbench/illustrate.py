@@ -258,7 +258,7 @@ def _reverse_of(
         bench.device,
     )
     decode = decoder_of(settings, bench.device)
-    shown = frames if decode is None else torch.stack([decode(frame) for frame in frames])
+    shown = frames if decode is None else torch.stack([decode(frame.to(bench.device)) for frame in frames])
     return Reverse(shown.float().cpu().numpy().swapaxes(0, 1), levels, classes)
 
 

@@ -88,6 +88,7 @@ def build(
     """Write the report, print its table (stdout; not if `quiet`) and its files (stderr)."""
     from ltbench.cli.inputs import gather
     from ltbench.report.build import PICTURES, USUAL, fetch_from, write_report
+    from ltbench.report.figure_kinds import ILLUSTRATED
 
     wanted = tuple(formats.replace(" ", "").split(",")) if formats else USUAL
     made = write_report(
@@ -107,6 +108,9 @@ def build(
         pictures = [path for name, path in made.paths.items() if name.startswith(f"{kind}:")]
         if pictures:
             say(f"{kind:5} {pictures[0].parent}/ ({len(pictures)} figures)")
+    needs = [kind for kind in made.absent if kind in ILLUSTRATED]
+    if needs:
+        say(f"not drawn: {', '.join(needs)}; `evaluate SPEC --add 'illustrate: tail'` makes what they show")
     return made
 
 

@@ -36,6 +36,7 @@ class Report:
 
     table: Table
     paths: dict[str, Path] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()  # kinds of figures that were asked for and have nothing to show anywhere
 
     def terminal(self, console: Console) -> None:
         """Print the table."""
@@ -85,7 +86,10 @@ def write_report(
         for picture in pictures:
             data = picture.png if name == "png" else picture.vectors[name]
             paths[f"{name}:{picture.name}"] = _write(out / "figures" / f"{picture.name}.{name}", data)
-    return Report(table, paths)
+    drawn = {picture.kind for picture in pictures}
+    asked = dict.fromkeys(figure.kind for figure in definition.figures)
+    absent = tuple(kind for kind in asked if kind not in drawn) if {*PICTURES, "html"} & set(formats) else ()
+    return Report(table, paths, absent)
 
 
 def _write(path: Path, data: bytes) -> Path:

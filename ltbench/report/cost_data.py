@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ltbench.report.figure_data import axis_label
@@ -15,7 +15,7 @@ from ltbench.report.words import clean
 
 @dataclass(frozen=True)
 class CostLine:
-    """One method over its milestones: hours, the mean of the metric, its spread over seeds (0 for one), steps."""
+    """One method over its milestones: hours (in the plot's unit), the mean of the metric, its spread over seeds (0 for one), steps."""
 
     label: str
     hours: tuple[float, ...]
@@ -26,7 +26,7 @@ class CostLine:
 
 @dataclass(frozen=True)
 class CostPlot:
-    """front: (line, point) of the Pareto front, cheapest first. unit: of the hours. devices: what trained. unknown: labels of rows
+    """front: (line, point) of the Pareto front, cheapest first. unit: of the hours, in words. devices: what trained. unknown: labels of rows
     whose records do not tell what they cost."""
 
     lines: tuple[CostLine, ...]
@@ -66,18 +66,28 @@ def cost_plot(section: Section, selected: Selected, metric: str, group: str) -> 
     if not lines:
         return None
     every = [(a, b) for a, line in enumerate(lines) for b in range(len(line.hours))]
+    unit, per_hour = _unit([hour for line in lines for hour in line.hours], gpu)
+    lines = [replace(line, hours=tuple(hour * per_hour for hour in line.hours)) for line in lines]
     front = pareto([(lines[a].hours[b], lines[a].mean[b]) for a, b in every], column.better)
     floor = section.floors.get((j, section.shown))
     return CostPlot(
         tuple(lines),
         tuple(every[n] for n in front),
-        "GPU-hours of training" if gpu else "hours of training (CPU, wall clock)",
+        unit,
         tuple(sorted({device for each in known for device in each["devices"]})),
         tuple(unknown),
         None if floor is None else floor * column.scale,
         column.better,
         axis_label(column),
     )
+
+
+def _unit(hours: Sequence[float], gpu: bool) -> tuple[str, float]:
+    """The unit in which the longest is at least 1, and how many make an hour."""
+    name, per_hour = next(
+        ((n, per) for n, per in (("hours", 1), ("minutes", 60)) if max(hours) * per >= 1), ("seconds", 3600)
+    )
+    return (f"GPU-{name} of training" if gpu else f"{name} of training (CPU, wall clock)"), float(per_hour)
 
 
 def _spent(selected: Selected, cell: str, step: int) -> dict[str, Any] | None:

@@ -120,3 +120,4 @@ KINDS = {
     *("metric_steps", "group_bars", "class_quality", "loss_curves", "guidance_curve", "quality_cost"),
     *("samples", "neighbours", "feature_map", "reverse_process"),
 }
+ILLUSTRATED = ("neighbours", "feature_map", "reverse_process")  # drawn from illustrations only

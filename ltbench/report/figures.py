@@ -325,8 +325,9 @@ def draw_cost(data: CostPlot, style: Mapping[str, Look]) -> Figure:
             )
     x = [data.lines[a].hours[b] for a, b in data.front]
     y = [data.lines[a].mean[b] for a, b in data.front]
+    furthest = max(line.hours[-1] for line in data.lines)
     (handles["Pareto front"],) = axis.step(
-        x, y, where="post", color=INK, lw=1.1, linestyle=(0, (6, 2)), zorder=1
+        [*x, furthest], [*y, y[-1]], where="post", color=INK, lw=1.1, linestyle=(0, (6, 2)), zorder=1
     )
     axis.scatter(x, y, s=190, facecolors="none", edgecolors=INK, lw=1.1, zorder=4)
     if data.floor is not None:

@@ -67,7 +67,9 @@ def draw_all(
                     more = {
                         each: figures.vector(drawn[0], each) for each in ("pdf", "svg") if each in vectors
                     }
-                    found.append(Picture(place, name, drawn[1], figures.png(drawn[0]), drawn[2], more))
+                    found.append(
+                        Picture(place, name, drawn[1], figures.png(drawn[0]), drawn[2], wanted.kind, more)
+                    )
     return found
 
 

@@ -22,6 +22,7 @@ class Picture:
     caption: str
     png: bytes
     wide: bool
+    kind: str
     vectors: Mapping[str, bytes] = field(default_factory=dict)  # by format
 
 

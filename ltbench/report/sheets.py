@@ -160,11 +160,12 @@ def draw_maps(maps: Sequence[ClassMap], style: Mapping[str, Look]) -> Figure:
     columns = max(len(row.panels) for row in maps)
     figure = new_figure(min(3.3 * columns + 0.4, 13.5), 3.55 * len(maps) + 0.4)
     grid = figure.subplots(len(maps), columns, squeeze=False)
-    for row, axes in zip(maps, grid, strict=True):
+    for n, (row, axes) in enumerate(zip(maps, grid, strict=True)):
         box = _box(row.panels) if row.joint else None
         for axis, panel in zip(axes, row.panels, strict=False):
             _draw_map(axis, panel, style[panel.label], box or _box([panel]))
-            axis.set_title(short(panel.label, 26), fontsize=11)
+            if n == 0 or not row.joint:
+                axis.set_title(short(panel.label, 26), fontsize=11)
         for axis in axes[len(row.panels) :]:
             axis.set_axis_off()
         axes[0].set_ylabel(f"{short(row.name, 20)}\n{row.count:,} training images", fontsize=10)
@@ -258,7 +259,7 @@ def draw_reverse(data: ReverseSheet) -> Figure:
     gap = 0.5
     height = 0.4 + 3 * rows + 2 * gap
     tile = min(0.95, 9.5 / frames)
-    left = 0.75 + 0.09 * max(len(short(name, 16)) for name in data.rows)
+    left = 0.55 + 0.085 * max(len(short(name, 16)) for name in data.rows)
     figure, axis = _table(frames, height, tile, left, 0.1)
     for f, level in enumerate(data.levels):
         axis.text(
