@@ -92,7 +92,9 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
         "part_title": title,
         "settings": cell.settings,
         "milestones": list(cell.milestones),
-        "evaluations": [{"id": key, **value} for key, value in cell.evaluations.items()],
+        "evaluations": [
+            {"id": key, **value} for key, value in cell.evaluations.items() if "illustrate" not in value
+        ],
         "unsupported": unsupported.get(cell.id),
         "recipe": cell.recipe,
     }

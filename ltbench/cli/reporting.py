@@ -38,7 +38,12 @@ def report(
         ),
     ],
     format_: Annotated[
-        str | None, typer.Option("--format", metavar="md,tex,csv,html,png", help="Which files. [all]")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="md,tex,csv,html,png,pdf,svg",
+            help="Which files; pdf and svg are the figures. [all but these two]",
+        ),
     ] = None,
     as_: Annotated[
         str | None,
@@ -114,11 +119,12 @@ def build(
     """
     from ltbench.cli import definitions
     from ltbench.cli.inputs import gather_all
-    from ltbench.report.build import FORMATS, fetch_from, write_report
+    from ltbench.report.build import PICTURES, USUAL, fetch_from, write_report
+    from ltbench.report.figure_kinds import ILLUSTRATED
 
     plans = [found] if not isinstance(found, Sequence) else found
     asked = asked or definitions.of_benchmark(plans[0].spec.name)
-    wanted = tuple(formats.replace(" ", "").split(",")) if formats else FORMATS
+    wanted = tuple(formats.replace(" ", "").split(",")) if formats else USUAL
     name = asked.name or plans[0].spec.name
     made = write_report(
         definitions.with_published(gather_all(plans, store, name), asked.definition),
@@ -132,9 +138,13 @@ def build(
         made.terminal(console())
         out()
     for name, path in made.paths.items():
-        if not name.startswith("png:"):
+        if ":" not in name:
             say(f"{name:5} {path}")
-    pictures = [path for name, path in made.paths.items() if name.startswith("png:")]
-    if pictures:
-        say(f"png   {pictures[0].parent}/ ({len(pictures)} figures)")
+    for kind in PICTURES:
+        pictures = [path for name, path in made.paths.items() if name.startswith(f"{kind}:")]
+        if pictures:
+            say(f"{kind:5} {pictures[0].parent}/ ({len(pictures)} figures)")
+    needs = [kind for kind in made.absent if kind in ILLUSTRATED]
+    if needs:
+        say(f"not drawn: {', '.join(needs)}; `evaluate SPEC --add 'illustrate: tail'` makes what they show")
     return made

@@ -24,16 +24,19 @@ if TYPE_CHECKING:
 
     from ltbench.store import Store
 
-FORMATS = ("md", "tex", "csv", "html", "png")
+FORMATS = ("md", "tex", "csv", "html", "png", "pdf", "svg")
+USUAL = ("md", "tex", "csv", "html", "png")  # what a report is made of unless told otherwise
+PICTURES = ("png", "pdf", "svg")
 _TEXT: dict[str, Callable[[Table], str]] = {"md": render_markdown, "tex": render_latex, "csv": render_csv}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The table object and the files that were written, by format (pictures as "png:NAME")."""
+    """The table object and the files that were written, by format (pictures as "png:NAME", "pdf:NAME")."""
 
     table: Table
     paths: dict[str, Path] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()  # kinds of figures that were asked for and have nothing to show anywhere
 
     def terminal(self, console: Console) -> None:
         """Print the table."""
@@ -59,11 +62,11 @@ def write_report(
     definition: Definition,
     fetch: Fetch,
     out: Path,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = USUAL,
     *,
     verdicts: bool = False,
 ) -> Report:
-    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.png, each replaced atomically.
+    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.{png,pdf,svg}, each replaced atomically.
 
     `fetch` gives the pictures that records name (`fetch_from(store)`). Equal records give equal bytes, in whatever order they are listed.
     `verdicts`: lines with the difference from published numbers.
@@ -76,10 +79,10 @@ def write_report(
         select([*inputs.records, *inputs.externals]),
     )
     pictures: list[Picture] = []
-    if {"png", "html"} & set(formats):
+    if {*PICTURES, "html"} & set(formats):
         from ltbench.report.pictures import draw_all
 
-        pictures = draw_all(table, definition, selected, fetch)
+        pictures = draw_all(table, definition, selected, fetch, formats)
     paths: dict[str, Path] = {}
     make_directory(out)
     for name in formats:
@@ -88,11 +91,15 @@ def write_report(
     if "html" in formats:
         page = render_html(table, pictures, [r for found in selected.chosen.values() for r in found])
         paths["html"] = _write(out / f"{inputs.name}.html", page.encode())
-    if "png" in formats:
+    for name in (name for name in PICTURES if name in formats):
         make_directory(out / "figures")
         for picture in pictures:
-            paths[f"png:{picture.name}"] = _write(out / "figures" / f"{picture.name}.png", picture.png)
-    return Report(table, paths)
+            data = picture.png if name == "png" else picture.vectors[name]
+            paths[f"{name}:{picture.name}"] = _write(out / "figures" / f"{picture.name}.{name}", data)
+    drawn = {picture.kind for picture in pictures}
+    asked = dict.fromkeys(figure.kind for figure in definition.figures)
+    absent = tuple(kind for kind in asked if kind not in drawn) if {*PICTURES, "html"} & set(formats) else ()
+    return Report(table, paths, absent)
 
 
 def _write(path: Path, data: bytes) -> Path:

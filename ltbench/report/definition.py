@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ltbench.errors import Problem, SpecError
+from ltbench.report.figure_kinds import KINDS, FigureDefinition
 from ltbench.spec.yaml_io import Node, read_yaml
 
 Group = Literal["all", "head", "body", "tail"]
@@ -153,59 +154,6 @@ class SheetDefinition(_Strict):
         return rows
 
 
-class MetricSteps(_Strict):
-    """A metric against training steps, one line per method, a band over seeds."""
-
-    kind: Literal["metric_steps"]
-    metric: str
-    groups: list[Group] = ["all", "tail"]
-
-
-class GroupBars(_Strict):
-    """Head, body and tail side by side per method, with the floor."""
-
-    kind: Literal["group_bars"]
-    metric: str
-
-
-class ClassQuality(_Strict):
-    """Class frequency (log) against a per-class metric."""
-
-    kind: Literal["class_quality"]
-    metric: str
-
-
-class Samples(_Strict):
-    """Generated images, one row per method and one noise per column, beside real ones."""
-
-    kind: Literal["samples"]
-    per_class: int = Field(default=2, ge=1)
-    classes: int = Field(default=10, ge=1)  # at most; spread evenly from head to tail
-
-
-class LossCurves(_Strict):
-    """Terms of the loss against steps."""
-
-    kind: Literal["loss_curves"]
-    terms: list[str]
-
-
-class GuidanceCurve(_Strict):
-    """A metric against the guidance w, one line per method, from every stored evaluation and from the candidates of searches."""
-
-    kind: Literal["guidance_curve"]
-    metric: str
-    groups: list[Group] = ["all", "tail"]
-
-
-FigureDefinition = Annotated[
-    GuidanceCurve | MetricSteps | GroupBars | ClassQuality | Samples | LossCurves, Field(discriminator="kind")
-]
-
-
-_KINDS = {"metric_steps", "group_bars", "class_quality", "samples", "loss_curves", "guidance_curve"}
-
-
 class Definition(_Strict):
     """One file of reports/."""
 
@@ -235,7 +183,7 @@ def load_definition(path: Path) -> Definition:
 def problem_of(tree: Node, mistake: Any, model: type[BaseModel]) -> Problem:
     """A mistake that pydantic found in a `model`, at its place in the file; an unknown key with what is allowed and meant."""
     loc = tuple(
-        part for part in mistake["loc"] if part not in _KINDS
+        part for part in mistake["loc"] if part not in KINDS
     )  # pydantic adds the tag of a union to the path
     unknown = mistake["type"] == "extra_forbidden"
     where = tree.place(loc, key=unknown)

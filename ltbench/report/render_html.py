@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Picture:
     caption: str
     png: bytes
     wide: bool
+    kind: str
+    vectors: Mapping[str, bytes] = field(default_factory=dict)  # by format
 
 
 def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Record]) -> str:

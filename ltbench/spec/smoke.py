@@ -218,6 +218,13 @@ def _evaluate(entry: Tree, dataset: Tree) -> Tree:
             "samples": made["samples"],
             "keep": 1,
         }
+    if (shown := entry.get("illustrate")) is not None:
+        group = shown.get("classes", "tail")
+        made["illustrate"] = {
+            "classes": group if isinstance(group, str) else "tail",
+            "images": 8,
+            "neighbours": 3,
+        }
     return made
 
 
