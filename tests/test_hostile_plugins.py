@@ -166,7 +166,7 @@ def test_status_and_report_name_what_failed(
         told[words[0]] = capfd.readouterr().out
     page = "".join(path.read_text() for path in tmp_path.rglob("*.md")).replace("\\_", "_")
     for name in FAILURES:
-        assert re.search(rf"^{name}\b.*failed", told["status"], re.M), told["status"]
+        assert re.search(rf"^{name}\b.*FAIL", told["status"], re.M), told["status"]
         assert re.search(rf"{name}\b.*(failed|n/a)", page), page
     assert "Traceback" not in told["status"] + told["report"] + page
 
