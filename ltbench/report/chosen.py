@@ -14,7 +14,6 @@ from ltbench.report.published import same_value
 from ltbench.report.table import Section
 
 _CELL_KEYS = ("part", "label")
-_ABSENT = object()
 
 
 def merged(*selectors: Selector | None) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ltbench.report.table import Entry
 
-KINDS = ("published", "ours", "difference", "floor")
 DRIFTED = ("better", "worse", "differs")  # verdicts that `--fail-on drift` names
 
 
@@ -45,7 +44,7 @@ class SheetCell:
 class SheetLine:
     """One line. Published and ours of one row follow each other and are never merged."""
 
-    kind: str  # of KINDS
+    kind: str  # published | ours | difference | floor
     name: str  # of the row
     cells: tuple[SheetCell, ...]
     cite: str = ""

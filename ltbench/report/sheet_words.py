@@ -75,13 +75,6 @@ def verdict_text(cell: SheetCell) -> str:
     )
 
 
-def used_notes(sheet: Sheet) -> set[int]:
-    """Footnotes that a line or a cell points at."""
-    found = {number for _, line in sheet.lines() for number in line.notes}
-    found |= {number for head in sheet.columns for number in head.notes}
-    return found | {number for _, line in sheet.lines() for cell in line.cells for number in cell.notes}
-
-
 def legend(sheet: Sheet, best: str, second: str, theirs: str) -> list[str]:
     """What lines, parentheses, marks and verdicts mean; `theirs` says how the view shows a published line."""
     lines = list(sheet.chosen)
