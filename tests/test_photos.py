@@ -213,6 +213,17 @@ def test_imagenet_is_compared_with_as_the_protocol_makes_it_square(root):
     assert data.reference().images[:][:, 2].max() < 40
 
 
+@pytest.mark.parametrize(("name", "total"), [("imagenet_lt_oltr", 115_846), ("places_lt_oltr", 62_500)])
+def test_without_its_list_a_published_cut_tells_what_is_known(cli, monkeypatch, name, total):
+    monkeypatch.delenv("LTBENCH_DATA", raising=False)
+    code, out, err = cli("datasets", name, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["total"], found["counts"], found["shares"]) == (total, None, None)
+    assert "_LT_train.txt was not found" in found["missing"]
+    assert cli("datasets", name)[0] == 4
+
+
 @pytest.mark.parametrize("name", ["imagenet_lt_oltr", "places_lt_oltr"])
 def test_a_published_list_decides_the_cut(root, name, monkeypatch):
     plugin = type(built(name, resolution=16))

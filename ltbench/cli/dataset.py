@@ -27,30 +27,37 @@ def show(name: str, changes: Sequence[str], json: bool, picture: Path | None) ->
     """Print counts, shares and origin of a data set and write a picture of its tail classes."""
     from ltbench import plugins
     from ltbench.datasets import build_dataset
+    from ltbench.datasets.listed import Listed
     from ltbench.groups import groups
 
     plugin = plugins.get("datasets", name)
     settings = {**plugin.defaults, **_parameters(changes, name, plugin.defaults)}
     data = build_dataset({"name": name, **settings})
-    counts = [int(count) for count in data.counts()]
-    ranked = groups(counts)
-    missing = data.missing()
     found = {
         "name": name,
         "parameters": settings,
         "file": str(plugin.path),
         "about": plugin.doc,
-        "missing": missing,
+        "missing": data.missing(),
         "data": _state(data),
         "channels": data.channels,
         "resolution": data.resolution,
+        "reference": data.reference_id,
+        "extractor": data.extractor,
+    }
+    if isinstance(data, Listed) and json and found["missing"] is not None and not data.has_counts():
+        # only the published list tells how many images of which class; how many in all is known
+        unknown = dict.fromkeys(("counts", "shares", "groups"))
+        dump({**found, **unknown, "classes": list(data.classes), "total": data.published})
+        return
+    counts = [int(count) for count in data.counts()]
+    ranked, missing = groups(counts), found["missing"]
+    found |= {
         "classes": list(data.classes),
         "counts": counts,
         "total": sum(counts),
         "shares": {key: sum(counts[k] for k in ids) / sum(counts) for key, ids in ranked.items()},
         "groups": {key: list(ids) for key, ids in ranked.items()},
-        "reference": data.reference_id,
-        "extractor": data.extractor,
     }
     if missing is None:
         found |= {
