@@ -174,12 +174,12 @@ def draw_maps(maps: Sequence[ClassMap], style: Mapping[str, Look]) -> Figure:
 
 
 def _box(panels: Sequence[MapPanel]) -> tuple[float, float, float, float]:
-    """left, right, bottom, top around all points, a tenth wider."""
+    """left, right, bottom, top around all points, with room for the density around them."""
     import numpy as np
 
     points = np.concatenate([part for p in panels for part in (p.real, p.train, p.generated)])
     low, high = points.min(axis=0), points.max(axis=0)
-    room = 0.1 * np.maximum(high - low, 1e-3)
+    room = 0.2 * np.maximum(high - low, 1e-3)
     (a, c), (b, d) = low - room, high + room
     return float(a), float(b), float(c), float(d)
 
