@@ -157,6 +157,14 @@ def _data(dataset: Mapping[str, Any]) -> tuple[Need, ...]:
     return (*needs, Need(f"data set {name}", "data", place, problem=problem))
 
 
+def prepared_place(dataset: Mapping[str, Any]) -> str | None:
+    """The folder to which `datasets prepare` brings this data set, there or not; None for one that needs no preparing."""
+    built = _built({key: value for key, value in dataset.items() if key != vaes.KEY})
+    place = getattr(built, "place", None)
+    folder = None if place is None else place.folder()
+    return None if folder is None else str(folder.absolute())
+
+
 def _built(dataset: dict[str, Any]) -> Any:
     plugin = plugins.get("datasets", dataset.pop("name"))
     module = importlib.import_module(f"ltbench.datasets.{plugin.name}")

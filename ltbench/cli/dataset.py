@@ -145,8 +145,9 @@ def prepare(
     download: bool,
     workers: int | None,
     pixels: Sequence[str],
+    profile: str | None = None,
 ) -> None:
-    """Make a data set ready to train on: fetch it where asked, check it, decode it."""
+    """Make a data set ready to train on: fetch it where asked, check it, decode it, the latter as a job with `profile`."""
     from ltbench import plugins
     from ltbench.datasets import build_dataset
     from ltbench.datasets.photos import Photos
@@ -159,6 +160,9 @@ def prepare(
     if not isinstance(data, Photos):
         say(f"{name} needs no preparing: its files are read as they are")
         found = {}
+    elif profile is not None:
+        _as_job(data, profile, workers, json)
+        return
     else:
         found = _decode(data, workers, pixels)
     made = {part: str(folder) for part, folder in found.items()}
@@ -168,6 +172,21 @@ def prepare(
     out(f"{name}: {sum(data.counts()):,} training images in {len(data.counts())} classes")
     for part, folder in made.items():
         out(f"  {part}: {folder}")
+
+
+def _as_job(data: Photos, profile: str, workers: int | None, json: bool) -> None:
+    """The same command in SLURM's queue; downloads are over by then: nodes have no network."""
+    from ltbench.cli import jobs
+    from ltbench.launch.slurm.commands import Command
+
+    folder = data.place.folder()
+    assert folder is not None, "its source was found below LTBENCH_DATA"
+    chosen = jobs.cluster(profile)
+    words = jobs.typed(drop=("--download", "--json"))
+    if workers is None:
+        words += ["--workers", str(chosen.resources("helper").cores)]
+    command = Command(tuple(words), f"prepare {data.name}", "helper", str(folder.absolute()))
+    raise SystemExit(jobs.submit_command(chosen, profile, command, json=json))
 
 
 def _decode(data: Photos, workers: int | None, pixels: Sequence[str]) -> dict[str, Path]:

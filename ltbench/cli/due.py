@@ -47,14 +47,20 @@ def look(
     ask: bool,
     retry_failed: bool,
     house: Store | None = None,
+    makers: Mapping[str, str] | None = None,
+    profile: str | None = None,
 ) -> Looked:
-    """Ask what can run here, plan, and say what cannot. Raises EnvironmentProblem for missing data or weights."""
+    """Ask what can run here, plan, and say what cannot. Raises EnvironmentProblem for missing data or weights.
+
+    makers: data sets that jobs are preparing (the folder, the job): cells whose data will be there pass. profile: names the cluster
+    in what is said.
+    """
     from ltbench import caches
     from ltbench import plan as plans
     from ltbench.cli import asking, planning, stores, targets
 
     cells = targets.cells_of(benchmark, filters)
-    _refuse_missing_data(cells)
+    _refuse_missing_data(cells, waits_for(cells, makers or {}), profile)
     house = stores.open_store(write=True) if house is None else house
     caches.use(house.scratch)
     for line in planning.recipe_lines(benchmark):
@@ -97,10 +103,37 @@ def untrained(found: Plan, skipped: Collection[str], due: Sequence[Work]) -> lis
     ]
 
 
-def _refuse_missing_data(cells: Sequence[Cell]) -> None:
-    problems = sorted({cell.missing for cell in cells if cell.missing})
-    if problems:
-        raise EnvironmentProblem("what the benchmark needs is not here:\n" + "\n".join(problems))
+def waits_for(cells: Sequence[Cell], makers: Mapping[str, str]) -> dict[str, str]:
+    """Cell -> the job that prepares its data set."""
+    from ltbench import needs
+
+    if not makers:
+        return {}
+    places: dict[int, str | None] = {}  # thousands of cells share a data set's settings
+    found = {}
+    for cell in cells:
+        data = cell.settings["dataset"]
+        if id(data) not in places:
+            places[id(data)] = needs.prepared_place(data)
+        if (job := makers.get(places[id(data)] or "")) is not None:
+            found[cell.id] = job
+    return found
+
+
+def _refuse_missing_data(cells: Sequence[Cell], waiting: Collection[str], profile: str | None) -> None:
+    """`waiting`: cells whose data a job prepares; whatever else they lack counts all the same."""
+    from ltbench import needs
+
+    problems = {cell.missing for cell in cells if cell.missing and cell.id not in waiting}
+    for need in needs.needs([cell for cell in cells if cell.id in waiting]) if waiting else ():
+        if need.problem is not None and need.kind != "data":
+            problems.add(f"{need.what}: {need.problem}")
+    if not problems:
+        return
+    remedy = None
+    if profile is not None and any("datasets prepare" in problem for problem in problems):
+        remedy = f"with --profile {profile} that command is a job, and the cells that are submitted then wait for it"
+    raise EnvironmentProblem("what the benchmark needs is not here:\n" + "\n".join(sorted(problems)), remedy)
 
 
 def _waiting_for(found: Plan, skipped: Mapping[str, Planned]) -> list[Planned]:

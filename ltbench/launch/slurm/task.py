@@ -20,6 +20,7 @@ from ltbench.launch import devices, local
 from ltbench.launch.local import Outcome
 from ltbench.launch.recorder import Recorder
 from ltbench.launch.signals import WARNING, unshield
+from ltbench.launch.slurm import commands
 from ltbench.launch.slurm.element import Element
 from ltbench.launch.slurm.evaluations import Submitter, training_only
 from ltbench.launch.slurm.layout import Array, Entry
@@ -100,6 +101,9 @@ class _Task:
         return self._conclude(outcomes)
 
     def _outcomes(self) -> list[Outcome]:
+        if (command := commands.Command.of(self.array.resource)) is not None:
+            log = self.element.submission.log(self.element.array, self.element.index)
+            return [commands.run(command, self.info, log, self.heard)]
         store = Store.open(self.info["store"], self.info["scratch"])
         if self.leads:
             for entry in self.entries:
@@ -134,9 +138,8 @@ class _Task:
         if any(outcome.outcome == "preempted" for outcome in outcomes) and self.heard():
             return self._stopped()
         if failed is not None:
-            return self._end(
-                "failed", "failed", failed.cause, f"{failed.label}, {failed.stage}: {failed.message}"
-            )
+            what = ", ".join(filter(None, (failed.label, failed.stage)))
+            return self._end("failed", "failed", failed.cause, f"{what}: {failed.message}")
         return self._end("done", "done")
 
     def _stopped(self) -> int:
