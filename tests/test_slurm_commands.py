@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ltbench import caches
 from ltbench.cli import jobs
 from ltbench.launch.slurm import layout, seen
 from ltbench.launch.slurm.commands import last_error
+from ltbench.store import Store
 from tests import cli_world, slurm_world
 
 cli, here, slurm = cli_world.cli, cli_world.here, slurm_world.slurm  # fixtures
@@ -155,10 +157,41 @@ def test_a_command_is_cancelled_by_its_submission(birds, cli, slurm):
     assert (task.alive, task.cause) == (False, "cancelled")
 
 
+@pytest.mark.slurm
+def test_the_doctor_asks_this_cluster_and_tries_a_job_on_it(birds, cli, slurm):
+    code, out, err = cli("doctor", "--profile", "cluster.yaml", "--probe", "--json")
+    found = {(each["topic"], each["level"]): each["message"] for each in json.loads(out)["findings"]}
+    assert "sbatch takes such a job" in found["training", "ok"], (found, err)
+    probes = [message for (topic, _), message in found.items() if topic == "probe"]
+    assert probes, found
+    assert not [m for m in probes if "refused" in m or "did not answer" in m or "without an answer" in m], (
+        found
+    )
+    slurm.until(slurm.idle, 30)
+    assert not list((birds / "scratch").glob(".ltbench-probe-*"))
+    (birds / "cluster.yaml").write_text(PROFILE.replace("time: 20", "time: 20\nconstraint: nowhere"))
+    code, out, _ = cli("doctor", "--profile", "cluster.yaml")
+    assert (code, "will fail" in out) == (4, True)
+    assert "sbatch refuses such a job" in out or "no node of" in out, out
+
+
 def test_what_was_typed_is_kept_but_for_the_profile():
     argv = ["calibrate", "a.yaml", "-p", "x", "--filter", "seed=0", "--json"]
     assert jobs.typed(("--json",), argv) == ["calibrate", "a.yaml", "--filter", "seed=0"]
     assert jobs.typed((), ["evaluate", "--profile=x", "a", "-px"]) == ["evaluate", "a"]
+
+
+def test_jobs_keep_caches_in_scratch_and_ask_no_network(tmp_path, monkeypatch):
+    for name in (*caches.PLACES, caches.MARK):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", "/shared/hf")
+    store = Store.open(tmp_path / "store", tmp_path / "scratch")
+    told = jobs.environment_of(store, tmp_path / "code")
+    assert told["HF_HUB_OFFLINE"] == "1"
+    for name in ("TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert told[name].startswith(str(tmp_path / "scratch"))
+    assert told["HF_HOME"] == "/shared/hf", "what the user has set counts"
+    assert told["PYTHONPATH"].startswith(str(tmp_path / "code"))
 
 
 def test_the_last_error_of_a_log_is_what_a_command_failed_of(tmp_path):

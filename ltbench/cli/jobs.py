@@ -62,11 +62,14 @@ def begin(house: Store, profile: Profile, name: str, **own: Any) -> tuple[Submis
 
 
 def environment_of(house: Store, snapshot: Path) -> dict[str, str]:
-    """What jobs with the code of `snapshot` need in their environment."""
+    """What jobs with the code of `snapshot` need in their environment: places, and caches that ask no network."""
+    from ltbench import caches
     from ltbench.launch.slurm.snapshot import environment
 
+    given = {name: os.environ[name] for name in caches.PLACES if name in os.environ}
+    kept = {**given, **caches.environment(house.scratch, offline=True)}
     own = environment(snapshot, house.scratch)
-    return {**own, "LTBENCH_STORE": os.pathsep.join(map(str, house.layers))}
+    return {**kept, **own, "LTBENCH_STORE": os.pathsep.join(map(str, house.layers))}
 
 
 # --- one command as a job -------------------------------------------------------------------------------------------------
