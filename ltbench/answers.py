@@ -49,6 +49,7 @@ class Answers:
         self._store = store.root
         self._local, self._shared = (root / "derived" / "answers" for root in (store.scratch, store.root))
         self._keys: dict[str, str] = {}
+        self._asked: dict[tuple[Any, ...], tuple[Mapping[str, Any], str]] = {}
         self._read: dict[str, Answer | None] = {}
 
     def of(self, settings: Mapping[str, Any]) -> Answer | None:
@@ -63,6 +64,13 @@ class Answers:
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """16 hex digits of a question and the code that answers it."""
+        parts = ("dataset", "pipeline", "network", "method", "resample", "train")
+        same = tuple(id(settings[name]) for name in parts)  # seeds share them
+        if same not in self._asked:
+            self._asked[same] = (settings, self._key(settings))  # kept, so that the ids stay their own
+        return self._asked[same][1]
+
+    def _key(self, settings: Mapping[str, Any]) -> str:
         asked = digest(question(settings))
         if asked not in self._keys:
             code = provenance.train_code(settings)

@@ -32,31 +32,42 @@ class Digester:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[Any, bytes]] = {}
-        self._texts: dict[str, bytes] = {}
+        self._whole: dict[int, tuple[Any, bytes]] = {}
+        self._items: dict[tuple[str, int], tuple[Any, bytes]] = {}
+        self._orders: dict[tuple[Any, ...], list[str] | None] = {}
 
     def digest(self, value: dict[str, Any], depth: int = 1) -> str:
         """What `digest` gives; parts are the values `depth` levels down."""
         return hashlib.sha256(self._spell(value, depth)).hexdigest()
 
-    def _spell(self, value: Any, depth: int) -> bytes:
-        if depth and all(isinstance(key, str) and key.isascii() for key in value):
-            # Sorted as text: the quotation mark at a spelled key's end would sort before some of what may follow it.
-            return b"{" + b",".join([self._item(key, value[key], depth - 1) for key in sorted(value)]) + b"}"
-        if (seen := self._seen.get(id(value))) is None:
-            seen = self._seen[id(value)] = (value, canonical_json(value))
-        return seen[1]
+    def _spell(self, value: dict[str, Any], depth: int) -> bytes:
+        order = self._order(tuple(value))
+        if order is None:
+            return canonical_json(value)
+        return b"{" + b",".join([self._item(key, value[key], depth - 1) for key in order]) + b"}"
+
+    def _order(self, keys: tuple[Any, ...]) -> list[str] | None:
+        """Sorted as text: the quotation mark at a spelled key's end would sort before some of what may follow it. None where a key
+        is no plain text."""
+        if keys not in self._orders:
+            plain = all(isinstance(key, str) and key.isascii() for key in keys)
+            self._orders[keys] = sorted(keys) if plain else None
+        return self._orders[keys]
 
     def _item(self, key: str, value: Any, depth: int) -> bytes:
-        kind = type(value)
-        if kind is dict:
-            return b"%b:%b" % (self._text(key), self._spell(value, depth))
-        return b"%b:%b" % (self._text(key), self._text(value) if kind is str else canonical_json(value))
+        if depth and type(value) is dict:
+            return b"%b:%b" % (canonical_json(key), self._spell(value, depth))
+        seen = self._items.get((key, id(value)))
+        if seen is None:
+            seen = (value, b"%b:%b" % (canonical_json(key), self._part(value)))
+            self._items[key, id(value)] = seen  # the value stays alive here, so its id stays its own
+        return seen[1]
 
-    def _text(self, value: str) -> bytes:
-        if (text := self._texts.get(value)) is None:
-            text = self._texts[value] = canonical_json(value)
-        return text
+    def _part(self, value: Any) -> bytes:
+        """A part by itself: under another key it is spelled alike."""
+        if (seen := self._whole.get(id(value))) is None:
+            seen = self._whole[id(value)] = (value, canonical_json(value))
+        return seen[1]
 
 
 def _plain(value: Any) -> Any:

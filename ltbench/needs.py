@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,13 +98,15 @@ def needs(cells: Iterable[Cell]) -> list[Need]:
     return list(found.values())
 
 
-def missing_assets(cells: Sequence[Cell], spec: str = "SPEC") -> list[tuple[str, str]]:
-    """(what is missing and why, what brings it) of everything these cells need and this machine lacks."""
+def missing_assets(
+    cells: Sequence[Cell], spec: str = "SPEC", but: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """(what is missing and why, what brings it) of everything these cells need and this machine lacks, `but` these kinds."""
     command = f"python harness.py fetch {spec}"
     return [
         (f"{need.what}: {need.problem}", command if need.fetchable else _by_hand(need))
         for need in needs(cells)
-        if need.problem is not None
+        if need.problem is not None and need.kind not in but
     ]
 
 
@@ -157,6 +159,14 @@ def _data(dataset: Mapping[str, Any]) -> tuple[Need, ...]:
     if lacking:
         return needs
     return (*needs, Need(f"data set {name}", "data", place, problem=problem))
+
+
+def prepared_place(dataset: Mapping[str, Any]) -> str | None:
+    """The folder to which `datasets prepare` brings this data set, there or not; None for one that needs no preparing."""
+    built = _built({key: value for key, value in dataset.items() if key != vaes.KEY})
+    place = getattr(built, "place", None)
+    folder = None if place is None else place.folder()
+    return None if folder is None else str(folder.absolute())
 
 
 def _built(dataset: dict[str, Any]) -> Any:

@@ -159,6 +159,22 @@ def with_queue(rows: Sequence[Row], seen: Seen) -> list[Row]:
     ]
 
 
+def of_commands(seen: Seen) -> list[str]:
+    """A line for each command that runs as a job or ended badly, the newest of its kind."""
+    newest: dict[str, Task] = {}
+    for task in seen.commands:
+        assert task.command is not None, "that is what they are chosen by"
+        newest.setdefault(task.command.title, task)
+    found = []
+    for title, task in newest.items():
+        waiting = _waiting(task)
+        if task.alive:
+            found.append(f"{title}: {_why_waiting(waiting)}")
+        elif task.cause is not None:
+            found.append(f"{title}: {_why_over(waiting)}; python harness.py logs {task.submission.id}")
+    return found
+
+
 def _waiting(task: Task) -> Waiting:
     state, ended = task.state, task.ended or {}
     return Waiting(
@@ -168,7 +184,7 @@ def _waiting(task: Task) -> Waiting:
         state.reason if state else "",
         state.node if state else "",
         task.cause,
-        str(ended.get("message") or ""),
+        "what it waited for failed" if task.orphaned else str(ended.get("message") or ""),
     )
 
 

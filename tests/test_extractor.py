@@ -229,7 +229,9 @@ def test_wrong_or_absent_weights_and_unknown_names_are_errors(tmp_path):
     ],
 )
 def test_images_it_was_not_made_for_are_refused(images):
-    with pytest.raises(UsageError, match=r"extractor 'fashion-cnn-v1' takes .*\(B, 1 or 3, H, H\) uint8, got"):
+    with pytest.raises(
+        UsageError, match=r"extractor 'fashion-cnn-v1' takes .*\(B, 1 or 3, H, H\) uint8, got"
+    ):
         load_extractor("fashion-cnn-v1").features(images)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from collections.abc import Callable
@@ -82,6 +83,7 @@ def _show_unexpected(kind: type[BaseException], error: BaseException, trace: Tra
 def main() -> int:
     """Run one verb; the process's exit code: 0 ok, 1 some cells failed, 2 bad spec or usage, 3 drift, 4 environment."""
     sys.excepthook = _show_unexpected
+    gc.set_threshold(100_000, 20, 20)  # a plan of thousands of cells holds nearly everything that it makes
     try:
         app()
     except LtbenchError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltbench.cli.jobs import OnCluster
 from ltbench.cli.options import (
     AsJson,
     Changes,
@@ -30,6 +31,7 @@ from ltbench.cli.output import clip, dump, out, plural, say, table
 if TYPE_CHECKING:
     from ltbench.cost.calibrations import Question
     from ltbench.plan import Cell
+    from ltbench.profiles import Profile
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
@@ -47,6 +49,7 @@ def calibrate(
         str | None, typer.Option(metavar="cpu|cuda", help="Where to measure. [a GPU if there is one]")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [those of a worker of `run`]")] = None,
+    profile: OnCluster = None,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
@@ -56,20 +59,27 @@ def calibrate(
 
     Every distinct setting is measured once, in a process of its own, through the trainer that cells use; no cell is claimed and no
     checkpoint is written. Results are kept in the store (calibrations/); the same command again measures only what is missing.
-    Where the data is not here yet, noise of its shape stands in. Exit code 1 when something could not be measured.
+    Where the data is not here yet, noise of its shape stands in. With --profile it measures in a job that asks for what a training
+    of the cluster gets. Exit code 1 when something could not be measured.
 
     \b
     Example:
       python harness.py calibrate quickstart
       python harness.py calibrate table1 --filter method=ccua --steps 100
+      python harness.py calibrate table1 --profile mine
     """
-    from ltbench.cli import stores, targets
+    from ltbench.cli import jobs, stores, targets
     from ltbench.cost import calibrations
     from ltbench.launch.devices import check, gpus
 
+    chosen = None
+    if profile is not None:
+        chosen = jobs.cluster(profile, scratch)
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
+    if chosen is not None and profile is not None:
+        raise typer.Exit(_as_job(chosen, profile, spec, device, threads, json))
     check(None, threads, device)
     on_gpu = device != "cpu" and bool(gpus())
     where = device or ("cuda" if on_gpu else "cpu")
@@ -86,6 +96,22 @@ def calibrate(
     failed = [answer for answer in answers if answer["outcome"] == "failed"]
     _show(asked, answers, house, name, count, json)
     raise typer.Exit(1 if failed or len(answers) < len(due) else 0)
+
+
+def _as_job(
+    chosen: Profile, profile: str, spec: str, device: str | None, threads: int | None, json: bool
+) -> int:
+    """The same command in SLURM's queue, on what a training gets."""
+    from ltbench.cli import jobs
+    from ltbench.launch.slurm.commands import Command
+    from ltbench.launch.slurm.resources import options
+
+    told = options(chosen.resources("training"))
+    words = jobs.typed(drop=("--json",))
+    words += [] if threads else ["--threads", str(told["threads"])]
+    words += ["--device", told["device"]] if device is None and "device" in told else []
+    command = Command(tuple(words), f"calibrate {spec}", "training")
+    return jobs.submit_command(chosen, profile, command, json=json)
 
 
 def questions(cells: Sequence[Cell]) -> list[Question]:

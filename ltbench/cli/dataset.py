@@ -147,7 +147,8 @@ def _picture(data: Dataset, name: str, path: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class How:
-    """What the command says of preparing. root: LTBENCH_DATA. source: where the data lies, to be linked."""
+    """What the command says of preparing. root: LTBENCH_DATA. source: where the data lies, to be linked. profile: the cluster whose
+    job decodes."""
 
     root: Path | None = None
     source: Path | None = None
@@ -155,6 +156,7 @@ class How:
     checksums: bool = True
     workers: int | None = None
     pixels: Sequence[str] = ()
+    profile: str | None = None
 
 
 def prepare(name: str, changes: Sequence[str], json: bool, how: How) -> None:
@@ -175,6 +177,9 @@ def prepare(name: str, changes: Sequence[str], json: bool, how: How) -> None:
     if not isinstance(data, Photos):
         say(f"{name} needs no preparing: its files are read as they are")
         found = {}
+    elif how.profile is not None:
+        _as_job(data, how.profile, how.workers, json)
+        return
     else:
         found = _decode(data, how.workers, how.pixels)
     made = {part: str(folder) for part, folder in found.items()}
@@ -209,6 +214,21 @@ def _check(data: Dataset) -> None:
         return  # nothing is made of them any more
     folder = Path(root).expanduser()
     check(data.assets(folder), data.source() if isinstance(data, Photos) else (), folder, Bar, say)
+
+
+def _as_job(data: Photos, profile: str, workers: int | None, json: bool) -> None:
+    """The same command in SLURM's queue; downloads are over by then: nodes have no network."""
+    from ltbench.cli import jobs
+    from ltbench.launch.slurm.commands import Command
+
+    folder = data.place.folder()
+    assert folder is not None, "its source was found below LTBENCH_DATA"
+    chosen = jobs.cluster(profile)
+    words = jobs.typed(drop=("--download", "--json"), options=("--from",))
+    if workers is None:
+        words += ["--workers", str(chosen.resources("helper").cores)]
+    command = Command(tuple(words), f"prepare {data.name}", "helper", str(folder.absolute()))
+    raise SystemExit(jobs.submit_command(chosen, profile, command, json=json))
 
 
 def _decode(data: Photos, workers: int | None, pixels: Sequence[str]) -> dict[str, Path]:

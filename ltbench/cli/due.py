@@ -102,6 +102,23 @@ def untrained(found: Plan, skipped: Collection[str], due: Sequence[Work]) -> lis
     ]
 
 
+def waits_for(cells: Sequence[Cell], makers: Mapping[str, str]) -> dict[str, str]:
+    """Cell -> the job that prepares its data set."""
+    from ltbench import needs
+
+    if not makers:
+        return {}
+    places: dict[int, str | None] = {}  # thousands of cells share a data set's settings
+    found = {}
+    for cell in cells:
+        data = cell.settings["dataset"]
+        if id(data) not in places:
+            places[id(data)] = needs.prepared_place(data)
+        if (job := makers.get(places[id(data)] or "")) is not None:
+            found[cell.id] = job
+    return found
+
+
 def _refuse_missing_data(cells: Sequence[Cell]) -> None:
     problems = sorted({cell.missing for cell in cells if cell.missing})
     if problems:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltbench.cli.jobs import OnCluster
 from ltbench.cli.options import (
     AsJson,
     Changes,
@@ -24,6 +25,7 @@ from ltbench.cli.output import dump, out, plural, say, table
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from ltbench.profiles import Profile
     from ltbench.spec.resolved import Part, Spec
 
 # What a row has from elsewhere, and a declaration may not say.
@@ -93,6 +95,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda", help="Where. [a GPU if there is one]")
     ] = None,
+    profile: OnCluster = None,
     set_: Changes = None,
     json: AsJson = False,
     store: StoreAt = None,
@@ -102,7 +105,7 @@ def evaluate(
     """Measure milestones that are there, in whatever way SPEC, --set and --add ask for; nothing is trained.
 
     Kept features serve new metrics and groups, kept images new extractors; else images are made again from their seeds. The
-    changed spec is kept under its own name, which `report` takes.
+    changed spec is kept under its own name, which `report` takes. With --profile each milestone is measured by a job of its own.
 
     With --external it measures what was not trained here, as a benchmark measures its own: same protocols, extractor, real
     images. Reports show it as an external row with what was declared; it is never ranked. Weights are read as data: no
@@ -112,22 +115,32 @@ def evaluate(
     Example:
       python harness.py evaluate quickstart --add 'metrics: [vendi, CT]' --report
       python harness.py evaluate quickstart --add 'groups: shots'
+      python harness.py evaluate table1 --add 'metrics: [KID]' --profile mine
       python harness.py evaluate table1 --external ADM --samples adm.npz
       python harness.py evaluate table1 --external SiT --checkpoint sit.pt \\
           --network SiT-S/2 --declare images=256000000
     """
-    from ltbench.cli import running, stores, targets
+    from ltbench.cli import jobs, running, stores, targets
 
+    cluster = None
+    if profile is not None:
+        jobs.refuse_local(workers=workers, threads=threads, split=split > 1, report=report)
+        cluster = jobs.cluster(profile, scratch)
     place(store, scratch, plugins)
     if external is None:
         _refuse_foreign(samples=samples, checkpoint=checkpoint, network=network, declare=declare, n=n, reference=reference)  # fmt: skip
         benchmark = targets.load(spec, set_ or [], with_ or [], add or [])
+        if profile is not None and cluster is not None:
+            jobs.refuse_local(device=device)
+            raise typer.Exit(_submit(benchmark, cluster, profile, spec, filter_ or [], keep_samples, json))
         pool = running.Pool(workers, threads, device, 1, None, split, keep_samples)
         asked = running.Asked("evaluate", spec, tuple(filter_ or ()), report=report, json=json)
         raise typer.Exit(running.carry_out(benchmark, pool, asked))
     _check(external, samples, checkpoint, network, reference, n)
     benchmark = targets.load(spec, set_ or [])
     declared = declarations(declare or [])
+    if profile is not None and cluster is not None:
+        raise typer.Exit(_as_job(cluster, profile, external, device, json))
     house = stores.open_store(write=True)
     asked = {"device": device, "on_event": _events(external)}
     if samples is not None:
@@ -141,6 +154,35 @@ def evaluate(
                               network=network, weights=weights, family=family, **asked)  # fmt: skip
     dump([_plain(each) for each in found]) if json else _tell(external, found)
     raise typer.Exit(int(any("body" not in each for each in found)))
+
+
+def _submit(
+    benchmark: Spec,
+    cluster: Profile,
+    profile: str,
+    spec: str,
+    filters: Sequence[str],
+    keep_samples: bool,
+    json: bool,
+) -> int:
+    """Jobs that measure what is trained; the exit code."""
+    from ltbench.cli import submitting
+
+    options = (("keep_samples", True),) if keep_samples else ()
+    asked = submitting.Asked(spec, profile, tuple(filters), json=json, verb="evaluate", options=options)
+    return submitting.carry_out(benchmark, cluster, asked)
+
+
+def _as_job(cluster: Profile, profile: str, external: str, device: str | None, json: bool) -> int:
+    """The same command in SLURM's queue, on what an evaluation gets."""
+    from ltbench.cli import jobs
+    from ltbench.launch.slurm.commands import Command
+
+    words = jobs.typed(drop=("--json",))
+    if device is None and not cluster.resources("evaluation").gpus:
+        words += ["--device", "cpu"]
+    command = Command(tuple(words), f"evaluate {external}", "evaluation")
+    return jobs.submit_command(cluster, profile, command, json=json)
 
 
 def _refuse_foreign(**given: Any) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltbench.cli.inspecting import CellName
 from ltbench.cli.options import AsJson, Plugins, ScratchAt, StoreAt, place
 from ltbench.cli.output import dump, plural, say
 from ltbench.errors import UsageError
@@ -24,7 +23,13 @@ CHUNK = 1 << 20  # bytes printed at a time
 
 
 def logs(
-    cell: CellName,
+    cell: Annotated[
+        str,
+        typer.Argument(
+            metavar="CELL|SUBMISSION",
+            help="A cell's id, or its first 6 digits or more; a submission of `datasets prepare` and the like.",
+        ),
+    ],
     follow: Annotated[
         bool,
         typer.Option(
@@ -53,11 +58,16 @@ def logs(
       python harness.py logs 76fc6efc05e6
       python harness.py logs 76fc6efc05e6 -f
       python harness.py logs 76fc6efc05e6 --stage train --attempt 1
+      python harness.py logs 20260131-120000-a1b2c3 -f
     """
     from ltbench.cli.stores import scratch_root
+    from ltbench.launch.slurm import layout
 
     place(store, scratch, plugins)
-    source = Source(scratch_root(), resolve(cell), stage, attempt)
+    if layout.named(cell):
+        source: Source = OfSubmission(scratch_root(), cell, attempt)
+    else:
+        source = Source(scratch_root(), resolve(cell), stage, attempt)
     found = source.parts()
     if json:
         dump([_told(part) for part in found])
@@ -146,6 +156,35 @@ class Source:
         said = sorted({f"{part.stage.partition(':')[0]} (attempt {part.attempt})" for part in there})
         asked = " ".join(filter(None, [self.stage, f"attempt {self.attempt}" if self.attempt else None]))
         return f"cell {name} has no log of {asked}", f"there are: {', '.join(said)}"
+
+
+class OfSubmission(Source):
+    """What the jobs of one submission printed themselves, as SLURM kept it."""
+
+    def __init__(self, scratch: Path, name: str, attempt: int | None) -> None:
+        from ltbench.launch.slurm import layout
+
+        super().__init__(scratch, name, None, attempt)
+        self.submission = layout.find(scratch, name)
+
+    def _all(self) -> list[Part]:
+        from ltbench.launch.logs import Part
+        from ltbench.launch.slurm import seen
+
+        found = []
+        for task in seen.of_submission(self.submission):
+            if task.log.is_file():
+                told = (task.ended or {}).get("reason")
+                outcome = {"done": "done", "failed": "failed", "cancelled": "failed"}.get(str(told))
+                when = task.log.stat().st_mtime
+                found.append(
+                    Part("", "", task.restart + 1, task.log, 0, when, f"job {task.name}", None, outcome)
+                )
+        return sorted(found, key=lambda part: part.time)
+
+    def absence(self) -> tuple[str, str]:
+        name = self.submission.id
+        return f"no job of submission {name} has printed anything yet", "how it stands: squeue, or status"
 
 
 def _announce(part: Part, count: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltbench.cli.jobs import OnCluster
 from ltbench.cli.options import AsJson, Plugins, place
 from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.errors import UsageError
@@ -116,11 +117,13 @@ def datasets(
             help="prepare: a part to decode (train, reference, holdout); repeatable.",
         ),
     ] = None,
+    profile: OnCluster = None,
 ) -> None:
     """List the data sets; show one: images per class, group shares, where it lies, a picture of its tail; prepare one.
 
     `prepare` finds the archives or folders in LTBENCH_DATA (or links them from elsewhere, or downloads them), checks them, and decodes the images that training
-    sees into one file that is mapped ever after. Stopped, it goes on where it was. Prepared before, it checks every byte.
+    sees into one file that is mapped ever after. Stopped, it goes on where it was. Prepared before, it checks every byte. With
+    --profile it decodes in a job; cells that are submitted meanwhile wait for it.
 
     \b
     Example:
@@ -128,19 +131,21 @@ def datasets(
       python harness.py datasets fashion_mnist --set resolution=16
       python harness.py datasets prepare tiny_imagenet_lt --root ~/data --download
       python harness.py datasets prepare imagenet_lt --from /archive/ILSVRC2012
+      python harness.py datasets prepare imagenet_lt --profile mine
     """
     from ltbench.cli import dataset
 
     place(plugins=plugins)
     verb, *rest = words or [""]
     if verb == "prepare" and len(rest) == 1:
-        how = dataset.How(root, from_, download, checksums, workers, tuple(pixels or ()))
+        how = dataset.How(root, from_, download, checksums, workers, tuple(pixels or ()), profile)
         dataset.prepare(rest[0], set_ or [], json, how)
         return
     if verb == "prepare" or rest:
         raise UsageError(f"datasets {' '.join(words or [])}: one name at a time", "or: datasets prepare NAME")
-    if root is not None or from_ is not None or download or not checksums or workers is not None or pixels:
-        options = "--root, --from, --download, --no-checksums, --workers and --pixels"
+    given = (root, from_, workers, profile)
+    if any(value is not None for value in given) or download or not checksums or pixels:
+        options = "--root, --from, --download, --no-checksums, --workers, --pixels and --profile"
         raise UsageError(f"{options} go with `datasets prepare NAME`")
     if not verb:
         _list_or_show("datasets", None, json, no_import)

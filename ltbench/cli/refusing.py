@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from ltbench.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from ltbench.cli.due import Looked
+    from ltbench.cli.submitting import Asked
     from ltbench.cost.estimate import GridCost
     from ltbench.launch.slurm.resources import Wanted
     from ltbench.plan import Plan, Work
@@ -61,18 +62,27 @@ def large(work: Sequence[Work], profile: Profile, house: Store) -> None:
         )
 
 
-def missing(work: Sequence[Work], spec: str, *, only_say: bool) -> None:
-    """Weights and data that jobs could not fetch. Raises EnvironmentProblem; `only_say`: as a note."""
+def missing(work: Sequence[Work], asked: Asked, waiting: Collection[str]) -> None:
+    """Weights and data that jobs could not fetch; as a note in a dry run. waiting: cells whose data set a job is preparing.
+
+    Raises EnvironmentProblem.
+    """
     from ltbench import needs
 
-    lacking = needs.missing_assets([item.cell for item in work], spec)
+    there = needs.missing_assets([item.cell for item in work if item.cell.id not in waiting], asked.spec)
+    coming = [item.cell for item in work if item.cell.id in waiting]
+    lacking = dict(there + needs.missing_assets(coming, asked.spec, but=("data",)))
     if not lacking:
         return
-    lines = [f"{what}\n    {remedy}" for what, remedy in lacking]
+    lines = [f"{what}\n    {remedy}" for what, remedy in lacking.items()]
     problem = "jobs have no network, and this is not here:\n" + "\n".join(lines)
-    if not only_say:
-        raise EnvironmentProblem(problem, f"bring it, then submit: python harness.py fetch {spec}")
-    say(f"note: {problem}\nwithout --dry-run this is refused")
+    if asked.dry_run:
+        say(f"note: {problem}\nwithout --dry-run this is refused")
+        return
+    remedy = f"bring it, then submit: python harness.py fetch {asked.spec}"
+    if "datasets prepare" in problem:
+        remedy += f"; `datasets prepare ... --profile {asked.profile}` is a job, and cells submitted meanwhile wait for it"
+    raise EnvironmentProblem(problem, remedy)
 
 
 def cost_of(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> GridCost:

@@ -124,7 +124,8 @@ class Looker:
 
         if self._seen is None or time.monotonic() - self._asked >= ASK_EVERY:
             self._seen, self._asked = seen.look(scratch_root(), ask=self.ask), time.monotonic()
-        return state.with_queue(rows, self._seen), list(self._seen.notes)
+        notes = [*self._seen.notes, *state.of_commands(self._seen)]
+        return state.with_queue(rows, self._seen), notes
 
     def board(self, width: int) -> RenderableType:
         """The picture of a fresh look."""

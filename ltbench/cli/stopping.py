@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +28,10 @@ CHUNK = 500  # jobs in one call of scancel
 def cancel(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[SPEC|CELL]", help="A spec, or a cell by its first 6 digits or more."),
+        typer.Argument(
+            metavar="[SPEC|CELL|SUBMISSION]",
+            help="A spec, a cell by its first 6 digits or more, a submission.",
+        ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Everything that was submitted or runs here.")] = False,
     filter_: Filters = None,
@@ -50,22 +53,37 @@ def cancel(
       python harness.py cancel table1
       python harness.py cancel table1 --filter method=ccua
       python harness.py cancel 76fc6efc05e6
+      python harness.py cancel 20260131-120000-a1b2c3
       python harness.py cancel --all
     """
     from ltbench.cli import stores
-    from ltbench.launch.slurm import seen
+    from ltbench.launch.slurm import layout, seen
 
     place(store, scratch, plugins)
     if (target is None) != all_:
         raise UsageError("cancel takes one of SPEC, CELL and --all", "or: python harness.py cancel --help")
     house = stores.open_store(write=False)
     known = seen.look(house.scratch)
+    if target is not None and layout.named(target):
+        known = _of_submission(known, layout.find(house.scratch, target))
+        all_ = True
     cells = None if all_ else _cells(target or "", house, known, filter_ or [], set_ or [], with_ or [])
     done = Done()
     _cancel_jobs(known, cells, done)
-    _stop_runs(house, cells, done)
+    if target is None or not layout.named(target):
+        _stop_runs(house, cells, done)
     dump(done.json()) if json else done.tell()
     raise typer.Exit(1 if done.problems else 0)
+
+
+def _of_submission(known: Seen, submission: Submission) -> Seen:
+    """What of it belongs to one submission."""
+
+    def ours(tasks: Iterable[Task]) -> tuple[Task, ...]:
+        return tuple(task for task in tasks if task.submission == submission)
+
+    tasks = {cell: found for cell, own in known.tasks.items() if (found := list(ours(own)))}
+    return replace(known, tasks=tasks, watchdogs=ours(known.watchdogs), commands=ours(known.commands))
 
 
 @dataclass
@@ -85,7 +103,8 @@ class Done:
     def tell(self) -> None:
         """Say it (stdout)."""
         if self.jobs:
-            out(f"cancelled {plural(len(self.jobs), 'job')} with {plural(len(self.cells), 'cell')}")
+            cells = f" with {plural(len(self.cells), 'cell')}" if self.cells else ""
+            out(f"cancelled {plural(len(self.jobs), 'job')}{cells}")
         for pid in self.stopped:
             out(f"asked the run on this machine (process {pid}) to stop at its next step boundary")
         for line in self.left:
@@ -137,6 +156,9 @@ def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None
     whole = _whole(tasks, cells)
     # A watchdog would bring back what was cancelled.
     chosen += [dog for dog in known.watchdogs if dog.alive and (cells is None or dog.submission in whole)]
+    if cells is None:
+        chosen += [task for task in known.commands if task.alive or task.job is None]
+        whole |= {task.submission for task in known.commands}
     _mark(chosen, whole, done)
     names = [task.name for task in chosen if task.job]
     for start in range(0, len(names), CHUNK):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from ltbench.launch.slurm.layout import Entry
     from ltbench.launch.slurm.resources import Wanted
     from ltbench.launch.slurm.submit import Flight, Sender
+    from ltbench.plan import Plan, Planned, Work
     from ltbench.profiles import Profile
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
@@ -78,12 +78,9 @@ def submit(
       python harness.py submit table1 --profile mine --watchdog
       python harness.py submit table1 -p mine -f seed=0 --max-gpu-hours 500
     """
-    from ltbench import profiles
-    from ltbench.cli import targets
+    from ltbench.cli import jobs, targets
 
-    chosen = profiles.load(profile)
-    if chosen.scratch is not None and scratch is None and not os.environ.get("LTBENCH_SCRATCH"):
-        os.environ["LTBENCH_SCRATCH"] = chosen.scratch
+    chosen = jobs.cluster(profile, scratch)
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     asked = Asked(
@@ -94,7 +91,8 @@ def submit(
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command said. round: SUB.ARRAY of the watchdog that calls it."""
+    """What the command said. round: SUB.ARRAY of the watchdog that calls it. verb: `submit`, or `evaluate`, which trains nothing.
+    options: that every stage is told."""
 
     spec: str
     profile: str
@@ -106,12 +104,14 @@ class Asked:
     retry_failed: bool = False
     json: bool = False
     round: str | None = None
+    verb: str = "submit"
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     """Look, divide, say, submit; the exit code."""
     from ltbench.cli import refusing, stores
-    from ltbench.cli.due import due_work, look
+    from ltbench.cli.due import look, waits_for
     from ltbench.launch.slurm import resources, sbatch, watchdog
     from ltbench.launch.slurm import submit as slurm
     from ltbench.plan import with_helpers
@@ -123,14 +123,16 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     found, skipped = looked.found, looked.skipped
     if asked.round:
         skipped |= watchdog.left_alone(found, slurm.cancelled_cells(house.scratch))
-    due = due_work(found, skipped)
+    due = _chosen(found, skipped, asked)
+    waiting = waits_for(looked.cells, flight.makers())
     refusing.unable(due, profile)
     refusing.large(due, profile, house)
-    refusing.missing(due, asked.spec, only_say=asked.dry_run)
+    refusing.missing(due, asked, waiting)
     work = flight.rest(with_helpers(found, flight.rest(due), looked.house.scratch))
     limit, source = sbatch.max_array_size(profile) if work else (1, "")
     labels = [name_of(item.cell, benchmark) for item in work]
     wanted, late = resources.arrays(work, labels, profile, limit, flight.training)
+    _let_wait(wanted, waiting)
     cost = refusing.cost_of(looked, profile, wanted)
     refusing.hours(cost, asked.max_hours)
     if asked.dry_run:
@@ -139,6 +141,32 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     _watch(looked, profile, asked, flight, sender)
     _tell(looked, asked, flight, wanted, late, jobs, sender)
     return 0
+
+
+def _chosen(found: Plan, skipped: dict[str, Planned], asked: Asked) -> list[Work]:
+    """The work that the verb asks for, with the options of the command."""
+    from ltbench.cli.due import due_work, untrained
+    from ltbench.plan import evaluations_only
+
+    due = due_work(found, skipped)
+    if asked.verb == "evaluate":
+        due = evaluations_only(due)
+        for item in untrained(found, skipped, due):
+            skipped[item.cell.id] = item
+            say(f"waits    {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (submit trains it)")
+    if asked.options:
+        due = [
+            replace(w, cell=replace(w.cell, options={**w.cell.options, **dict(asked.options)})) for w in due
+        ]
+    return due
+
+
+def _let_wait(wanted: Sequence[Wanted], jobs: Mapping[str, str]) -> None:
+    """Arrays begin when the data sets of all their cells are prepared. jobs: cell -> the job that prepares its data set."""
+    for each in wanted:
+        each.after = tuple(sorted({jobs[entry.cell] for entry in each.cells() if entry.cell in jobs}))
+    if makers := sorted({job for each in wanted for job in each.after}):
+        say(f"cells wait for their data: {', '.join(f'job {job}' for job in makers)}")
 
 
 def _flight(house: Store, asked: Asked) -> Flight:
@@ -170,41 +198,24 @@ def _send(
 
 def _sender(looked: Looked, profile: Profile, asked: Asked, wanted: Sequence[Wanted]) -> Sender:
     """A fresh submission with a copy of the code, and how its arrays get to SLURM."""
-    from pathlib import Path
-
-    from ltbench import files, profiles
-    from ltbench.launch.slurm import layout, snapshot, task
+    from ltbench.cli import jobs
     from ltbench.launch.slurm import submit as slurm
+    from ltbench.launch.slurm import task
 
     house = looked.house
-    code = snapshot.take(house.scratch)
-    environment = _environment(looked, snapshot.environment(code, house.scratch))
     exclude = slurm.failing_nodes(house.scratch, profile) if asked.watchdog else []
     if exclude:
         say(f"nodes that failed get no job: {', '.join(exclude)}")
-    info = {
-        "benchmark": looked.benchmark.name,
-        "spec": _spec(looked.name(asked.spec)),
-        "filters": list(asked.filters),
-        "profile": asked.profile,
-        "profile_file": str(profiles.find(asked.profile).absolute()),
-        "resolved": profile.plain(),
-        "snapshot": str(code),
-        "store": str(house.root),
-        "scratch": str(house.scratch),
-        "cwd": str(Path.cwd()),
-        "environment": environment,
-        "exclude": exclude,
-        "helpers": [number for number, each in enumerate(wanted) if each.job_class == "helper"],
-        "driver": {"kernel": files.kernel(), "pid": os.getpid()},
-    }
-    submission = layout.create(house.scratch, info)
     name = looked.benchmark.name
+    submission, environment = jobs.begin(
+        *(house, profile, asked.profile),
+        benchmark=name,
+        spec=_spec(looked.name(asked.spec)),
+        filters=list(asked.filters),
+        exclude=exclude,
+        helpers=[number for number, each in enumerate(wanted) if each.job_class == "helper"],
+    )
     return slurm.Sender(submission, profile, name, task.run_task, environment, tuple(exclude))
-
-
-def _environment(looked: Looked, snapshot: dict[str, str]) -> dict[str, str]:
-    return {**snapshot, "LTBENCH_STORE": os.pathsep.join(map(str, looked.house.layers))}
 
 
 def _spec(name: str) -> str:
@@ -263,17 +274,16 @@ def _dry_run(
     limit: str,
 ) -> int:
     """Print the scripts and what they would start; 0."""
+    from ltbench.cli import jobs
     from ltbench.launch.slurm import layout, snapshot, task
     from ltbench.launch.slurm import submit as slurm
 
     house = looked.house
     place = layout.Submission(house.scratch / layout.FOLDER / "SUBMISSION")
-    environment = _environment(
-        looked, snapshot.environment(house.scratch / snapshot.FOLDER / "SNAPSHOT", house.scratch)
-    )
+    environment = jobs.environment_of(house, house.scratch / snapshot.FOLDER / "SNAPSHOT")
     sender = slurm.Sender(place, profile, looked.benchmark.name, task.run_task, environment)
-    jobs = [f"JOB_{number}" for number in range(len(wanted))]
-    texts = [sender.text(number, each, slurm.dependency(each, jobs)) for number, each in enumerate(wanted)]
+    numbers = [f"JOB_{number}" for number in range(len(wanted))]
+    texts = [sender.text(number, each, slurm.dependency(each, numbers)) for number, each in enumerate(wanted)]
     if asked.json:
         dump(
             {

@@ -186,7 +186,7 @@ def _request(found: Cluster, profile: Profile, asked: Resources, job_class: str)
     for each in (asked.partition or name).split(","):
         yield from _partition(found, asked, each, job_class)
     yield from _nodes(found.members(name), asked, name, job_class)
-    said = call(["sbatch", "--test-only", *options(asked)], 60, "#!/bin/sh\ntrue\n")
+    said = call(["sbatch", "--test-only"], 60, header(profile, asked) + "true\n")
     yield _tested(said, job_class)
 
 
@@ -267,29 +267,18 @@ def _fits(node: dict[str, str], asked: Resources) -> bool:
     )
 
 
-def options(asked: Resources) -> list[str]:
-    """The options of sbatch that a request means, for a trial; what `submit` sends has the harness's own beside them."""
-    gres = f"gpu:{asked.gpu_type}:{asked.gpus}" if asked.gpu_type else f"gpu:{asked.gpus}"
-    given = {
-        "partition": asked.partition,
-        "account": asked.account,
-        "qos": asked.qos,
-        "constraint": asked.constraint,
-        "exclude": ",".join(asked.exclude_nodes) or None,
-        "gres": gres if asked.gpus else None,
-        "cpus-per-task": asked.cores // asked.ranks,
-        "ntasks-per-node": asked.ranks,
-        "nodes": 1,
-        "mem": f"{asked.memory:g}G" if asked.memory else None,
-        "time": asked.time,
-        **(asked.sbatch or {}),
-    }
-    flags = [f"--{name}" for name, value in given.items() if value is True]
-    return flags + [
-        f"--{name}={value}"
-        for name, value in given.items()
-        if value is not None and not isinstance(value, bool)
-    ]
+def header(profile: Profile, asked: Resources) -> str:
+    """The first lines of the script that `submit` sends for such a job, without its array and its logs."""
+    from ltbench.launch.slurm import sbatch
+    from ltbench.launch.slurm.layout import Submission
+
+    nowhere = Submission(Path("/nonexistent"))
+    call = sbatch.Call(print, nowhere.folder, 0)
+    text = sbatch.script(call, nowhere, profile, asked, name="ltbench-doctor", indices=[0], environment={})
+    left_out = tuple(f"#SBATCH --{name}=" for name in ("array", "output", "error", "comment"))
+    shell, *lines = text.splitlines()
+    kept = [line for line in lines if line.startswith("#SBATCH ") and not line.startswith(left_out)]
+    return "\n".join([shell, *kept, ""])
 
 
 def _tested(said: Said | None, job_class: str) -> Finding:

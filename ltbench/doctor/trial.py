@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ltbench.doctor.cluster import options
+from ltbench.doctor.cluster import header
 from ltbench.doctor.filesystem import existing
 from ltbench.doctor.findings import Finding, call, failure, ok, warning
 from ltbench.profiles import Profile
@@ -54,13 +54,12 @@ def _tried(profile: Profile, folder: Path, places: list[str], patience: float) -
     answer = folder / "found.json"
     words = [str(answer), str(PACKAGE), *places]
     python = shlex.join([*shlex.split(profile.container or ""), profile.python or sys.executable])
-    lines = ["#!/bin/bash -l", *(f"module load {name}" for name in profile.modules), *profile.setup]
+    lines = [f"module load {name}" for name in profile.modules] + list(profile.setup)
     lines.append(f"{python} {shlex.join([str(folder / 'look.py'), *words])}")
-    sent = [each for each in options(asked) if not each.startswith("--time=")]
     said = call(
-        ["sbatch", "--parsable", "--job-name=ltbench-doctor", f"--output={folder}/out", "--time=5", *sent],
+        ["sbatch", "--parsable", "--no-requeue", f"--output={folder}/out", "--time=5"],
         60,
-        "\n".join(lines) + "\n",
+        header(profile, asked) + "\n".join(lines) + "\n",
     )
     if said is None or said.code:
         yield failure(

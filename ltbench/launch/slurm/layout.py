@@ -98,7 +98,9 @@ class Array:
     def indices(self) -> list[int]:
         """Elements that there are."""
         return [
-            index for index, task in enumerate(self.tasks) if task or self.resource["class"] == "watchdog"
+            index
+            for index, task in enumerate(self.tasks)
+            if task or self.resource["class"] == "watchdog" or "command" in self.resource
         ]
 
 
@@ -232,6 +234,11 @@ def create(scratch: Path, info: Mapping[str, Any]) -> Submission:
     value = {"format": sealed.FORMAT, "id": name, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **info}
     files.replace(made.folder / "submission.json", sealed.seal(value))
     return made
+
+
+def named(text: str) -> bool:
+    """Whether this is how a submission is called."""
+    return _NAME.fullmatch(text) is not None
 
 
 def submissions(scratch: Path, benchmark: str | None = None) -> Iterator[Submission]:

@@ -16,12 +16,14 @@ from ltbench.stages.names import milestones, parse
 @dataclass
 class Wanted:
     """An array to submit. tasks: element i's entries, () where there is no element i. corresponding: an earlier one of the list,
-    whose element i must have ended well before element i may begin. behind: earlier ones that must have ended, however."""
+    whose element i must have ended well before element i may begin. behind: earlier ones that must have ended, however. after: jobs of
+    other submissions that must have ended well."""
 
     job_class: JobClass
     tasks: list[tuple[Entry, ...]]
     corresponding: int | None = None
     behind: tuple[int, ...] = ()
+    after: tuple[str, ...] = ()
 
     @property
     def indices(self) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ltbench import files
 from ltbench.launch.slurm import queue_states
+from ltbench.launch.slurm.commands import Command
 from ltbench.launch.slurm.layout import Entry, Submission, submissions
 from ltbench.launch.slurm.queue_states import Key, State
 from ltbench.store import sealed
@@ -31,7 +32,7 @@ CAUSES = {  # SLURM's word for an end -> the class by which cells are retried
 @dataclass(frozen=True)
 class Task:
     """An element of a submitted array, as far as files and SLURM tell. job: SLURM's number of the array, None where sbatch was never
-    heard. restart: how often SLURM has started it again. ended: what it said last, after its last start. state: SLURM's word; None
+    heard. command: where it is no cells' work. restart: how often SLURM has started it again. ended: what it said last, after its last start. state: SLURM's word; None
     where SLURM has forgotten it. answered: whether SLURM was asked and answered."""
 
     submission: Submission
@@ -45,6 +46,7 @@ class Task:
     state: State | None
     answered: bool
     cancelled: bool
+    command: Command | None = None
 
     @property
     def name(self) -> str:
@@ -81,7 +83,14 @@ class Task:
             return told["reason"]
         if told.get("cause"):
             return str(told["cause"])
+        if self.orphaned:
+            return "lost"
         return CAUSES.get(self.word) or (None if self.word == "COMPLETED" else "lost")
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether SLURM gave it up because what it waited for did not end well."""
+        return self.state is not None and not self.state.alive and "Dependency" in self.state.reason
 
     @property
     def log(self) -> Path:
@@ -90,10 +99,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Seen:
-    """Tasks by cell, the newest submission's first; those of watchdogs, which have no cell. notes: what could not be found out."""
+    """Tasks by cell, the newest submission's first; those without a cell, of watchdogs and of commands. notes: what could not be
+    found out."""
 
     tasks: dict[str, list[Task]]
     watchdogs: tuple[Task, ...]
+    commands: tuple[Task, ...]
     notes: tuple[str, ...]
 
     def of(self, cell: str) -> Task | None:
@@ -136,13 +147,20 @@ def look(scratch: Path, benchmark: str | None = None, *, ask: bool = True) -> Se
     )
     tasks: dict[str, list[Task]] = {}
     watchdogs: list[Task] = []
+    commands: list[Task] = []
     for each in found:
         notes += each.problems
         for task in each.tasks(states):
             watchdogs += [task] if task.kind == "watchdog" else []
+            commands += [task] if task.command is not None else []
             for entry in task.entries:
                 tasks.setdefault(entry.cell, []).append(task)
-    return Seen(tasks, tuple(watchdogs), tuple(notes))
+    return Seen(tasks, tuple(watchdogs), tuple(commands), tuple(notes))
+
+
+def of_submission(submission: Submission) -> list[Task]:
+    """Its tasks as files tell them; SLURM is not asked."""
+    return list(_Files(submission).tasks(None))
 
 
 class _Files:
@@ -185,6 +203,7 @@ class _Files:
                     _state(states, job, index),
                     states is not None,
                     bool(marks & {"cancelled", f"cancelled-{number}-{index}"}),
+                    Command.of(array.resource),
                 )
 
 

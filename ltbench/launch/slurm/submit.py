@@ -17,6 +17,7 @@ from typing import Any
 from ltbench import files
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
 from ltbench.launch.slurm import layout, queue_states, sbatch
+from ltbench.launch.slurm.commands import Command
 from ltbench.launch.slurm.layout import Array, Entry, Submission
 from ltbench.launch.slurm.queue_states import Key, State
 from ltbench.launch.slurm.resources import Wanted
@@ -35,13 +36,19 @@ class Flight:
     """What jobs that SLURM has not ended are going to do.
 
     stages: (run, stage) of a cell -> the job element that has it. training: cells -> the element that trains them. watchdogs:
-    submissions with a watchdog that lives. adopted: arrays whose driver had died before it knew their number.
+    submissions with a watchdog that lives. adopted: arrays whose driver had died before it knew their number. commands: those that
+    run as jobs, with their submission and their job.
     """
 
     stages: dict[tuple[str, str, str], str] = field(default_factory=dict)
     training: dict[str, str] = field(default_factory=dict)
     watchdogs: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
+    commands: list[tuple[Command, str, str]] = field(default_factory=list)
+
+    def makers(self) -> dict[str, str]:
+        """Place of a prepared data set -> the job that makes it."""
+        return {command.makes: job for command, _, job in self.commands if command.makes}
 
     def rest(self, work: Sequence[Work]) -> list[Work]:
         """The part of the work that nobody is going to do."""
@@ -120,9 +127,11 @@ def _board(flight: Flight, submission: Submission, number: int, job: str, elemen
     if array.resource["class"] == "watchdog":
         flight.watchdogs.append(submission.id)
         return
+    command = Command.of(array.resource)
     for index in array.indices:
         if (elements is None or index in elements) and not submission.cancelled(number, index):
             flight.add(job, index, array)
+            flight.commands += [] if command is None else [(command, submission.id, job)]
 
 
 def adopt(submission: Submission) -> list[str]:
@@ -207,7 +216,7 @@ class Sender:
 
     def write(self, wanted: Wanted) -> Array:
         """Write an array's file."""
-        resource = {"class": wanted.job_class, **_told(self.profile.resources(wanted.job_class))}
+        resource = {"class": wanted.job_class, **told(self.profile.resources(wanted.job_class))}
         return self.submission.add_array(resource, wanted.tasks)
 
     def send(self, number: int, text: str) -> str:
@@ -240,6 +249,7 @@ def dependency(wanted: Wanted, jobs: Sequence[str]) -> str | None:
     """sbatch's --dependency; `jobs`: the numbers of the arrays before it."""
     parts = [f"aftercorr:{jobs[wanted.corresponding]}"] if wanted.corresponding is not None else []
     parts += ["afterany:" + ":".join(jobs[each] for each in wanted.behind)] if wanted.behind else []
+    parts += ["afterok:" + ":".join(wanted.after)] if wanted.after else []
     return ",".join(parts) or None
 
 
@@ -262,7 +272,7 @@ def add(submission: Submission, job_class: JobClass, entries: Sequence[Entry], *
     return array.number, sender.send(array.number, text)
 
 
-def _told(asked: Resources) -> dict[str, Any]:
+def told(asked: Resources) -> dict[str, Any]:
     """Resources as JSON, without what was not asked for."""
     return {key: value for key, value in vars(asked).items() if value not in (None, (), {})}
 

@@ -23,7 +23,7 @@ from ltbench.launch import devices, local
 from ltbench.launch.local import Outcome
 from ltbench.launch.recorder import Recorder
 from ltbench.launch.signals import WARNING, unshield
-from ltbench.launch.slurm import headway
+from ltbench.launch.slurm import commands, headway
 from ltbench.launch.slurm.element import Element
 from ltbench.launch.slurm.evaluations import Submitter, training_only
 from ltbench.launch.slurm.layout import Array, Entry
@@ -94,6 +94,10 @@ class _Task:
             return self._end("cancelled", "preempted", message="cancelled before it began")
         try:
             store = self._open()
+            if (command := commands.Command.of(self.array.resource)) is not None:
+                self.element.say_started(0)  # how far a command is, only it knows
+                log = self.element.submission.log(self.element.array, self.element.index)
+                return self._conclude([commands.run(command, self.info, log, self.heard)])
             if self.leads and (problem := self._begin(store)) is not None:
                 return self._end("failed", "failed", headway.CAUSE, problem)
             outcomes = self._outcomes(store)
@@ -154,9 +158,8 @@ class _Task:
         if any(outcome.outcome == "preempted" for outcome in outcomes) and self.heard():
             return self._stopped()
         if failed is not None:
-            return self._end(
-                "failed", "failed", failed.cause, f"{failed.label}, {failed.stage}: {failed.message}"
-            )
+            what = ", ".join(filter(None, (failed.label, failed.stage)))
+            return self._end("failed", "failed", failed.cause, f"{what}: {failed.message}")
         return self._end("done", "done")
 
     def _stopped(self) -> int:
