@@ -81,7 +81,9 @@ def _fill(spec: Path, folder: Path) -> int:
         common = {"settings": cell.settings, "code": digests, "images_seen": 320, "data_sha256": 64 * "d"}
         curve = {"step": [10], "loss": [1.0], "grad_norm": [1.0], "lr": [1e-4], "terms": {"denoise": [1.0]}}
         envelope = {"started": 0.0, "finished": 1.0, "seconds": 1.0, "attempt": 1, "device": "cpu"}
-        run.put_record("train", 10, {**common, "train_counts": [10] * 10, "curve": curve, "facts": {}}, envelope)
+        run.put_record(
+            "train", 10, {**common, "train_counts": [10] * 10, "curve": curve, "facts": {}}, envelope
+        )
         for key, what in cell.evaluations.items():
             run.put_record("evaluation", 10, {**common, **_body(number, what)}, envelope, evaluation=key)
     return sum(path.stat().st_size for path in (folder / "store").rglob("*.json"))

@@ -39,6 +39,16 @@ def report(
         str | None,
         typer.Option("--as", metavar="NAME", help="A definition in reports/. [the spec's own, else summary]"),
     ] = None,
+    lock: Annotated[
+        Path | None,
+        typer.Option("--lock", metavar="FILE", help="Pin every printed number and the records behind it."),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check", metavar="FILE", help="List what moved since --lock; exit code 3 if anything."
+        ),
+    ] = None,
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
@@ -58,17 +68,24 @@ def report(
     Example:
       python harness.py report quickstart
       python harness.py report quickstart --format md,tex --out paper/tables
+      python harness.py report quickstart --lock paper.lock
+      python harness.py report quickstart --check paper.lock
     """
     from ltbench import plan as plans
-    from ltbench.cli import stores, targets
+    from ltbench.cli import locking, stores, targets
 
+    locking.one_of(lock, check)
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     house = stores.open_store(write=False)
     found = plans.plan(benchmark, house, targets.cells_of(benchmark, filter_ or []))
     made = build(found, house, format_, as_, out_dir, quiet=json)
+    moved = locking.settle(made, as_, lock, check, quiet=json)
     if json:
-        dump({"name": benchmark.name, "files": {name: str(path) for name, path in made.paths.items()}})
+        files = {name: str(path) for name, path in made.paths.items()}
+        dump({"name": benchmark.name, "files": files, **({} if moved is None else {"moved": moved.lines})})
+    if moved:
+        raise typer.Exit(3)
 
 
 def build(

@@ -30,9 +30,11 @@ _TEXT: dict[str, Callable[[Table], str]] = {"md": render_markdown, "tex": render
 
 @dataclass(frozen=True)
 class Report:
-    """The table object and the files that were written, by format (pictures as "png:NAME")."""
+    """The table object, what it was made from, and the files that were written, by format (pictures as "png:NAME")."""
 
     table: Table
+    inputs: Inputs
+    definition: Definition
     paths: dict[str, Path] = field(default_factory=dict)
 
     def terminal(self, console: Console) -> None:
@@ -82,7 +84,7 @@ def write_report(
         make_directory(out / "figures")
         for picture in pictures:
             paths[f"png:{picture.name}"] = _write(out / "figures" / f"{picture.name}.png", picture.png)
-    return Report(table, paths)
+    return Report(table, inputs, definition, paths)
 
 
 def _write(path: Path, data: bytes) -> Path:
