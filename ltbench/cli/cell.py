@@ -65,6 +65,7 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
         "run": run.run,
         "present_code": present,
         "folder": str(run.dir),
+        "layers": run.layers(),
         "checkpoints": _names(run.checkpoints),
         "milestones": _names(run.milestones),
         "accepted": (run.accepted() or {}).get("because"),
@@ -78,6 +79,7 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
                 "step": record.step,
                 "evaluation": record.evaluation,
                 "file": str(record.path),
+                "layer": run.store.layer_of(record.path),
                 "about": _about(record.body),
                 "values": _values(record.body),
             }
@@ -86,6 +88,7 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
         "damaged": [f"{each.path}: {each.reason}" for each in run.damaged()],
         "superseded": [str(record.path) for record in found.superseded],
         "conflicts": [str(record.path) for record in found.conflicts],
+        "shadowed": [str(record.path) for record in found.shadowed],
         "failures": run.failures(),
     }
 
@@ -218,6 +221,13 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 def _tell_run(run: Mapping[str, Any]) -> None:
     code = "the present code" if run["present_code"] else "other code than the present"
     out(f"run {run['run']}, {code}: {run['folder']}")
+    read_only = [layer for layer in run["layers"] if layer != "own"]
+    for layer in read_only:
+        out(
+            f"  also in the read-only layer {layer}"
+            if "own" in run["layers"]
+            else f"  from the read-only layer {layer}"
+        )
     if run["accepted"]:
         out(f"accepted because {run['accepted']}")
     table(
@@ -239,14 +249,14 @@ def _tell_run(run: Mapping[str, Any]) -> None:
             (curve_line(f"  {name}", own["step"], own["value"]) for name, own in run["curves"].items()),
         )
     if run["records"]:
-        table(
-            ("  record", "step", "of", "values over all classes"),
-            (
-                (f"  {each['kind']}", each["step"], each["about"], _numbers(each["values"]))
-                for each in run["records"]
-            ),
-        )
-    for word in ("damaged", "superseded", "conflicts"):
+        heads = ("  record", "step", "of", "values over all classes")
+        lines = [
+            (f"  {each['kind']}", each["step"], each["about"], _numbers(each["values"]), each["layer"])
+            for each in run["records"]
+        ]
+        # Where everything is one's own, a column that says so is noise.
+        table((*heads, "layer"), lines) if read_only else table(heads, [line[:-1] for line in lines])
+    for word in ("damaged", "superseded", "conflicts", "shadowed"):
         for line in run[word]:
             out(f"  {word}: {line}")
     for each in run["grids"]:

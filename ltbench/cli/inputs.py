@@ -87,6 +87,8 @@ def _problems(store: Store, cell: str) -> list[str]:
     damaged = [
         f"{cell[:8]}, {item.path.name}: {item.reason}" for records in found for item in records.damaged
     ]
+    later = "another layer of the store has a later record of it"
+    damaged += [f"{cell[:8]}, {r.path.name}: {later}" for records in found for r in records.shadowed]
     two = "one attempt wrote two different bodies for it; neither counts"
     return damaged + [
         f"{cell[:8]}, {record.path.name}: {two}" for records in found for record in records.conflicts

@@ -76,6 +76,11 @@ class Store:
         if not self.write:
             raise UsageError(f"the store {self.root} was opened for reading", "Open it with write=True.")
 
+    def layer_of(self, path: Path) -> str:
+        """Which layer a file of the store is in: "own", or the folder of a read-only one."""
+        found = next(root for root in self.layers if path.is_relative_to(root))
+        return "own" if found == self.root else str(found)
+
     # --- cells and runs --------------------------------------------------------------------------------------------
 
     def put_cell(self, cell_id: str, identity: dict[str, Any], settings: dict[str, Any]) -> None:
