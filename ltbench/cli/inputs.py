@@ -25,7 +25,7 @@ def gather(found: Plan, store: Store) -> Inputs:
         name=found.spec.name,
         title=found.spec.title,
         planned=[_planned(item.cell, titles.get(item.cell.part), unsupported) for item in found.cells],
-        records=[record for cell in rows for record in _records(store, cell)],
+        records=[record for cell in rows for record in records_of(store, cell)],
         problems=[line for cell in rows for line in _problems(store, cell)],
         states={
             cell: _state(row)
@@ -46,7 +46,9 @@ def _externals(found: Plan, store: Store) -> list[dict[str, Any]]:
     for cell in store.cells():
         if cell in own or not _is_external(store, cell, datasets):
             continue
-        records += [r for r in _records(store, cell) if r["body"]["evaluation"].get("protocol") in protocols]
+        records += [
+            r for r in records_of(store, cell) if r["body"]["evaluation"].get("protocol") in protocols
+        ]
     return records
 
 
@@ -72,7 +74,7 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
     }
 
 
-def _records(store: Store, cell: str) -> list[dict[str, Any]]:
+def records_of(store: Store, cell: str) -> list[dict[str, Any]]:
     """The records of every run of a cell that count: code that moved on empties no table, it is footnoted."""
     return [
         {"body": record.body, "digest": record.digest, "envelope": record.envelope}

@@ -13,7 +13,6 @@ from ltbench.cli.options import (
     Filters,
     Plugins,
     ScratchAt,
-    SpecName,
     StoreAt,
     WithMethods,
     place,
@@ -31,7 +30,13 @@ BUILD = Path("reports/build")
 
 
 def report(
-    spec: SpecName,
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="[appendix] SPEC", help="A spec: its path, or the name of a file in benchmarks/."
+        ),
+    ],
+    of: Annotated[str | None, typer.Argument(hidden=True)] = None,
     format_: Annotated[
         str | None, typer.Option("--format", metavar="md,tex,csv,html,png", help="Which files. [all]")
     ] = None,
@@ -68,17 +73,27 @@ def report(
     Example:
       python harness.py report quickstart
       python harness.py report quickstart --format md,tex --out paper/tables
+      python harness.py report appendix quickstart
       python harness.py report quickstart --lock paper.lock
       python harness.py report quickstart --check paper.lock
     """
     from ltbench import plan as plans
-    from ltbench.cli import locking, stores, targets
+    from ltbench.cli import appending, locking, stores, targets
 
+    wanted = _what(spec, of)
     locking.one_of(lock, check)
     place(store, scratch, plugins)
-    benchmark = targets.load(spec, set_ or [], with_ or [])
+    benchmark = targets.load(wanted, set_ or [], with_ or [])
     house = stores.open_store(write=False)
-    found = plans.plan(benchmark, house, targets.cells_of(benchmark, filter_ or []))
+    cells = targets.cells_of(benchmark, filter_ or [])
+    if of is not None:
+        paths = appending.write(benchmark, cells, house, out_dir or BUILD / benchmark.name, format_)
+        for path in paths.values() if not json else ():
+            out(str(path))
+        if json:
+            dump({"name": benchmark.name, "files": {name: str(path) for name, path in paths.items()}})
+        return
+    found = plans.plan(benchmark, house, cells)
     made = build(found, house, format_, as_, out_dir, quiet=json)
     moved = locking.settle(made, as_, lock, check, quiet=json)
     if json:
@@ -86,6 +101,17 @@ def report(
         dump({"name": benchmark.name, "files": files, **({} if moved is None else {"moved": moved.lines})})
     if moved:
         raise typer.Exit(3)
+
+
+def _what(spec: str, of: str | None) -> str:
+    """The spec that was meant. `report appendix` alone is the report of a spec of that name."""
+    from ltbench.cli.appending import WORD
+
+    if of is not None and spec != WORD:
+        raise UsageError(
+            f"report takes one spec, not {spec} and {of}", "`report appendix SPEC` has two words"
+        )
+    return spec if of is None else of
 
 
 def build(
