@@ -21,6 +21,8 @@ from ltbench.cli.output import console, dump, out, say
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ltbench.plan import Plan
     from ltbench.report.build import Report
     from ltbench.report.definition import Definition
@@ -78,29 +80,53 @@ def report(
       python harness.py report quickstart --check paper.lock
     """
     from ltbench import plan as plans
-    from ltbench.cli import appending, locking, stores, targets
+    from ltbench.cli import appending, locking, memory, stores, targets
 
     wanted = _what(spec, of)
     locking.one_of(lock, check)
     place(store, scratch, plugins)
-    benchmark = targets.load(wanted, set_ or [], with_ or [])
-    house = stores.open_store(write=False)
-    cells = targets.cells_of(benchmark, filter_ or [])
-    if of is not None:
-        paths = appending.write(benchmark, cells, house, out_dir or BUILD / benchmark.name, format_)
-        for path in paths.values() if not json else ():
-            out(str(path))
-        if json:
-            dump({"name": benchmark.name, "files": {name: str(path) for name, path in paths.items()}})
+    plain = of is None and lock is None and check is None
+    if plain and memory.recall():
         return
-    found = plans.plan(benchmark, house, cells)
-    made = build(found, house, format_, as_, out_dir, quiet=json)
-    moved = locking.settle(made, as_, lock, check, quiet=json)
-    if json:
-        files = {name: str(path) for name, path in made.paths.items()}
-        dump({"name": benchmark.name, "files": files, **({} if moved is None else {"moved": moved.lines})})
+    with memory.remembering() as seen:
+        benchmark = targets.load(wanted, set_ or [], with_ or [])
+        house = stores.open_store(write=False)
+        cells = targets.cells_of(benchmark, filter_ or [])
+        if of is not None:
+            paths = appending.write(benchmark, cells, house, out_dir or BUILD / benchmark.name, format_)
+            _say_files(benchmark.name, paths, json)
+            return
+        found = plans.plan(benchmark, house, cells)
+        made = build(found, house, format_, as_, out_dir, quiet=json)
+        moved = locking.settle(made, as_, lock, check, quiet=json)
+        if json:
+            files = {name: str(path) for name, path in made.paths.items()}
+            dump(
+                {"name": benchmark.name, "files": files, **({} if moved is None else {"moved": moved.lines})}
+            )
+    if plain and set(found.counts()) <= {"done", "n/a"}:  # whatever else may change without a file changing
+        seen.also(*_places(wanted, as_ or benchmark.name))
+        seen.keep(list(made.paths.values()))
     if moved:
         raise typer.Exit(3)
+
+
+def _places(spec: str, definition: str) -> list[Path]:
+    """Where a spec or a definition of these names could come to lie, and would then be the one that is meant."""
+    from ltbench.cli.specs import CHECKOUT
+
+    named = [Path(spec), *(root / "benchmarks" / f"{spec}.yaml" for root in (Path(), CHECKOUT))]
+    return named + [
+        root / "reports" / f"{name}.yaml" for root in (Path(), CHECKOUT) for name in (definition, "summary")
+    ]
+
+
+def _say_files(name: str, paths: Mapping[str, Path], json: bool) -> None:
+    if json:
+        dump({"name": name, "files": {kind: str(path) for kind, path in paths.items()}})
+        return
+    for path in paths.values():
+        out(str(path))
 
 
 def _what(spec: str, of: str | None) -> str:

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,7 +153,7 @@ class Run:
 
     def records(self, kind: str | None = None) -> Records:
         """The verified records that count, of all layers, sorted by kind, step and evaluation; see `Records` for the rest."""
-        layers = [_layer_records(layer, kind) for layer in self._layers]
+        layers = [_layer_records(layer, kind, self.store.read_record) for layer in self._layers]
         return layers[0] if len(layers) == 1 else records.unite(layers)
 
     def glimpses(self) -> list[Glimpse]:
@@ -390,7 +390,7 @@ class Run:
         files.make_directory(self.dir / name)
 
 
-def _layer_records(layer: Path, kind: str | None) -> Records:
+def _layer_records(layer: Path, kind: str | None, read: Callable[[Path], Record]) -> Records:
     """The records of a run that count in one layer."""
     found: list[Record] = []
     fenced: list[Record] = []
@@ -400,7 +400,7 @@ def _layer_records(layer: Path, kind: str | None) -> Records:
         if kind is not None and (match := records.NAME.fullmatch(name)) and match["kind"] != kind:
             continue
         try:
-            record = records.read_record(layer / "records" / name)
+            record = read(layer / "records" / name)
         except files.Unreadable as problem:
             damaged.append(Damaged(problem.path, problem.reason))
         except FileNotFoundError:
