@@ -30,8 +30,8 @@ METHODS, RATES = 4, 5
 def measure(cells: int, folder: Path) -> dict[str, float | int]:
     """CPU seconds by part; files and bytes of the submission."""
     begun = time.process_time()
+    from ltbench import needs, spec
     from ltbench import plan as plans
-    from ltbench import spec
     from ltbench.launch.slurm import layout, resources, submit, task
     from ltbench.profiles import Profile
     from ltbench.store import Store
@@ -48,6 +48,8 @@ def measure(cells: int, folder: Path) -> dict[str, float | int]:
     found = plans.plan(benchmark, store)
     work = plans.with_helpers(found, submit.in_flight(store).rest(found.work()), store.scratch)
     lap("plan")
+    assert needs.missing_assets([item.cell for item in work]) == []
+    lap("needs")
     profile = Profile.from_plain({"gpus": 1})
     labels = [f"{item.cell.label} seed {item.cell.seed}" for item in work]
     wanted, _ = resources.arrays(work, labels, profile, 1001)
@@ -57,6 +59,7 @@ def measure(cells: int, folder: Path) -> dict[str, float | int]:
     arrays = [sender.write(each) for each in wanted]
     lap("write")
     texts = [sender.text(array.number, each) for array, each in zip(arrays, wanted, strict=True)]
+    submission.put_jobs({array.number: str(array.number) for array in arrays})  # as once sbatch has answered
     lap("scripts")
     times = [begun, *(now for _, now in laps[:-1])]
     files = [place for place in submission.folder.rglob("*") if place.is_file()]

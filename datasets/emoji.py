@@ -68,6 +68,9 @@ class Emoji(Photos):
     def source(self) -> list[Path]:
         return [_find(vendor) for vendor in VENDORS]
 
+    def homes(self) -> list[str]:
+        return [name for vendor in VENDORS for name in (_archive(vendor), f"emoji-datasource-{vendor}")]
+
     def assets(self, root: Path) -> list[Asset]:
         return [
             Asset(

@@ -95,6 +95,9 @@ class FashionMnist(Dataset):
     def holdout(self) -> Images:
         return self._held_out["holdout"]
 
+    def homes(self) -> list[str]:
+        return ["fashion-mnist"]
+
     def missing(self) -> str | None:
         if self.source == "embedded":
             return None

@@ -87,6 +87,13 @@ class Folder(Photos):
         require_images(found, tuple(self._files), largest, self.imbalance)
         return found
 
+    def homes(self) -> list[str]:
+        if not self.folder:
+            raise UsageError(
+                "data set 'folder': no folder is named", "--set folder=NAME says what a spec calls it"
+            )
+        return [self.folder]
+
     def source(self) -> list[Path]:
         self._counted()
         return [data_folders(self.folder)[0]]

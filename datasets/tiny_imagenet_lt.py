@@ -50,7 +50,7 @@ class TinyImagenetLt(LongTailed):
         return profile(self.total / classes, classes, self.imbalance, sizes, self.keep_one)
 
     def source(self) -> list[Path]:
-        remedy = f"put {ARCHIVE} from {URL} into the folder that LTBENCH_DATA names, packed or unpacked, or add --download"
+        remedy = f"put {ARCHIVE} from {URL} into the folder that LTBENCH_DATA names, packed or unpacked; `datasets prepare` also takes --download and --from PATH"
         return [find(self.title, (FOLDER, ARCHIVE), remedy)]
 
     def assets(self, root: Path) -> list[Asset]:
@@ -65,6 +65,9 @@ class TinyImagenetLt(LongTailed):
                 md5="90528d7ca1a48142e341f4ef8d21d0de",
             )
         ]
+
+    def homes(self) -> list[str]:
+        return [FOLDER, ARCHIVE]
 
     def splits(self) -> tuple[Pictures, Pictures]:
         (place,) = self.source()

@@ -67,8 +67,9 @@ class Tokens:
     """An encoder's tokens of a draw on the grid of somebody else's features.
 
     With `images`, (index (n,), flipped (n,)) -> pixels (n, C, R, R), and `size`, the number of training images, tokens are
-    kept on the device by (image, flip). They are encoded in fixed chunks of neighbouring images, so that a number depends on
-    neither the order of batches nor on where a run was cut.
+    kept on the device by (flip, image). They are encoded in fixed chunks of neighbouring images, so that a number depends on
+    neither the order of batches nor on where a run was cut. While chunks are missing, which ones a draw needs is asked of the device,
+    and the host waits for it; once all are there, nobody waits.
     """
 
     def __init__(
@@ -80,27 +81,33 @@ class Tokens:
     ) -> None:
         self.encoder, self.grid, self.width = encoder, grid, encoder.width
         self._images, self._size = images, size
-        self._kept: dict[tuple[int, bool], Tensor] = {}
+        self._kept: Tensor | None = None  # (2, n, N, Z)
+        self._missing = {(number, flip) for number in range(-(-size // CHUNK)) for flip in (False, True)}
 
     def __call__(self, draw: Looked) -> Tensor:
         """(B, N, Z) float32 without gradient."""
         if self._images is None:
             assert draw.pixels is not None, "an encoder needs draw.pixels: set needs_pixels on the method"
             return self._encode(draw.pixels)
-        where = zip(draw.index.tolist(), draw.flipped.tolist(), strict=True)
-        return torch.stack([self._chunk(i // CHUNK, flip, draw.index.device)[i % CHUNK] for i, flip in where])
+        if self._missing:
+            where = zip(draw.index.tolist(), draw.flipped.tolist(), strict=True)
+            for number, flip in sorted({(i // CHUNK, flip) for i, flip in where} & self._missing):
+                self._fill(number, flip, draw.index.device)
+        assert self._kept is not None, "filled for the first draw"
+        return self._kept[draw.flipped.long(), draw.index]
 
     def _encode(self, pixels: Tensor) -> Tensor:
         return resize_tokens(self.encoder(pixels), self.encoder.grid, self.grid)
 
-    def _chunk(self, number: int, flip: bool, device: torch.device) -> Tensor:
-        if (number, flip) not in self._kept:
-            assert self._images is not None, "only a cache has chunks"
-            first = number * CHUNK
-            rows = torch.arange(first, min(first + CHUNK, self._size), device=device)
-            flipped = torch.full((len(rows),), flip, device=device)
-            self._kept[number, flip] = self._encode(self._images(rows, flipped))
-        return self._kept[number, flip]
+    def _fill(self, number: int, flip: bool, device: torch.device) -> None:
+        assert self._images is not None, "only a cache has chunks"
+        first = number * CHUNK
+        rows = torch.arange(first, min(first + CHUNK, self._size), device=device)
+        tokens = self._encode(self._images(rows, torch.full((len(rows),), flip, device=device)))
+        if self._kept is None:
+            self._kept = tokens.new_empty((2, self._size, *tokens.shape[1:]))
+        self._kept[int(flip), rows] = tokens
+        self._missing.discard((number, flip))
 
 
 def as_rgb(pixels: Tensor) -> Tensor:

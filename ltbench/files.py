@@ -32,8 +32,8 @@ _PAUSES = (0.02, 0.1, 0.5)  # seconds between the four tries
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _TEMPORARY = re.compile(r"\.tmp-(?P<kernel>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{12}")
 _REMEDIES = {
-    errno.ENOSPC: "Free space, or move LTBENCH_STORE or LTBENCH_SCRATCH to a larger disk",
-    errno.EDQUOT: "Ask for a larger quota, or move LTBENCH_STORE or LTBENCH_SCRATCH",
+    errno.ENOSPC: "Free space, or move LTBENCH_STORE, LTBENCH_SCRATCH or LTBENCH_DATA, whichever it is in, to a larger disk",
+    errno.EDQUOT: "Ask for a larger quota, or move LTBENCH_STORE, LTBENCH_SCRATCH or LTBENCH_DATA elsewhere",
     errno.EFBIG: "Raise the file size limit (`ulimit -f unlimited`)",
     errno.EROFS: "Remount it writable, or point LTBENCH_STORE and LTBENCH_SCRATCH to a place you may write",
     errno.EACCES: "Change its permissions, or point LTBENCH_STORE and LTBENCH_SCRATCH to a place you may write",

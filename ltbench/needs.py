@@ -134,9 +134,11 @@ def _data(dataset: Mapping[str, Any]) -> tuple[Need, ...]:
     built = _built({key: value for key, value in dataset.items() if key != vaes.KEY})
     problem = built.missing()
     place = Path(root).expanduser() if root else Path("LTBENCH_DATA")
-    assets = built.assets(place)
     if problem is None:
         return ()  # the data is here in a form that is read; its archives are not needed any more
+    if (command := built.unprepared()) is not None:
+        return (Need(f"data set {name}", "data", None, problem=f"not prepared here; run: {command}"),)
+    assets = built.assets(place)
     no_root = "" if root else "; say by LTBENCH_DATA where data sets go"
     needs = tuple(
         Need(

@@ -217,7 +217,7 @@ def with_helpers(found: Plan, work: Sequence[Work], scratch: Path, split: int = 
         shares = [
             f"sample:{each.steps[0]}:{each.evaluation}:{part}/{split}"
             for each in named
-            if "search" not in evaluations[each.evaluation]
+            if not {"search", "illustrate"} & set(evaluations[each.evaluation])
             for part in range(split if split > 1 else 0)
         ]
         helped.append(replace(item, stages=(*coding, *real, *item.stages, *shares), latents=latents))
@@ -471,7 +471,7 @@ class _Seen:
         self.damaged = whole.damaged
         self.spent = tuple(spent for record in whole if (spent := _spent(record)))
         self.trained = {record.step for record in known if record.kind == "train"}
-        made = [record for record in known if record.kind in ("evaluation", "selection")]
+        made = [record for record in known if record.kind in ("evaluation", "selection", "illustration")]
         fresh = [r for r in made if good is None or r.evaluation_code == good]
         self.made = {(record.step, record.evaluation) for record in fresh}
         self.old = {(r.step, r.evaluation): r for r in made if r not in fresh}

@@ -101,6 +101,9 @@ class Request(Strict):
         None, description="GPUs of a job; 0: none; default 1"
     )
     gpu_type: Line | None = Field(None, description="as in --gres=gpu:TYPE:N; default: whatever is free")
+    gpu_memory_gb: Positive | None = Field(
+        None, description="memory of one GPU; cells that are known to need more are refused"
+    )
     bf16: bool | None = Field(None, description="whether the GPUs compute in bfloat16; default true")
     cpus_per_gpu: Count | None = Field(None, description="cores for each GPU; default 4")
     cpus: Count | None = Field(None, description="cores of a job without a GPU; default 4")
@@ -162,6 +165,9 @@ class Profile(Request):
     max_timeouts: Count = Field(
         100, description="time limits that one job may run into before it counts as failed"
     )
+    stuck_starts: Count = Field(
+        3, description="starts in a row that may keep nothing new before a job counts as failed (no-progress)"
+    )
     max_array_size: Annotated[int, Field(ge=2)] | None = Field(None, description="default: asked of scontrol")
     watchdog_minutes: Annotated[int, Field(ge=1)] = Field(
         30, description="pause between two looks of --watchdog"
@@ -198,6 +204,7 @@ class Resources:
     exclude_nodes: tuple[str, ...] = ()
     gpus: int = 1
     gpu_type: str | None = None
+    gpu_memory_gb: float | None = None
     bf16: bool = True
     cpus_per_gpu: int = 4
     cpus: int = 4
@@ -213,6 +220,11 @@ class Resources:
     def cores(self) -> int:
         """CPU cores of the whole job."""
         return self.gpus * self.cpus_per_gpu if self.gpus else self.cpus
+
+    @property
+    def pack_on_gpu(self) -> int:
+        """Cells that share one GPU at the same time."""
+        return -(-self.pack // max(1, self.gpus))
 
     @property
     def memory(self) -> float | None:

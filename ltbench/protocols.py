@@ -166,10 +166,8 @@ def _steps_problem(sampler: str, steps: int | None) -> str | None:
     if sampler == "ddim" and (steps < 2 or DDPM_STEPS % steps):
         fitting = ", ".join(str(n) for n in range(2, DDPM_STEPS + 1) if DDPM_STEPS % n == 0)
         return f"ddim takes a number of steps that divides {DDPM_STEPS}: {fitting}"
-    if sampler == "ddim-corrected" and steps > DDPM_STEPS:
-        return f"the chain has {DDPM_STEPS} steps, and ddim-corrected can take no more"
-    if sampler == "ddpm" and steps != DDPM_STEPS:
-        return f"ddpm takes every step of the chain: steps is {DDPM_STEPS}"
+    if sampler in ("ddim-corrected", "ddpm") and steps > DDPM_STEPS:
+        return f"the chain has {DDPM_STEPS} steps, and {sampler} can take no more"
     if sampler in ("sde-euler", "sde-heun") and steps < 2:
         return f"{sampler} counts the points of its grid, as released, and needs 2"
     return None

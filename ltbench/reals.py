@@ -34,7 +34,7 @@ def real_features(
     without: Collection[str] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Arrays]:
-    """{set: {"pool", ..., "labels", "sha256"}} of the real images that an evaluation needs, found on disk or made now.
+    """{set: {"pool", ..., "labels"}} of the real images that an evaluation needs, found on disk or made now; features are memory maps.
 
     without: sets that something else stands in for. A set is found by the sha256 of its pixels and labels, so a changed image is another set.
     Raises UsageError for a protocol whose crop the data set does not have: its numbers would be another protocol's; Preempted
@@ -68,13 +68,15 @@ def _one(
 ) -> Arrays:
     images = images_of(data, name)
     file = f"{name}-{images.sha256()[:16]}"
-    found = shards.read(key, file)
+    found = shards.mapped(key, file)
     if found is None:
-        found = _made(images.images, file, extractor, evaluation["quantise"], shards, key, stop)
+        _make(images.images, file, extractor, evaluation["quantise"], shards, key, stop)
+        found = shards.mapped(key, file)
+        assert found is not None, "written just now"
     return {**found, "labels": images.labels}
 
 
-def _made(
+def _make(
     images: np.ndarray,
     file: str,
     extractor: Features,
@@ -82,22 +84,22 @@ def _made(
     shards: Shards,
     key: str,
     stop: Callable[[], bool],
-) -> Arrays:
-    """Features of a whole set. A large one is made in parts that stay on disk until all are there, so a stop costs one part."""
+) -> None:
+    """Keep the features of a whole set. A large one is made in parts, which stay on disk until all are there: a stop costs one part,
+    and no more than one is ever in memory (the published references are of over a million images, 16 KB each)."""
     names = [f"{file}-part-{number:05d}" for number in range(-(-len(images) // PART))]
-    parts = []
+    if len(names) == 1:
+        shards.write(
+            key, file, features_of(images[:], extractor, rule, stop)
+        )  # decodes what is decoded on demand
+        return
     for number, name in enumerate(names):
-        part = shards.read(key, name) if len(names) > 1 else None
-        if part is None:
+        if shards.verified(key, name) is None:
             part = features_of(images[number * PART : (number + 1) * PART], extractor, rule, stop)
-            if len(names) > 1:
-                shards.write(key, name, part)
-        parts.append(part)
-    found = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
-    shards.write(key, file, found)
+            shards.write(key, name, part)
+    shards.join(key, file, names)
     for name in names:
         shards.remove(key, name)
-    return found
 
 
 def features_of(

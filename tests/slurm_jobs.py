@@ -16,6 +16,7 @@ from ltbench.launch.slurm import layout
 from ltbench.launch.slurm.layout import Entry, Submission
 from ltbench.plan import Cell
 from ltbench.profiles import Profile
+from ltbench.stages.names import parse
 from ltbench.store import Run, sealed
 from tests.slurm_world import SlurmWorld
 from tests.test_job import OPTIONS, House, run_of
@@ -56,11 +57,16 @@ class Sent:
     cell: Cell
     submission: Submission
     job: str
+    stages: tuple[str, ...]
     array: int = 0
 
     @property
     def name(self) -> str:
         return f"{self.job}_0"
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        return parse(self.stages[0]).steps
 
     @property
     def log(self) -> str:
@@ -97,26 +103,32 @@ class Grid:
             "OMP_NUM_THREADS": "1",
         }
 
-    def cell(self, tag: int, milestones: str = f"[10, {LAST}]") -> Cell:
-        return self.house.cell(f"{{name: slow, tag: {tag}}}", milestones=milestones)
+    def cell(self, tag: int, milestones: Sequence[int]) -> Cell:
+        return self.house.cell(f"{{name: slow, tag: {tag}}}", milestones=str(list(milestones)))
 
     def send(
         self,
         name: str,
         *,
         options: Sequence[str] = (),
-        stages: Sequence[str] = (f"train:10,{LAST}",),
+        milestones: Sequence[int] = (10, LAST),
+        measure: Sequence[int] = (),
         job: dict[str, Any] | None = None,
         **profile: Any,
     ) -> Sent:
-        """Submit a new cell called `name`; `options` are sbatch's, `job` what its stages are told, the rest the profile's."""
-        cell = self.cell(len(self.sent))
+        """Submit a new cell called `name`; `options` are sbatch's, `job` what its stages are told, the rest the profile's.
+
+        measure: milestones that are evaluated.
+        """
+        cell = self.cell(len(self.sent), milestones)
+        (evaluation,) = cell.evaluations
+        stages = (train_of(milestones), *(f"evaluate:{step}:{evaluation}" for step in measure))
         self.sent[name] = self._send(cell, name, options, stages, job or {}, profile)
         return self.sent[name]
 
     def send_again(self, sent: Sent, **profile: Any) -> Sent:
         """What `submit` does with a cell that is not done."""
-        return self._send(sent.cell, f"again-{sent.job}", (), (f"train:10,{LAST}",), {}, profile)
+        return self._send(sent.cell, f"again-{sent.job}", (), sent.stages, {}, profile)
 
     def _send(
         self,
@@ -168,7 +180,7 @@ class Grid:
             os.environ.clear()
             os.environ.update(before)
         submission.put_job(array.number, number)
-        return Sent(cell, submission, number)
+        return Sent(cell, submission, number, tuple(stages))
 
     def run(self, sent: Sent) -> Run:
         return self.house.store.run(sent.cell.id, run_of(sent.cell))
@@ -182,40 +194,38 @@ class Grid:
         """Whether all of them are beyond a few steps."""
         return lambda: all(self.step(sent) >= 3 for sent in several)
 
-    def restart(self, sent: Sent) -> None:
-        """SLURM holds a requeued job for a while: not today."""
-        self.world.until(lambda: self.world.states().get(sent.name) in ("PENDING", "RUNNING"))
-        if self.world.states()[sent.name] == "PENDING":
-            self.world.call("scontrol", "update", f"jobid={sent.name}", "StartTime=now", check=False)
-
     def until_ended(self, sent: Sent, word: str) -> None:
         self.world.until(lambda: self.world.states().get(sent.name) == word)
 
     def until_done(self, *several: Sent, seconds: float = 200) -> None:
         """Fast from now on, and wait until SLURM says that they completed."""
         self.slow.unlink(missing_ok=True)
-        states = self.world.states
 
         def over() -> bool:
-            now = states()
-            for sent in several:
-                if now.get(sent.name) == "PENDING":
-                    self.restart(sent)
+            now = self.world.states()
+            failed = [
+                sent.log for sent in several if now.get(sent.name) in ("FAILED", "CANCELLED", "TIMEOUT")
+            ]
+            assert not failed, failed
             return all(now.get(sent.name) == "COMPLETED" for sent in several)
 
         self.world.until(over, seconds)
 
-    def undisturbed(self, sent: Sent) -> list[Any]:
-        """The bodies that the cell's training leaves where nothing happens to it."""
+    def undisturbed(self, sent: Sent) -> House:
+        """The same stages where nothing happens to them: a house of its own."""
         other = House(self.folder / f"undisturbed-{time.monotonic_ns()}")
-        cell = other.cell(
-            f"{{name: slow, tag: {sent.cell.settings['method']['tag']}}}", milestones=f"[10, {LAST}]"
-        )
-        other.run(cell, f"train:10,{LAST}")
-        return other.bodies(cell)
+        tag = sent.cell.settings["method"]["tag"]
+        cell = other.cell(f"{{name: slow, tag: {tag}}}", milestones=str(list(sent.milestones)))
+        assert cell.id == sent.cell.id
+        for stage in sent.stages:
+            assert other.run(cell, stage)["outcome"] == "done"
+        return other
 
     def assert_equal(self, sent: Sent) -> None:
-        """Every record of the training is there, bit for bit as if nothing had happened."""
-        found = self.house.bodies(sent.cell)
-        assert found == self.undisturbed(sent), sent.log
-        assert [record.step for record in self.run(sent).records("train")] == [10, LAST]
+        """Every record of the cell is there, bit for bit as if nothing had happened."""
+        assert [record.step for record in self.run(sent).records("train")] == list(sent.milestones), sent.log
+        assert self.house.bodies(sent.cell) == self.undisturbed(sent).bodies(sent.cell), sent.log
+
+
+def train_of(milestones: Sequence[int]) -> str:
+    return "train:" + ",".join(map(str, milestones))

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ltbench.plan import Cell, expand
+from ltbench.cost.estimate import estimate
+from ltbench.cost.machine import Machine
+from ltbench.plan import Cell, expand, plan
 from ltbench.spec import load
 from ltbench.spec.resolved import Spec
+from ltbench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -58,9 +61,19 @@ def test_a_header_says_what_how_and_at_what_cost(name: str) -> None:
         "^# Expect and note:$",
     ):
         assert re.search(wanted, head, re.MULTILINE), wanted
-    hours = re.search(r"^# Costs:      about ([\d,.]+) GPU-hours", head, re.MULTILINE)
-    assert hours is not None
-    assert float(hours[1].replace(",", "")) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OURS])
+def test_the_cost_of_a_header_is_what_plan_says(name: str, tmp_path: Path) -> None:
+    head = (FOLDER / f"{name}.yaml").read_text()
+    form = rf"^# Costs:      about ([\d,.]+) GPU-hours on an H200, ([\d,.]+) on an A100 \(.*: plan {name} --on h200\)"
+    said = re.search(form, head, re.MULTILINE)
+    assert said is not None
+    spec, cells = benchmark(name)
+    planned = plan(spec, Store.open(tmp_path / "store", tmp_path / "scratch"), cells, verify=False).cells
+    for hours, device in zip(said.groups(), ("h200", "a100"), strict=True):
+        ratio = float(hours.replace(",", "")) / estimate(planned, Machine(device)).hours
+        assert 1 / 1.5 < ratio < 1.5, (device, ratio)
 
 
 @pytest.mark.parametrize("table", sorted(TABLES))

@@ -166,7 +166,7 @@ def test_status_shows_a_board_of_methods_and_seeds(cli, run, monkeypatch):
     assert code == 0
     assert lines[0] == "little.yaml: 4 cells: 2 done, 2 new"
     assert lines[2].split() == ["method", "seed", "0", "seed", "1", "records", "steps"]
-    assert lines[1].split() == ["sit", "done", "new"]
+    assert lines[3].split()[:3] == ["sit", "done", "new"]
     assert "2 done, 2 new" in out
     assert max(map(len, lines)) <= 80
     found = json.loads(cli("status", "little.yaml", "--json")[1])

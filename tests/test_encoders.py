@@ -128,7 +128,7 @@ def test_tokens_shrink_by_areas_grow_bilinearly_and_stay_where_grids_agree() -> 
     torch.testing.assert_close(big, torch.tensor([[[0.0], [1.0], [3.0], [4.0]]]))
 
 
-def test_a_cache_gives_the_same_tokens_and_encodes_each_chunk_once() -> None:
+def test_a_cache_gives_the_same_tokens_and_encodes_each_chunk_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = parts("sit", "sit").drawer
     calls: list[int] = []
     plain = load_encoder("random", CPU)
@@ -146,6 +146,13 @@ def test_a_cache_gives_the_same_tokens_and_encodes_each_chunk_once() -> None:
         torch.testing.assert_close(cached(drawn), fresh(drawn), rtol=1e-5, atol=1e-6)
     assert sum(calls) == 2 * size
     assert max(calls) == CHUNK
+    drawn = made.draw(1, range(3))
+    expected = cached(drawn)
+    for name in ("tolist", "item", "cpu", "numpy"):  # each waits for the device
+        monkeypatch.setattr(torch.Tensor, name, lambda self: pytest.fail("the host waited"))
+    found = cached(drawn)
+    monkeypatch.undo()
+    assert torch.equal(found, expected)
 
 
 def test_cached_tokens_do_not_depend_on_the_order_of_batches() -> None:

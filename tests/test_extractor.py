@@ -222,14 +222,16 @@ def test_wrong_or_absent_weights_and_unknown_names_are_errors(tmp_path):
 @pytest.mark.parametrize(
     "images",
     [
-        torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+        torch.zeros(2, 2, 32, 32, dtype=torch.uint8),
         torch.zeros(2, 1, 32, 32),
         torch.zeros(2, 1, 32, 16, dtype=torch.uint8),
         torch.zeros(1, 32, 32, dtype=torch.uint8),
     ],
 )
 def test_images_it_was_not_made_for_are_refused(images):
-    with pytest.raises(UsageError, match=r"extractor 'fashion-cnn-v1' takes .*\(B, 1, H, H\) uint8, got"):
+    with pytest.raises(
+        UsageError, match=r"extractor 'fashion-cnn-v1' takes .*\(B, 1 or 3, H, H\) uint8, got"
+    ):
         load_extractor("fashion-cnn-v1").features(images)
 
 

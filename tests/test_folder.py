@@ -115,8 +115,8 @@ def _deep(path):
     ("change", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:60]), "not a usable image"),
-        (lambda path: path.write_bytes(b""), "not a usable image: cannot identify"),
-        (lambda path: path.write_text("<html>"), "not a usable image: cannot identify"),
+        (lambda path: path.write_bytes(b""), "not a usable image: of no known format"),
+        (lambda path: path.write_text("<html>"), "not a usable image: of no known format"),
         (_deep, "more than 8 bits per channel"),
     ],
 )

@@ -15,10 +15,11 @@ import torch
 import ltbench.methods
 from ltbench import plugins, spec
 from ltbench.cli import main
-from ltbench.cli.running import _cell_work, _Recorder
+from ltbench.cli.running import _cell_work
 from ltbench.job import run_job
 from ltbench.launch.devices import Seats
 from ltbench.launch.local import LocalRun, Settings
+from ltbench.launch.recorder import Recorder
 from ltbench.plan import expand, plan, register
 from ltbench.store import Store
 from tests.hostile_methods import CODE, FINISHES, source
@@ -74,7 +75,7 @@ class House:
         where = Settings(self.store.root, self.store.scratch, logs, Seats((None,) * workers, 1), hang=60.0)
         notes = Notes()
         names = {cell.id: name for name, cell in self.cells.items()}
-        for outcome in LocalRun(work, where, notes, _Recorder(self.store)).run():
+        for outcome in LocalRun(work, where, notes, Recorder(self.store, notes.note)).run():
             self.outcomes[names[outcome.cell], outcome.stage.partition(":")[0]] = outcome
         return notes
 
@@ -165,7 +166,7 @@ def test_status_and_report_name_what_failed(
         told[words[0]] = capfd.readouterr().out
     page = "".join(path.read_text() for path in tmp_path.rglob("*.md")).replace("\\_", "_")
     for name in FAILURES:
-        assert re.search(rf"^{name}\b.*failed", told["status"], re.M), told["status"]
+        assert re.search(rf"^{name}\b.*FAIL", told["status"], re.M), told["status"]
         assert re.search(rf"{name}\b.*(failed|n/a)", page), page
     assert "Traceback" not in told["status"] + told["report"] + page
 

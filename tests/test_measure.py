@@ -310,6 +310,10 @@ def test_a_group_reads_only_its_rows_of_a_memmap(tmp_path):
     part = FeatureSet(held, np.arange(60) % 6)
     assert part.of(range(6)) is part
     assert part.of([2]).pool.shape == (10, 4)
+    by_class = FeatureSet(held, np.arange(60) // 10).of([2, 3])
+    assert np.shares_memory(by_class.pool, held), "a set sorted by class, as references are, is not copied"
+    assert (by_class.labels.tolist(), len(by_class.of([7]))) == ([2] * 10 + [3] * 10, 0)
+    assert np.array_equal(by_class.pool, held[20:40])
     assert fd.estimate(part.pool, fd.Reference(held[:30])).value == pytest.approx(
         frechet(np.array(held), np.array(held[:30]))
     )

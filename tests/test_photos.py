@@ -156,7 +156,7 @@ def test_every_form_of_the_files_gives_the_published_cut(root, name, forms, reso
         data = built(name, imbalance=0.1, resolution=resolution)
         assert "run: python harness.py datasets prepare" in str(data.missing())
         with pytest.raises(
-            EnvironmentProblem, match=f"not prepared here\n  run: .*prepare {name} --set imbalance=0.1"
+            EnvironmentProblem, match=f"not prepared here; run: .*prepare {name} --set imbalance=0.1"
         ):
             data.train()
         prepare(data, workers=1)
@@ -211,6 +211,17 @@ def test_imagenet_is_compared_with_as_the_protocol_makes_it_square(root):
     for one in (squashed.reference(), squashed.holdout()):
         assert one.images[:][:, 2, :, 0].min() > 200, "the blue sides are seen"
     assert data.reference().images[:][:, 2].max() < 40
+
+
+@pytest.mark.parametrize(("name", "total"), [("imagenet_lt_oltr", 115_846), ("places_lt_oltr", 62_500)])
+def test_without_its_list_a_published_cut_tells_what_is_known(cli, monkeypatch, name, total):
+    monkeypatch.delenv("LTBENCH_DATA", raising=False)
+    code, out, err = cli("datasets", name, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["total"], found["counts"], found["shares"]) == (total, None, None)
+    assert "_LT_train.txt was not found" in found["missing"]
+    assert cli("datasets", name)[0] == 4
 
 
 @pytest.mark.parametrize("name", ["imagenet_lt_oltr", "places_lt_oltr"])

@@ -13,7 +13,8 @@ from ltbench.errors import SpecError
 from ltbench.report import figure_data, render_csv, render_html, render_latex, render_markdown
 from ltbench.report.assemble import build_table
 from ltbench.report.build import write_report
-from ltbench.report.definition import Definition, GuidanceCurve, TableDefinition, load_definition
+from ltbench.report.definition import Definition, TableDefinition, load_definition
+from ltbench.report.figure_kinds import GuidanceCurve
 from ltbench.report.select import select
 from ltbench.report.table import Inputs
 from ltbench.report.words import section_line

@@ -26,7 +26,7 @@ def kept(run, cli, here, monkeypatch):
     run("--workers", "1", *ONE)
     made = []
     build = assemble.build_table
-    monkeypatch.setattr("ltbench.report.build.build_table", lambda *a: made.append(1) or build(*a))
+    monkeypatch.setattr("ltbench.report.build.build_table", lambda *a, **k: made.append(1) or build(*a, **k))
     assert cli(*WORDS)[0] == 0
     cli(*WORDS)  # the first one may have made a folder that it listed
     made.clear()

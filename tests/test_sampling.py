@@ -215,7 +215,7 @@ def test_modes_come_back_after_a_failure() -> None:
         ("ddim", "ddpm", 30, r"divides 1000(.|\n)*25, 40"),
         ("ddim", "ddpm", 1, r"divides 1000"),
         ("ddim-corrected", "ddpm", 1001, r"can take no more"),
-        ("ddpm", "ddpm", 100, r"steps is 1000"),
+        ("ddpm", "ddpm", 1001, r"1000 steps"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(

@@ -65,12 +65,21 @@ def test_corrected_ddim_reaches_mean_and_std_at_first_order() -> None:
     assert fine[1] < 0.008
 
 
-def test_ddpm_keeps_standard_normal_data_exactly() -> None:
-    # x0 ~ N(0, 1): beta_t is the true variance of x_{t-1} given x_t, so every marginal is N(0, 1), and the last, noiseless step
-    # multiplies by sqrt(alpha_bar_0)
-    mean, std = moments(exact_noise(0, 1), CHAIN, "ddpm", 1000, 999)
+@pytest.mark.parametrize("steps", [1000, 100, 7, 4])
+def test_ddpm_keeps_standard_normal_data_exactly(steps: int) -> None:
+    # x0 ~ N(0, 1): beta_t is the true variance of the lower x given x_t, whatever steps are left out, so every marginal is N(0, 1),
+    # and the last, noiseless step multiplies by sqrt(alpha_bar) of its time
+    mean, std = moments(exact_noise(0, 1), CHAIN, "ddpm", steps, steps - 1)
     assert mean == 0
-    assert std == pytest.approx(math.sqrt(ALPHA_BAR[0]), abs=1e-10)
+    assert std == pytest.approx(math.sqrt(ALPHA_BAR[corrected_grid(steps)[-1]]), abs=1e-10)
+
+
+def test_a_short_ddpm_calls_the_times_of_its_grid_and_draws_noise_between_them() -> None:
+    network, drawn = Oracle(exact_noise(0, 1)), []
+    draw(network, CHAIN, "ddpm", 10, noise_of(), fresh=lambda: drawn.append(1) or noise_of())
+    assert [t.unique().item() for t, *_ in network.calls] == corrected_grid(10)
+    assert len(drawn) == 9
+    assert nfe("ddpm", 10, 1.0) == 10
 
 
 def test_ddpm_on_other_gaussian_data() -> None:

@@ -126,7 +126,7 @@ MISTAKES = [
     ("sampler: euler, steps: 5", "{protocol", ["needs the key 'guidance'", "labels: null"]),
     ("sampler: euler, steps: 5, guidance: []", "[]", ["empty"]),
     ("sampler: dopri5, steps: 50, guidance: 1", "50", ["chooses its own steps", "leave steps out"]),
-    ("sampler: ddpm, steps: 100, guidance: 1", "100, g", ["every step", "1000"]),
+    ("sampler: ddpm, steps: 1001, guidance: 1", "1001, g", ["the chain has 1000 steps", "ddpm can take no more"]),
     ("sampler: ddim-corrected, steps: 2000, guidance: 1", "2000", ["can take no more"]),
     ("sampler: sde-euler, steps: 1, guidance: 1", "1,", ["needs 2"]),
     ("sampler: heun, steps: 5, guidance: 1, diffusion: sigma", "sigma", ["takes no diffusion", "sde-euler, sde-heun"]),

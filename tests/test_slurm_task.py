@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ltbench import plugins
+from ltbench.checkpoint import load_milestone
 from ltbench.launch.slurm.element import View
 from ltbench.launch.slurm.settle import settle
+from ltbench.store import sealed
 from ltbench.store.claims import standing
-from tests.slurm_jobs import Grid, Sent
+from tests.rank_jobs import in_ranks
+from tests.slurm_jobs import LAST, Grid, Sent
 from tests.slurm_world import SlurmWorld, slurm_world
+from tests.test_job import House
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 START = 200.0  # seconds for six processes that import torch on a busy machine
@@ -26,7 +31,7 @@ START = 200.0  # seconds for six processes that import torch on a busy machine
 @contextmanager
 def a_grid(folder: Path, **settings: Any) -> Iterator[Grid]:
     before = dict(os.environ)
-    with slurm_world(cpus=2, gpus=0, grace=12, kill_wait=3, **settings) as world:
+    with slurm_world(cpus=2, gpus=0, kill_wait=3, **settings) as world:
         os.environ.update(world.env | {plugins.VARIABLE: ""})  # another grid has a method of the same name
         yield Grid(folder, world)
     os.environ.clear()
@@ -68,12 +73,14 @@ def kill(pids: list[int]) -> None:
 @pytest.fixture(scope="module")
 def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     """Every job has met its fate, and what can go on has gone on to its end."""
-    with a_grid(tmp_path_factory.mktemp("fates"), nodes=7) as grid:
+    with a_grid(tmp_path_factory.mktemp("fates"), nodes=9, grace=60) as grid:
         world = grid.world
-        limited = grid.send("limited", time=1, **on(0))
-        names = ("preempted", "requeued", "scancelled", "worker", "step", "node")
+        names = ("preempted", "requeued", "scancelled", "worker", "step", "node", "limited")
         sent = {name: grid.send(name, **on(1 + i), job={"checkpoint_seconds": 0.0}) for i, name in enumerate(names)}  # fmt: skip
+        measured = grid.send("measured", milestones=(2, LAST), measure=(2,), options=["--nodelist=n0"], evaluation={"sbatch": {"nodelist": "n0"}})  # fmt: skip
+        hopeless(grid)
         world.until(grid.trains(*sent.values()), START)
+        limit(world, sent["limited"])
         preempt(world, 1, grid.folder)
         world.call("scontrol", "requeue", sent["requeued"].name)
         world.call("scancel", sent["scancelled"].name)
@@ -85,14 +92,33 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         world.call("scontrol", "update", f"jobid={sent['node'].name}", "ReqNodeList=n4")
         over = {"scancelled": "CANCELLED", "worker": "FAILED", "step": "FAILED"}
         world.until(lambda: all(world.states().get(sent[name].name) == word for name, word in over.items()))
-        world.until(lambda: "requeued" in limited.log, 60)
-        world.until(lambda: world.states()[limited.name] == "PENDING")
-        world.call(
-            "scontrol", "update", f"jobid={limited.name}", "TimeLimit=10"
-        )  # a minute is short on a busy machine
-        goes_on = [limited, *(sent[name] for name in ("preempted", "requeued", "node"))]
-        grid.until_done(*goes_on, seconds=200)
+        again = grid.sent["worker again"] = grid.send_again(sent["worker"])
+        world.until(lambda: "requeued" in sent["limited"].log, 90)
+        world.until(lambda: set_limit(world, sent["limited"], 10))
+        world.until(lambda: (1, 0, 0) in measured.submission.ended(), START)
+        goes_on = [measured, again, *(sent[name] for name in ("limited", "preempted", "requeued", "node"))]
+        grid.until_done(*goes_on)
         yield grid
+
+
+def limit(world: SlurmWorld, sent: Sent) -> None:
+    """Let a job that trains run into its time limit, a whole number of minutes after its beginning and not within 30 seconds."""
+    hours, minutes, seconds = map(int, world.show(sent.name)["RunTime"].split(":"))
+    assert set_limit(world, sent, (hours * 3600 + minutes * 60 + seconds + 30) // 60 + 1)
+
+
+def set_limit(world: SlurmWorld, sent: Sent, minutes: int) -> bool:
+    world.call("scontrol", "update", f"jobid={sent.name}", f"TimeLimit={minutes}", check=False)
+    return world.show(sent.name)["TimeLimit"] == f"00:{minutes:02d}:00"
+
+
+def hopeless(grid: Grid) -> None:
+    """A job that is put back into the queue each time before it has kept anything."""
+    lost = grid.send("hopeless", stuck_starts=2, **on(8))
+    for restart in range(2):
+        grid.world.until(lambda restart=restart: (0, 0, restart) in lost.submission.started())
+        grid.world.call("scontrol", "requeue", lost.name)
+    grid.until_ended(lost, "FAILED")
 
 
 def attempts(grid: Grid, sent: Sent) -> int:
@@ -113,13 +139,16 @@ def test_a_preempted_job_saves_requeues_itself_and_goes_on(fates: Grid) -> None:
 def test_a_job_at_its_time_limit_saves_and_goes_on(fates: Grid) -> None:
     sent = fates.sent["limited"]
     assert (sent.end()["reason"], sent.end()["outcome"]) == ("timeout", "preempted")
-    assert sent.end(len(sent.submission.ended()) - 1)["reason"] == "done"
+    assert sent.end(1)["reason"] == "done"
+    assert "resuming from step" in sent.log
+    assert fates.run(sent).failures() == []
     fates.assert_equal(sent)
 
 
 def test_a_job_that_somebody_requeues_goes_on(fates: Grid) -> None:
     sent = fates.sent["requeued"]
     assert sent.end(1)["reason"] == "done"
+    assert attempts(fates, sent) == 2
     assert "resuming from step" in sent.log
     fates.assert_equal(sent)
 
@@ -129,6 +158,31 @@ def test_a_node_that_is_lost_while_its_job_runs_on_leaves_one_set_of_records(fat
     assert sent.end(1)["reason"] == "done"
     assert attempts(fates, sent) >= 2, "SLURM's restart count superseded the first at once, alive as it was"
     fates.assert_equal(sent)
+
+
+def test_a_milestone_is_measured_in_a_job_of_its_own_while_the_training_goes_on(fates: Grid) -> None:
+    sent = fates.sent["measured"]
+    began = sealed.read_sealed(sent.submission.started()[1, 0, 0])
+    ended = sealed.read_sealed(sent.submission.ended()[1, 0, 0])
+    assert began["job_id"] == sent.submission.job(1) != sent.job
+    assert ended["reason"] == "done"
+    assert ended["time"] < sent.end()["time"]
+    training, evaluation = (fates.world.show(str(sent.submission.job(number))) for number in (0, 1))
+    assert training["StartTime"] < evaluation["StartTime"] < evaluation["EndTime"] < training["EndTime"]
+    assert [record.step for record in fates.run(sent).records("evaluation")] == [2]
+    fates.assert_equal(sent)
+
+
+def test_a_job_that_keeps_nothing_start_after_start_ends(fates: Grid) -> None:
+    sent = fates.sent["hopeless"]
+    said = "started 2 times in a row and kept nothing new (0 steps or images are there)"
+    assert (sent.end(2)["reason"], sent.end(2)["cause"]) == ("failed", "no-progress")
+    assert said in sent.end(2)["message"]
+    state = fates.run(sent).state("train")
+    assert state is not None
+    assert (state.state, state.cause) == ("failed", "no-progress")
+    assert said in (state.message or "")
+    assert said in sent.log
 
 
 def test_what_its_user_cancelled_stays_cancelled(fates: Grid) -> None:
@@ -149,9 +203,7 @@ def test_a_killed_worker_is_written_down_and_the_cell_goes_on_when_it_is_sent_ag
     (failure,) = fates.run(sent).failures("train")
     assert failure["cause"] == "killed"
     assert settle(sent.submission, fates.house.store) == [], "nothing is left to say"
-    again = fates.send_again(sent)
-    fates.until_done(again)
-    assert "resuming from step" in again.log
+    assert "resuming from step" in fates.sent["worker again"].log
     fates.assert_equal(sent)
 
 
@@ -174,22 +226,25 @@ def test_a_step_that_was_killed_whole_is_written_down_by_whoever_looks(fates: Gr
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
-    with a_grid(tmp_path_factory.mktemp("bare"), nodes=3, user_signal=False) as grid:
+    with a_grid(tmp_path_factory.mktemp("bare"), nodes=3, grace=20, user_signal=False) as grid:
         waits = grid.send("waits", **on(0))
         at_once = grid.send("at once", requeue_at_once=True, **on(1))
-        pair = grid.send("pair", ranks=2, cpus=2, options=["--partition=low", "--nodelist=n2"])
+        options = ["--partition=low", "--nodelist=n2"]
+        pair = grid.send("pair", ranks=2, cpus=2, milestones=(6, 12), options=options)
         grid.world.until(grid.trains(waits, at_once, pair), START)
         for node in (0, 1):
             preempt(grid.world, node, grid.folder)
         kill(processes(grid.world, 2, "run_task")[-1:])
         grid.until_ended(pair, "FAILED")
+        settle(pair.submission, grid.house.store)
+        again = grid.send_again(pair, ranks=2, cpus=2)
         grid.world.until(lambda: all("ends: preempted" in sent.log for sent in (waits, at_once)))
+        grid.until_done(waits, at_once, again)
         yield grid
 
 
 def test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it(bare: Grid) -> None:
     waits, at_once = bare.sent["waits"], bare.sent["at once"]
-    bare.until_done(waits, at_once, seconds=200)
     assert waits.end()["message"] == "SIGTERM; saved"
     assert at_once.end()["message"] == "saved; requeued"
     for sent in (waits, at_once):
@@ -200,12 +255,25 @@ def test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it(bare: 
 
 def test_a_rank_that_dies_ends_the_job_and_the_cell_goes_on(bare: Grid) -> None:
     pair = bare.sent["pair"]
-    settle(pair.submission, bare.house.store)
     assert bare.run(pair).failures("train")[0]["cause"] == "killed"
-    again = bare.send_again(pair, ranks=2, cpus=2)
-    bare.until_done(again)
     records = bare.run(pair).records("train")
-    assert [(record.step, record.envelope["ranks"]) for record in records] == [(10, 2), (40, 2)]
+    assert [(record.step, record.envelope["ranks"]) for record in records] == [(6, 2), (12, 2)]
+    assert bare.house.bodies(pair.cell) == two_undisturbed(bare, pair)
+    weights, others = (load_milestone(house.result(pair.cell).milestones, 12)[0] for house in (bare.house, bare.undisturbed(pair)))  # fmt: skip
+    for name in (
+        weights
+    ):  # of one process, up to the order of sums: Adam at 1e-3 moves a weight by up to 12e-3 in 12 steps
+        torch.testing.assert_close(weights[name], others[name], rtol=0, atol=1e-4)
+
+
+def two_undisturbed(grid: Grid, sent: Sent) -> dict[str, str]:
+    """The bodies that two ranks leave where neither dies."""
+    other = House(grid.folder / "two")
+    tag = sent.cell.settings["method"]["tag"]
+    cell = other.cell(f"{{name: slow, tag: {tag}}}", milestones=str(list(sent.milestones)))
+    done = in_ranks(other.folder / "ranks", lambda rank: other.run(cell, sent.stages[0]))
+    assert [each["outcome"] for each in done] == ["done", "done"]
+    return other.bodies(cell)
 
 
 # --- without a cluster ------------------------------------------------------------------------------------------------

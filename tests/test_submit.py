@@ -12,13 +12,14 @@ from collections import Counter
 
 import pytest
 
+from ltbench import plugins
 from ltbench.launch.slurm import layout, queue_states
 from ltbench.store import Store, sealed
 from tests import cli_world, slurm_world
 from tests.cli_world import ROOT
 
-cli, here, slurm = cli_world.cli, cli_world.here, slurm_world.slurm  # fixtures
-pytestmark = pytest.mark.slurm
+cli, here = cli_world.cli, cli_world.here  # fixtures
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 PROFILE = """
 partition: low
 gpus: 0
@@ -27,8 +28,59 @@ time: 20
 signal_seconds: 60
 """
 HELD = PROFILE + "training: {sbatch: {hold: true}}\n"  # jobs that stay in the queue
-TINY = cli_world.SPEC.replace("method: [sit, ccua]", "method: [sit]").replace("[20, 40]", "[4, 8]")
+TINY = """
+name: little
+dataset: {name: digits, imbalance: 0.1, resolution: 16}
+pipeline: sit
+network: SiT-N/4
+train: {batch: 32, local_batch: 8, milestones: [4]}
+evaluate: [{protocol: small-data, sampler: euler, steps: 2, guidance: 1.5, samples: 40, block: 20}]
+grid: {method: [sit], seed: [0, 1]}
+"""
+ONE = TINY.replace("seed: [0, 1]", "seed: [0]")
+HELD_PACKED = "training: {pack: 2, sbatch: {hold: true}}\n"
 EIGHT = TINY.replace("seed: [0, 1]", "seed: [7, 6, 5, 4, 3, 2, 1, 0]")
+GREEDY = ONE.replace("[sit]", "[hungry]").replace("[4]}", "[4], checkpoint_seconds: 1e-3}")
+GREEDY = "\n".join(line for line in GREEDY.splitlines() if not line.startswith("evaluate"))
+SECRET = "canary-secret-of-the-submitter"
+HUNGRY = """
+import os
+from ltbench.methods import Method, mean_square
+
+
+class Hungry(Method):
+    \"\"\"Has memory for two steps of more than 8 images, and says too much.\"\"\"
+
+    def __init__(self, task):
+        super().__init__(task)
+        self.losses = 0
+
+    def loss(self, net, draw):
+        self.losses += len(draw.y) > 8
+        if self.losses > 2:
+            print(dict(os.environ), flush=True)
+            try:
+                bytearray(1 << 62)
+            except MemoryError as error:
+                raise MemoryError(f"no room for {os.environ['SOME_TOKEN']}") from error
+        (out,) = self.run(net, draw, draw.y_in)
+        return {"denoise": mean_square(out.pred, draw.target)}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with slurm_world.slurm_world() as world:
+        yield world
+
+
+@pytest.fixture
+def slurm(cluster, monkeypatch):
+    """The cluster, with nothing in its queue before and after."""
+    slurm_world.enter(cluster, monkeypatch)
+    yield cluster
+    cluster.call("scancel", "--user=root")
+    cluster.until(cluster.idle)
 
 
 @pytest.fixture
@@ -75,19 +127,74 @@ def bodies(root, scratch):
     }
 
 
-def test_a_grid_comes_back_finished_and_equal_to_a_run_on_this_machine(here, submit, cli, slurm):
-    code, out, err = submit(PROFILE)
-    assert code == 0, err
-    assert "submitted " in out
+def test_a_grid_comes_back_finished_with_the_code_it_was_submitted_with(here, cli, slurm):
+    """Two cells packed into one job, from a checkout that is another one by the time that it starts: the records of a run here."""
+    checkout = here / "checkout"
+    for name in ("ltbench", "methods", "datasets", "benchmarks"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "harness.py", checkout)
+    (here / "cluster.yaml").write_text(PROFILE.replace("cpus: 1", "cpus: 2") + HELD_PACKED)
+    (here / "little.yaml").write_text(TINY)
+    program = [
+        sys.executable,
+        "-P",
+        checkout / "harness.py",
+        "submit",
+        "little.yaml",
+        "--profile",
+        "cluster.yaml",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "submitted " in done.stdout
+    for path in (
+        checkout / "methods" / "sit.py",
+        checkout / "ltbench" / "trainer.py",
+        checkout / "ltbench" / "job.py",
+    ):
+        path.write_text("raise RuntimeError('edited since')\n")
+    (submission,) = submissions(here)
+    (training,) = (n for n in submission.arrays() if submission.array(n).resource["class"] == "training")
+    assert [len(task) for task in submission.array(training).tasks] == [2]
+    slurm.call("scontrol", "release", submission.job(training))
     slurm.until(slurm.idle, 240)
-    logs = {path.name: path.read_text()[-3000:] for path in submissions(here)[0].logs.glob("*.out")}
+    logs = {path.name: path.read_text()[-3000:] for path in submission.logs.glob("*.out")}
     assert "nothing to do" in cli("plan", "little.yaml")[1], logs
-    assert "nothing to submit; 2 of 2 cells done" in submit(PROFILE)[1]
+    assert [array["class"] for array in (submission.array(n).resource for n in submission.arrays())] == ["helper", "training", "evaluation", "evaluation"]  # fmt: skip
+    again = cli("submit", "little.yaml", "--profile", "cluster.yaml")
+    assert "nothing to submit; 2 of 2 cells done" in again[1]
     place = {"--store": here / "own" / "store", "--scratch": here / "own" / "scratch", "--threads": 1}
     assert cli("run", "little.yaml", *(word for pair in place.items() for word in pair))[0] == 0
     found = bodies(here / "store", here / "scratch")
-    assert len(found) == 8
+    assert len(found) == 4
     assert found == bodies(here / "own" / "store", here / "own" / "scratch")
+
+
+def test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch(here, submit, cli, slurm, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", SECRET)
+    (here / "more" / "methods").mkdir(parents=True)
+    (here / "more" / "methods" / "hungry.py").write_text(HUNGRY)
+    plugins.use([here / "more"])
+    monkeypatch.setenv(plugins.VARIABLE, os.environ[plugins.VARIABLE])
+    code, _, err = submit(PROFILE, spec=GREEDY)
+    assert code == 0, err
+    slurm.until(slurm.idle, 100)
+    code, out, _ = cli("status", "little.yaml", "--json")
+    (cell,) = json.loads(out)["cells"]
+    assert (cell["state"], cell["cause"]) == ("failed", "oom")
+    assert "left alone: oom 1" in cli("retry", "little.yaml", "--class", "node")[2]
+    code, out, err = cli("retry", "little.yaml", "--class", "oom", "--micro-batch", "8")
+    assert code == 0, err
+    slurm.until(slurm.idle, 100)
+    first, second = submissions(here)
+    assert "resuming from step 2" in second.log(0, 0).read_text()
+    assert "nothing to do" in cli("plan", "little.yaml")[1]
+    ((key, _),) = bodies(here / "store", here / "scratch").items()
+    assert key[0] == cell["cell"] == first.array(0).tasks[0][0].cell
+    files = [path for path in here.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert files == []
+    assert "[hidden]" in first.log(0, 0).read_text()
 
 
 def test_arrays_are_chunked_and_seed_0_goes_first(here, submit, slurm):
@@ -101,7 +208,7 @@ def test_arrays_are_chunked_and_seed_0_goes_first(here, submit, slurm):
     wanted = queued(here)
     assert set(wanted.values()) == {1}
     assert len({cell for cell, stage in wanted if stage.startswith("train:")}) == 8
-    assert len(list(submission.folder.glob("*.json"))) == 1 + 2 * len(arrays)
+    assert len([path for path in submission.folder.rglob("*") if path.is_file()]) == 2 + len(arrays)
     code, out, _ = submit(HELD, spec=EIGHT)
     assert (code, len(submissions(here))) == (0, 1)
     assert "nothing to submit; 0 of 8 cells done, 8 on the way" in out
@@ -164,28 +271,10 @@ def test_a_driver_killed_between_sbatch_and_its_bookkeeping_is_healed(
     assert set(slurm.call("squeue", "-h", "-o", "%F").split()) == known  # no orphan
 
 
-def test_evaluations_are_queued_at_once_where_jobs_may_not_submit(here, submit, cli, slurm):
-    spec = TINY.replace("seed: [0, 1]", "seed: [0]").replace("[4, 8]", "[4]")
-    code, _, err = submit(PROFILE + "submit_from_jobs: false\n", spec=spec)
-    assert code == 0, err
-    (submission,) = submissions(here)
-    by_class = {submission.array(n).resource["class"]: n for n in submission.arrays()}
-    assert set(by_class) == {"helper", "training", "evaluation"}
-    training, evaluation = (
-        submission.array(by_class[name]).tasks[0][0] for name in ("training", "evaluation")
-    )
-    assert training.stages == ("train:4",)
-    assert [stage.partition(":")[0] for stage in evaluation.stages] == ["evaluate"]
-    waits = slurm.show(submission.job(by_class["evaluation"]) or "")["Dependency"]
-    assert f"aftercorr:{submission.job(by_class['training'])}" in waits
-    slurm.until(slurm.idle, 200)
-    assert "nothing to do" in cli("plan", "little.yaml")[1]
-
-
 def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, slurm):
-    spec = TINY.replace("seed: [0, 1]", "seed: [0]").replace("[4, 8]", "[4]")
-    profile = PROFILE + "watchdog_minutes: 600\n"
-    code, _, err = submit(profile, "--watchdog", spec=spec)
+    """The evaluations wait from the start, as where jobs may not submit: what waits for a training that died goes with it."""
+    profile = PROFILE + "watchdog_minutes: 600\nsubmit_from_jobs: false\n"
+    code, _, err = submit(profile, "--watchdog", spec=ONE)
     assert code == 0, err
     (first,) = submissions(here)
 
@@ -193,9 +282,12 @@ def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, s
         known = [(s, n) for s in submissions(here) for n in s.arrays()]
         return [s.job(n) for s, n in known if s.array(n).resource["class"] == name]
 
-    (dog,), (training,) = of_class("watchdog"), of_class("training")
+    (dog,), (training,), (evaluation,) = map(of_class, ("watchdog", "training", "evaluation"))
+    tasks = [first.array(n).tasks[0][0].stages for n in first.arrays()[1:3]]
+    assert [[stage.partition(":")[0] for stage in stages] for stages in tasks] == [["train"], ["evaluate"]]
+    assert f"aftercorr:{training}" in slurm.show(evaluation)["Dependency"]
     assert slurm.show(dog)["JobState"] == "PENDING"
-    assert "a watchdog is in the queue already" in submit(profile, "--watchdog", spec=spec)[2]
+    assert "a watchdog is in the queue already" in submit(profile, "--watchdog", spec=ONE)[2]
     number = next(n for n in first.arrays() if first.array(n).resource["class"] == "training")
     slurm.until(lambda: (number, 0, 0) in first.started())
     os.kill(sealed.read_sealed(first.started()[number, 0, 0])["pid"], signal.SIGKILL)
@@ -203,15 +295,14 @@ def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, s
     slurm.call("scontrol", "update", f"JobId={dog}", "StartTime=now")
     slurm.until(lambda: len(of_class("watchdog")) == 2, 120)
     assert len(of_class("training")) == 2
-    slurm.until(
-        lambda: slurm.call("squeue", "-h", "-o", "%i %r").endswith("BeginTime"), 200
-    )  # the second alone
+    alone = ["BeginTime"]  # the second watchdog
+    slurm.until(lambda: slurm.call("squeue", "-h", "-o", "%r").splitlines() == alone, 200)
     slurm.call("scontrol", "update", f"JobId={of_class('watchdog')[1]}", "StartTime=now")
     slurm.until(slurm.idle, 120)
     assert len(of_class("watchdog")) == 2
     logs = "".join(path.read_text() for s in submissions(here) for path in s.logs.glob("*.out"))
     assert "nothing is left to watch" in logs, logs[-3000:]
-    assert "nothing to submit; 1 of 1 cell done" in submit(profile, spec=spec)[1]
+    assert "nothing to submit; 1 of 1 cell done" in submit(profile, spec=ONE)[1]
 
 
 def test_without_an_answer_of_slurm_nothing_is_submitted(here, submit, slurm):

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
-WORD = "appendix"
 FORMATS = ("md", "tex", "bib")
 
 

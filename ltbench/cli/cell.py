@@ -166,6 +166,8 @@ def _about(body: Mapping[str, Any]) -> str:
     text = f"{how['protocol']}, {sampling_text(how)}"
     if body["kind"] == "selection":
         return f"{text}: {body['chosen']:g} by {body['metric']}, {body['group']}"
+    if body["kind"] == "illustration":
+        return f"{text}: pictures of {', '.join(body['names'])}"
     return f"{text}, {how['samples']} images, seed {how['seed']}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,30 +27,37 @@ def show(name: str, changes: Sequence[str], json: bool, picture: Path | None) ->
     """Print counts, shares and origin of a data set and write a picture of its tail classes."""
     from ltbench import plugins
     from ltbench.datasets import build_dataset
+    from ltbench.datasets.listed import Listed
     from ltbench.groups import groups
 
     plugin = plugins.get("datasets", name)
     settings = {**plugin.defaults, **_parameters(changes, name, plugin.defaults)}
     data = build_dataset({"name": name, **settings})
-    counts = [int(count) for count in data.counts()]
-    ranked = groups(counts)
-    missing = data.missing()
     found = {
         "name": name,
         "parameters": settings,
         "file": str(plugin.path),
         "about": plugin.doc,
-        "missing": missing,
+        "missing": data.missing(),
         "data": _state(data),
         "channels": data.channels,
         "resolution": data.resolution,
+        "reference": data.reference_id,
+        "extractor": data.extractor,
+    }
+    if isinstance(data, Listed) and json and found["missing"] is not None and not data.has_counts():
+        # only the published list tells how many images of which class; how many in all is known
+        unknown = dict.fromkeys(("counts", "shares", "groups"))
+        dump({**found, **unknown, "classes": list(data.classes), "total": data.published})
+        return
+    counts = [int(count) for count in data.counts()]
+    ranked, missing = groups(counts), found["missing"]
+    found |= {
         "classes": list(data.classes),
         "counts": counts,
         "total": sum(counts),
         "shares": {key: sum(counts[k] for k in ids) / sum(counts) for key, ids in ranked.items()},
         "groups": {key: list(ids) for key, ids in ranked.items()},
-        "reference": data.reference_id,
-        "extractor": data.extractor,
     }
     if missing is None:
         found |= {
@@ -137,30 +145,38 @@ def _picture(data: Dataset, name: str, path: Path | None) -> Path:
 # --- preparing ---------------------------------------------------------------------------------------------------------
 
 
-def prepare(
-    name: str,
-    changes: Sequence[str],
-    json: bool,
-    root: Path | None,
-    download: bool,
-    workers: int | None,
-    pixels: Sequence[str],
-) -> None:
-    """Make a data set ready to train on: fetch it where asked, check it, decode it."""
+@dataclass(frozen=True)
+class How:
+    """What the command says of preparing. root: LTBENCH_DATA. source: where the data lies, to be linked."""
+
+    root: Path | None = None
+    source: Path | None = None
+    download: bool = False
+    checksums: bool = True
+    workers: int | None = None
+    pixels: Sequence[str] = ()
+
+
+def prepare(name: str, changes: Sequence[str], json: bool, how: How) -> None:
+    """Make a data set ready to train on: link or fetch it where asked, check it, decode it."""
     from ltbench import plugins
     from ltbench.datasets import build_dataset
     from ltbench.datasets.photos import Photos
 
-    if root is not None:
-        os.environ["LTBENCH_DATA"] = str(root.expanduser().resolve())
+    if how.root is not None:
+        os.environ["LTBENCH_DATA"] = str(how.root.expanduser().resolve())
     plugin = plugins.get("datasets", name)
     data = build_dataset({"name": name, **_parameters(changes, name, plugin.defaults)})
-    _provide(data, download)
+    if how.source is not None:
+        _link(data, how.source)
+    _provide(data, how.download)
+    if how.checksums:
+        _check(data)
     if not isinstance(data, Photos):
         say(f"{name} needs no preparing: its files are read as they are")
         found = {}
     else:
-        found = _decode(data, workers, pixels)
+        found = _decode(data, how.workers, how.pixels)
     made = {part: str(folder) for part, folder in found.items()}
     if json:
         dump({"name": name, "counts": data.counts(), "total": sum(data.counts()), "prepared": made})
@@ -168,6 +184,31 @@ def prepare(
     out(f"{name}: {sum(data.counts()):,} training images in {len(data.counts())} classes")
     for part, folder in made.items():
         out(f"  {part}: {folder}")
+
+
+def _link(data: Dataset, source: Path) -> None:
+    from ltbench.datasets.linking import link
+
+    root = os.environ.get("LTBENCH_DATA")
+    if not root:
+        raise EnvironmentProblem(
+            "LTBENCH_DATA is not set: nothing says where data goes", "set it, or give --root DIR"
+        )
+    for path in link(data, source, Path(root).expanduser(), lambda: _absent(data)):
+        say(f"{path} is {path.resolve()}")
+
+
+def _check(data: Dataset) -> None:
+    """Archives against their published sums, where a person put them there and something is to be made of them."""
+    from ltbench.datasets.checksums import check
+    from ltbench.datasets.photos import Photos
+    from ltbench.download import Bar
+
+    root = os.environ.get("LTBENCH_DATA")
+    if not root or (isinstance(data, Photos) and data.is_prepared()):
+        return  # nothing is made of them any more
+    folder = Path(root).expanduser()
+    check(data.assets(folder), data.source() if isinstance(data, Photos) else (), folder, Bar, say)
 
 
 def _decode(data: Photos, workers: int | None, pixels: Sequence[str]) -> dict[str, Path]:
@@ -183,12 +224,11 @@ def _decode(data: Photos, workers: int | None, pixels: Sequence[str]) -> dict[st
 
 def _provide(data: Dataset, download: bool) -> None:
     """The data's files in their places, downloaded where asked; else an error that says what there is to get."""
-    from ltbench.datasets.photos import Photos
     from ltbench.download import Bar, fetch
 
     root = os.environ.get("LTBENCH_DATA")
     assets = data.assets(Path(root).expanduser()) if root else []
-    missing = _source(data) if isinstance(data, Photos) else data.missing()
+    missing = _absent(data)
     if missing is None:
         return
     for asset in assets:
@@ -198,15 +238,18 @@ def _provide(data: Dataset, download: bool) -> None:
     for asset in assets:
         got = fetch(asset, Bar(asset.name))
         say(f"{got.path}: {got.bytes:,} bytes, sha256 {got.sha256}")
-    missing = _source(data) if isinstance(data, Photos) else data.missing()
+    missing = _absent(data)
     if missing is not None:
         raise EnvironmentProblem(missing)
 
 
-def _source(data: Photos) -> str | None:
+def _absent(data: Dataset) -> str | None:
     """Why the files are not there; None where they are, or nobody needs them any more."""
+    from ltbench.datasets.photos import Photos
     from ltbench.datasets.prepared import PARTS
 
+    if not isinstance(data, Photos):
+        return data.missing()
     if all(data.place.part(part, "pixels") for part in PARTS):
         return None
     try:

@@ -47,14 +47,19 @@ def look(
     ask: bool,
     retry_failed: bool,
     house: Store | None = None,
+    elsewhere: bool = False,
 ) -> Looked:
-    """Ask what can run here, plan, and say what cannot. Raises EnvironmentProblem for missing data or weights."""
+    """Ask what can run here, plan, and say what cannot. elsewhere: it is not to run here, and the caller sees to what is missing.
+
+    Raises EnvironmentProblem for missing data or weights.
+    """
     from ltbench import caches
     from ltbench import plan as plans
     from ltbench.cli import asking, planning, stores, targets
 
     cells = targets.cells_of(benchmark, filters)
-    _refuse_missing_data(cells)
+    if not elsewhere:
+        _refuse_missing_data(cells)
     house = stores.open_store(write=True) if house is None else house
     caches.use(house.scratch)
     for line in planning.recipe_lines(benchmark):

@@ -275,6 +275,8 @@ def _pairs(parts: Sequence[Part], protocol: str | None) -> Pairs:
     for part in parts:
         for key, evaluations in part.evaluations.items():
             for evaluation in evaluations:
+                if "illustrate" in evaluation:
+                    continue  # what is made of own milestones only
                 pair = (part.data[key].settings, evaluation)
                 found.setdefault(canonical_json(pair), pair)
     known = sorted({evaluation["protocol"] for _, evaluation in found.values()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ltbench.canonical import canonical_json
@@ -39,6 +41,30 @@ def gather(found: Plan, store: Store) -> Inputs:
     )
 
 
+def gather_all(plans: Sequence[Plan], store: Store, name: str) -> Inputs:
+    """One report's inputs from several benchmarks; a record or a damaged file that they share counts once."""
+    found = [gather(plan, store) for plan in plans]
+    records = {id_: record for each in found for id_, record in _by_place(each.records)}
+    externals = {id_: record for each in found for id_, record in _by_place(each.externals)}
+    return replace(
+        found[0],
+        name=name,
+        planned=[cell for each in found for cell in each.planned],
+        records=list(records.values()),
+        externals=list(externals.values()),
+        states={cell: state for each in found for cell, state in each.states.items()},
+        problems=list(dict.fromkeys(line for each in found for line in each.problems)),
+    )
+
+
+def _by_place(records: Sequence[Any]) -> list[tuple[tuple[Any, ...], Any]]:
+    """Records of one body may stand in two attempts, and each has its own envelope."""
+    return [
+        ((record["digest"], record["body"]["run"], (record.get("envelope") or {}).get("attempt")), record)
+        for record in records
+    ]
+
+
 def _externals(found: Plan, store: Store) -> list[dict[str, Any]]:
     """Records of what was not trained here, of the benchmark's data sets and protocols."""
     cells = [item.cell for item in found.cells]
@@ -71,7 +97,9 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
         "part_title": title,
         "settings": cell.settings,
         "milestones": list(cell.milestones),
-        "evaluations": [{"id": key, **value} for key, value in cell.evaluations.items()],
+        "evaluations": [
+            {"id": key, **value} for key, value in cell.evaluations.items() if "illustrate" not in value
+        ],
         "unsupported": unsupported.get(cell.id),
         "recipe": cell.recipe,
     }

@@ -91,6 +91,20 @@ def datasets(
     download: Annotated[
         bool, typer.Option("--download", help="prepare: fetch what is missing, where programs may.")
     ] = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="prepare: where the archive or folder lies; it is linked into LTBENCH_DATA, not copied.",
+        ),
+    ] = None,
+    checksums: Annotated[
+        bool,
+        typer.Option(
+            "--checksums/--no-checksums", help="prepare: compare archives with their published sums, once."
+        ),
+    ] = True,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="prepare: processes that decode. [all cores]")
     ] = None,
@@ -105,7 +119,7 @@ def datasets(
 ) -> None:
     """List the data sets; show one: images per class, group shares, where it lies, a picture of its tail; prepare one.
 
-    `prepare` finds the archives or folders in LTBENCH_DATA (or downloads them), checks them, and decodes the images that training
+    `prepare` finds the archives or folders in LTBENCH_DATA (or links them from elsewhere, or downloads them), checks them, and decodes the images that training
     sees into one file that is mapped ever after. Stopped, it goes on where it was. Prepared before, it checks every byte.
 
     \b
@@ -113,18 +127,21 @@ def datasets(
       python harness.py datasets
       python harness.py datasets fashion_mnist --set resolution=16
       python harness.py datasets prepare tiny_imagenet_lt --root ~/data --download
+      python harness.py datasets prepare imagenet_lt --from /archive/ILSVRC2012
     """
     from ltbench.cli import dataset
 
     place(plugins=plugins)
     verb, *rest = words or [""]
     if verb == "prepare" and len(rest) == 1:
-        dataset.prepare(rest[0], set_ or [], json, root, download, workers, pixels or [])
+        how = dataset.How(root, from_, download, checksums, workers, tuple(pixels or ()))
+        dataset.prepare(rest[0], set_ or [], json, how)
         return
     if verb == "prepare" or rest:
         raise UsageError(f"datasets {' '.join(words or [])}: one name at a time", "or: datasets prepare NAME")
-    if root is not None or download or workers is not None or pixels:
-        raise UsageError("--root, --download, --workers and --pixels go with `datasets prepare NAME`")
+    if root is not None or from_ is not None or download or not checksums or workers is not None or pixels:
+        options = "--root, --from, --download, --no-checksums, --workers and --pixels"
+        raise UsageError(f"{options} go with `datasets prepare NAME`")
     if not verb:
         _list_or_show("datasets", None, json, no_import)
         return

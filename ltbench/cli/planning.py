@@ -241,9 +241,14 @@ def _print_cells(found: Plan, cost: GridCost) -> None:
     several, machine = len(found.spec.parts) > 1, cost.machine
     timed = ("jobs",) if machine.limit is not None else ()
     figures = (machine.unit, "wall", *timed, "store", "scratch", "files")
+    # one reason for all of them stands above already
+    why = ("why",) if len({item.reason for item, _ in cost.cells}) > 1 else ()
     table(
-        ("cell", "label", "seed", "state", "records", *figures, "figure is", "why"),
-        ((*_line(item, several), *_cost(each, machine), _why(item)) for item, each in cost.cells),
+        ("cell", "label", "seed", "state", "records", *figures, "figure is", *why),
+        (
+            (*_line(item, several), *_cost(each, machine), *([_why(item)] * len(why)))
+            for item, each in cost.cells
+        ),
         right=("records", *figures),
         keep=("cell", "records", *figures),
     )

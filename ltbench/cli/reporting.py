@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,30 +22,44 @@ from ltbench.cli.output import console, dump, out, say
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from ltbench.cli.definitions import Asked
     from ltbench.plan import Plan
     from ltbench.report.build import Report
-    from ltbench.report.definition import Definition
     from ltbench.store import Store
 
 BUILD = Path("reports/build")
+APPENDIX = "appendix"
 
 
 def report(
     spec: Annotated[
         str,
         typer.Argument(
-            metavar="[appendix] SPEC", help="A spec: its path, or the name of a file in benchmarks/."
+            metavar="[appendix] NAME",
+            help="A definition in reports/ (table1), or a spec: its path or a name in benchmarks/.",
         ),
     ],
     of: Annotated[str | None, typer.Argument(hidden=True)] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", metavar="md,tex,csv,html,png", help="Which files. [all]")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="md,tex,csv,html,png,pdf,svg",
+            help="Which files; pdf and svg are the figures. [all but these two]",
+        ),
     ] = None,
     as_: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="A definition in reports/. [the spec's own, else summary]"),
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Also the differences from the published numbers, with verdicts.")
+    ] = False,
+    fail_on: Annotated[
+        Literal["drift"] | None,
+        typer.Option(
+            "--fail-on", help="drift: exit 3 where ours is outside the tolerance of a published number."
+        ),
     ] = None,
     lock: Annotated[
         Path | None,
@@ -67,122 +82,143 @@ def report(
     scratch: ScratchAt = None,
     plugins: Plugins = None,
 ) -> None:
-    """Print a benchmark's table and write it as Markdown, LaTeX, CSV, HTML and figures.
+    """Print a table and write it as Markdown, LaTeX, CSV, HTML and figures.
 
-    Reads the store only: it works at any moment, on any machine that has a copy, and says what is missing.
+    NAME is a definition in reports/, which names its benchmarks, or a benchmark. Reads the store only: it works at any moment, on any
+    machine that has a copy, and says what is missing. Published numbers are there before anything has run.
 
     \b
     Example:
-      python harness.py report quickstart
+      python harness.py report table1 --paper
       python harness.py report quickstart --format md,tex --out paper/tables
       python harness.py report appendix quickstart
       python harness.py report quickstart --lock paper.lock
       python harness.py report quickstart --check paper.lock
     """
-    from ltbench import plan as plans
-    from ltbench.cli import appending, locking, memory, stores, targets
+    from ltbench.cli import definitions, locking, memory, stores
 
-    wanted = _what(spec, of)
     locking.one_of(lock, check)
     place(store, scratch, plugins)
-    plain = of is None and lock is None and check is None
+    if spec == APPENDIX and of is not None:
+        _appendix(of, as_, set_ or [], with_ or [], filter_ or [], format_, out_dir, json)
+        return
+    if of is not None:
+        raise UsageError(
+            f"report takes one name, not {spec} and {of}", "`report appendix SPEC` has two words"
+        )
+    plain = lock is None and check is None and fail_on is None
     if plain and memory.recall():
         return
     with memory.remembering() as seen:
-        benchmark = targets.load(wanted, set_ or [], with_ or [])
+        asked = definitions.asked(spec, as_)
         house = stores.open_store(write=False)
-        cells = targets.cells_of(benchmark, filter_ or [])
-        if of is not None:
-            paths = appending.write(benchmark, cells, house, out_dir or BUILD / benchmark.name, format_)
-            _say_files(benchmark.name, paths, json)
-            return
-        found = plans.plan(benchmark, house, cells)
-        made = build(found, house, format_, as_, out_dir, quiet=json)
+        found = [plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks]
+        made = build(found, house, format_, asked, out_dir, quiet=json, paper=paper or fail_on is not None)
         moved = locking.settle(made, as_, lock, check, quiet=json)
         if json:
             files = {name: str(path) for name, path in made.paths.items()}
-            dump(
-                {"name": benchmark.name, "files": files, **({} if moved is None else {"moved": moved.lines})}
-            )
-    if plain and set(found.counts()) <= {"done", "n/a"}:  # whatever else may change without a file changing
-        seen.also(*_places(wanted, as_ or benchmark.name))
+            name = asked.name or made.table.name
+            dump({"name": name, "files": files, **({} if moved is None else {"moved": moved.lines})})
+    if plain and all(set(each.counts()) <= {"done", "n/a"} for each in found):
+        # Whatever is not done may change without a file changing that was read.
+        for name in asked.benchmarks:
+            seen.also(*_places(name, as_ or spec))
         seen.keep(list(made.paths.values()))
     if moved:
         raise typer.Exit(3)
+    if fail_on is not None:
+        definitions.fail_on_drift(made.table)
 
 
 def _places(spec: str, definition: str) -> list[Path]:
     """Where a spec or a definition of these names could come to lie, and would then be the one that is meant."""
     from ltbench.cli.specs import CHECKOUT
 
-    named = [Path(spec), *(root / "benchmarks" / f"{spec}.yaml" for root in (Path(), CHECKOUT))]
-    return named + [
-        root / "reports" / f"{name}.yaml" for root in (Path(), CHECKOUT) for name in (definition, "summary")
-    ]
+    roots, names = (Path(), CHECKOUT), (Path(spec).stem, Path(definition).stem, "summary")
+    specs = [Path(spec), *(root / "benchmarks" / f"{Path(spec).stem}.yaml" for root in roots)]
+    return specs + [root / "reports" / f"{name}.yaml" for root in roots for name in names]
 
 
-def _say_files(name: str, paths: Mapping[str, Path], json: bool) -> None:
+def _appendix(
+    name: str,
+    as_: str | None,
+    changes: Sequence[str],
+    methods: Sequence[str],
+    filters: Sequence[str],
+    formats: str | None,
+    folder: Path | None,
+    json: bool,
+) -> None:
+    """Write the appendix of every benchmark of a report."""
+    from ltbench.cli import appending, definitions, stores, targets
+
+    house, paths = stores.open_store(write=False), {}
+    for each in definitions.asked(name, as_).benchmarks:
+        spec = targets.load(each, changes, methods)
+        made = appending.write(
+            spec, targets.cells_of(spec, filters), house, folder or BUILD / spec.name, formats
+        )
+        paths |= {f"{spec.name}:{kind}": str(path) for kind, path in made.items()}
     if json:
-        dump({"name": name, "files": {kind: str(path) for kind, path in paths.items()}})
+        dump({"name": name, "files": paths})
         return
     for path in paths.values():
-        out(str(path))
+        out(path)
 
 
-def _what(spec: str, of: str | None) -> str:
-    """The spec that was meant. `report appendix` alone is the report of a spec of that name."""
-    from ltbench.cli.appending import WORD
+def plans_of(
+    spec: str, store: Store, changes: Sequence[str], methods: Sequence[str], filters: Sequence[str]
+) -> Plan:
+    """The plan of a benchmark as the flags change it."""
+    from ltbench import plan as plans
+    from ltbench.cli import targets
 
-    if of is not None and spec != WORD:
-        raise UsageError(
-            f"report takes one spec, not {spec} and {of}", "`report appendix SPEC` has two words"
-        )
-    return spec if of is None else of
+    benchmark = targets.load(spec, changes, methods)
+    return plans.plan(benchmark, store, targets.cells_of(benchmark, filters))
 
 
 def build(
-    found: Plan,
+    found: Plan | Sequence[Plan],
     store: Store,
     formats: str | None = None,
-    definition: str | None = None,
+    asked: Asked | None = None,
     folder: Path | None = None,
     *,
     quiet: bool = False,
+    paper: bool = False,
 ) -> Report:
-    """Write the report, print its table (stdout; not if `quiet`) and its files (stderr)."""
-    from ltbench.cli.inputs import gather
-    from ltbench.report.build import FORMATS, fetch_from, write_report
+    """Write the report, print its table (stdout; not if `quiet`) and its files (stderr).
 
-    wanted = tuple(formats.replace(" ", "").split(",")) if formats else FORMATS
+    `asked`: which definition under which name; without it the benchmark's own, else `summary`. `paper`: with verdicts.
+    """
+    from ltbench.cli import definitions
+    from ltbench.cli.inputs import gather_all
+    from ltbench.report.build import PICTURES, USUAL, fetch_from, write_report
+    from ltbench.report.figure_kinds import ILLUSTRATED
+
+    plans = [found] if not isinstance(found, Sequence) else found
+    asked = asked or definitions.of_benchmark(plans[0].spec.name)
+    wanted = tuple(formats.replace(" ", "").split(",")) if formats else USUAL
+    name = asked.name or plans[0].spec.name
     made = write_report(
-        gather(found, store),
-        _definition(found.spec.name, definition),
+        definitions.with_published(gather_all(plans, store, name), asked.definition),
+        asked.definition,
         fetch_from(store),
-        folder or BUILD / found.spec.name,
+        folder or BUILD / name,
         wanted,
+        verdicts=paper,
     )
     if not quiet:
         made.terminal(console())
         out()
     for name, path in made.paths.items():
-        if not name.startswith("png:"):
+        if ":" not in name:
             say(f"{name:5} {path}")
-    pictures = [path for name, path in made.paths.items() if name.startswith("png:")]
-    if pictures:
-        say(f"png   {pictures[0].parent}/ ({len(pictures)} figures)")
+    for kind in PICTURES:
+        pictures = [path for name, path in made.paths.items() if name.startswith(f"{kind}:")]
+        if pictures:
+            say(f"{kind:5} {pictures[0].parent}/ ({len(pictures)} figures)")
+    needs = [kind for kind in made.absent if kind in ILLUSTRATED]
+    if needs:
+        say(f"not drawn: {', '.join(needs)}; `evaluate SPEC --add 'illustrate: tail'` makes what they show")
     return made
-
-
-def _definition(benchmark: str, name: str | None) -> Definition:
-    """reports/NAME.yaml here or in the checkout: the asked-for one, else the benchmark's own, else `summary`."""
-    from ltbench.cli.specs import CHECKOUT
-    from ltbench.report.definition import load_definition
-
-    folders = (Path("reports"), CHECKOUT / "reports")
-    for wanted in (name,) if name else (benchmark, "summary"):
-        for folder in folders:
-            file = folder / f"{wanted}.yaml"
-            if file.is_file():
-                return load_definition(file)
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    raise UsageError(f"--as {name}: there is no reports/{name}.yaml", f"there are {', '.join(known)}")

@@ -41,6 +41,7 @@ CLASSES = (
     "data",
     "plugin",
     "code",
+    "no-progress",
     *NAMED_ONLY,
 )
 

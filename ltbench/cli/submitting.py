@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,14 +23,14 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.cli.targets import name_of
-from ltbench.errors import EnvironmentProblem, UsageError
+from ltbench.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from ltbench.cli.due import Looked
+    from ltbench.cost.estimate import GridCost
     from ltbench.launch.slurm.layout import Entry
     from ltbench.launch.slurm.resources import Wanted
     from ltbench.launch.slurm.submit import Flight, Sender
-    from ltbench.plan import Plan, Work
     from ltbench.profiles import Profile
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
@@ -110,7 +110,7 @@ class Asked:
 
 def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     """Look, divide, say, submit; the exit code."""
-    from ltbench.cli import stores
+    from ltbench.cli import refusing, stores
     from ltbench.cli.due import due_work, look
     from ltbench.launch.slurm import resources, sbatch, watchdog
     from ltbench.launch.slurm import submit as slurm
@@ -118,18 +118,21 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
 
     house = stores.open_store(write=not asked.dry_run)
     flight = _flight(house, asked)
-    looked = look(benchmark, asked.filters, ask=asked.ask, retry_failed=asked.retry_failed, house=house)
+    more = {"ask": asked.ask, "retry_failed": asked.retry_failed, "house": house}
+    looked = look(benchmark, asked.filters, **more, elsewhere=True)
     found, skipped = looked.found, looked.skipped
     if asked.round:
         skipped |= watchdog.left_alone(found, slurm.cancelled_cells(house.scratch))
     due = due_work(found, skipped)
-    _refuse(due, profile)
+    refusing.unable(due, profile)
+    refusing.large(due, profile, house)
+    refusing.missing(due, asked.spec, only_say=asked.dry_run)
     work = flight.rest(with_helpers(found, flight.rest(due), looked.house.scratch))
     limit, source = sbatch.max_array_size(profile) if work else (1, "")
     labels = [name_of(item.cell, benchmark) for item in work]
     wanted, late = resources.arrays(work, labels, profile, limit, flight.training)
-    cost = _cost(looked, profile, wanted)
-    _check_hours(cost, asked.max_hours)
+    cost = refusing.cost_of(looked, profile, wanted)
+    refusing.hours(cost, asked.max_hours)
     if asked.dry_run:
         return _dry_run(looked, profile, asked, wanted, late, cost, f"{limit} elements at most ({source})")
     jobs, sender = _send(looked, profile, asked, wanted) if wanted else ([], None)
@@ -151,73 +154,6 @@ def _flight(house: Store, asked: Asked) -> Flight:
     for line in flight.adopted:
         say(f"found in the queue, and taken over from a command that was killed: {line}")
     return flight
-
-
-# --- what is refused ----------------------------------------------------------------------------------------------------
-
-
-def _refuse(work: Sequence[Work], profile: Profile) -> None:
-    """What the profile's machines cannot do. Raises UsageError."""
-    from ltbench.cli.running import Pool
-
-    training = profile.resources("training")
-    Pool(None, None, None, training.ranks, None).refuse_uneven([item.cell for item in work])
-    wants = {item.cell.label for item in work if item.cell.settings["train"]["precision"] == "bf16"}
-    if wants and training.gpus and not training.bf16:
-        raise UsageError(
-            f"the profile says that its GPUs do not compute in bf16, which {', '.join(sorted(wants)[:3])} would use",
-            "use train.precision=fp32 (another cell), or another partition",
-        )
-
-
-def _cost(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> Any:
-    """The estimate for what is to be submitted; None where this program has none."""
-    import importlib.util
-
-    if (
-        importlib.util.find_spec("ltbench.cost") is None
-        or importlib.util.find_spec("ltbench.cli.costing") is None
-    ):
-        return None
-    from ltbench.cli import costing  # pyright: ignore[reportAttributeAccessIssue]
-    from ltbench.cost.machine import Machine, cpu_name  # pyright: ignore[reportMissingImports]
-
-    asked = profile.resources("training")
-    slots = min(asked.at_once or len(looked.cells), max(1, sum(len(each.indices) for each in wanted)))
-    device = (asked.gpu_type or "gpu") if asked.gpus else cpu_name()
-    machine = Machine(device, asked.cores // asked.ranks, asked.ranks, max(1, slots), asked.time * 60.0)
-    cost, bad = costing.cost_of(_only(looked.found, wanted), looked.house, machine)
-    for line in bad:
-        say(f"note: {line}")
-    return cost
-
-
-def _only(found: Plan, wanted: Sequence[Wanted]) -> Plan:
-    """The plan of what is to be submitted now."""
-    ours = {(entry.cell, stage) for each in wanted for entry in each.cells() for stage in entry.stages}
-    trains = {cell for cell, stage in ours if stage.startswith("train:")}
-    cells = []
-    for item in found.cells:
-        due = tuple(
-            each
-            for each in item.due
-            if (item.cell.id, each.stage) in ours
-            or (each.stage.startswith("train:") and item.cell.id in trains)
-        )
-        cells.append(replace(item, due=due))
-    return replace(found, cells=tuple(cells))
-
-
-def _check_hours(cost: Any, most: float | None) -> None:
-    if most is None:
-        return
-    if cost is None:
-        raise UsageError("--max-gpu-hours cannot be checked: costs are not estimated here", "leave it out")
-    if cost.hours > most:
-        raise UsageError(
-            f"this is estimated at {cost.hours:,.1f} {cost.machine.unit}; --max-gpu-hours allows {most:,.1f}",
-            "choose cells by --filter, or allow more; --dry-run shows the figures",
-        )
 
 
 # --- submitting -----------------------------------------------------------------------------------------------------------
@@ -323,7 +259,7 @@ def _dry_run(
     asked: Asked,
     wanted: Sequence[Wanted],
     late: Sequence[Entry],
-    cost: Any,
+    cost: GridCost,
     limit: str,
 ) -> int:
     """Print the scripts and what they would start; 0."""
@@ -343,7 +279,7 @@ def _dry_run(
             {
                 **_summary(looked, wanted, late),
                 "scripts": texts,
-                "cost": cost.json() if cost is not None else None,
+                "cost": cost.json(),
             }
         )
         return 0
@@ -355,16 +291,13 @@ def _dry_run(
         shown.add(kind)
     _print(wanted, profile)
     _late(late)
-    out(f"files of the submission: {1 + 2 * len(wanted)}; arrays have {limit}")
-    if cost is None:
-        out("GPU-hours, bytes and files of the cells: not estimated")
-    else:
-        _show_cost(cost, profile, asked.spec)
+    out(f"files of the submission: {2 + len(wanted)}; arrays have {limit}")
+    _show_cost(cost, profile, asked.spec)
     return 0
 
 
-def _show_cost(cost: Any, profile: Profile, spec: str) -> None:
-    from ltbench.cli import costing  # pyright: ignore[reportAttributeAccessIssue]
+def _show_cost(cost: GridCost, profile: Profile, spec: str) -> None:
+    from ltbench.cli import costing
 
     costing.show_cost(cost, spec)
     for word, needed, quota in (

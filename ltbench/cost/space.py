@@ -97,6 +97,8 @@ class Kept:
         body += 450 * rows + 57 * classes * metrics + self.data.names + 20 * classes
         shown = min(SHOWN_CLASSES, classes) * min(TILES, max(1, int(evaluation["samples"]) // classes))
         record = Space(body + CIRCUMSTANCES + _evaluation_code(), 1)
+        if "illustrate" in evaluation:
+            return record + self._illustration(evaluation["illustrate"])
         if "search" in evaluation:  # every round is a record, and the choice
             return (
                 record * len(rounds(evaluation))
@@ -112,6 +114,17 @@ class Kept:
         return Space(described + stages * (342 + 207), 2 + 2 * stages) + self._picture(
             TILES * min(SHOWN_CLASSES, self.data.classes)
         )  # of real images
+
+    def _illustration(self, how: Mapping[str, Any]) -> Space:
+        """Samples, real images and two sheets of neighbours as pictures; a map of each class and the frames as arrays."""
+        classes, images = len(how["classes"]), int(how["images"])
+        sheets = (3 + 2) * classes * (1 + int(how["neighbours"]))
+        maps = Space(classes * (300 + 100 + images) * (2 * 64 + 9), classes)
+        frames = Space(min(FACT_LIMIT, 4 * 8 * 2 * self.data.pixels), 1)
+        tiles = TILES * classes
+        return (
+            self._picture(tiles) + self._picture(tiles) + self._picture(sheets) + maps + frames + Space(0, 1)
+        )
 
     def _picture(self, tiles: int) -> Space:
         """A PNG of so many images, at worst as large as they are; halved until it fits."""

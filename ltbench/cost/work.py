@@ -14,7 +14,7 @@ from ltbench import plugins, vaes
 from ltbench.canonical import canonical_json
 from ltbench.cost.size import Shape
 from ltbench.extractors import extractors
-from ltbench.protocols import DDPM_STEPS, OF_TRAINING, at_guidance
+from ltbench.protocols import OF_TRAINING, at_guidance
 
 DOPRI5_CALLS = (
     60  # assumed where no record tells: measured ones lie between 40 and 120, by network and tolerance
@@ -83,7 +83,7 @@ def calls(sampler: str, steps: int | None, last_step: str | None = None) -> int 
     if sampler in ("sde-euler", "sde-heun"):
         each = 2 if sampler == "sde-heun" else 1
         return each * (steps - 1) + (last_step not in (None, "none"))
-    return DDPM_STEPS if sampler == "ddpm" else steps
+    return steps
 
 
 def rows_per_image(evaluation: Mapping[str, Any]) -> float | None:

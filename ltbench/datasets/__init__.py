@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 ASSETS = Path(__file__).resolve().parent / "assets"
+HASH_BYTES = 16 << 20  # of pixels that are looked at a time when images are hashed
 
 
 # A plugin is the ordinary module ltbench.datasets.NAME: it pickles, and works under fork, spawn and forkserver.
@@ -76,7 +77,9 @@ class Images:
         if self.digest:
             return self.digest
         digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images).tobytes())
+        step = max(1, HASH_BYTES // max(1, self.images[:1].nbytes))
+        for first in range(0, len(self.images), step):  # a memory map is never in memory whole
+            digest.update(np.ascontiguousarray(self.images[first : first + step]).data)
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -135,6 +138,17 @@ class Dataset(ABC):
 
     def assets(self, root: Path) -> list[Asset]:
         """The files that the data is in as published, with their places below `root` (LTBENCH_DATA). Reads nothing."""
+        return []
+
+    def unprepared(self) -> str | None:
+        """The command that makes it ready, where its files are here and have only to be prepared; else None."""
+        return None
+
+    def homes(self) -> list[str]:
+        """Names of files and folders below LTBENCH_DATA that it reads, its folder first; none: it reads nothing from outside.
+
+        A set of several archives that lie together names the one folder of theirs.
+        """
         return []
 
     def sha256(self) -> str:

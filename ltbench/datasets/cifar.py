@@ -97,6 +97,9 @@ class Cifar(Dataset):
     def holdout(self) -> Images:
         return self._holdout
 
+    def homes(self) -> list[str]:
+        return [self.source.folder, self.source.archive]
+
     def assets(self, root: Path) -> list[Asset]:
         source = self.source
         return [

@@ -37,7 +37,7 @@ class Decoder:
 
     def __call__(self, data: bytes, where: str) -> np.ndarray:
         """Raises EnvironmentProblem naming the file where it cannot be decoded or has more than 8 bits."""
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
         try:
             with Image.open(io.BytesIO(data)) as file:
@@ -47,8 +47,10 @@ class Decoder:
                 image = on_white(image) if self.white else image
                 plain = image.convert("RGB" if self.channels == 3 else "L")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            # Pillow names the object in memory that it was given
+            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
             raise EnvironmentProblem(
-                f"{where}: not a usable image: {error}",
+                f"{where}: not a usable image: {reason}",
                 "replace it with an 8-bit image that opens, or remove it",
             ) from None
         pixels = np.asarray(self._sized(plain))

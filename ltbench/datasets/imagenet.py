@@ -16,7 +16,15 @@ from ltbench.datasets.photos import Asset, LongTailed, class_list
 from ltbench.datasets.pictures import Pictures, by_class, by_list, gather
 from ltbench.datasets.prepared import stream, stream_sha256
 
-BASES = ("imagenet", "ILSVRC2012", "ILSVRC", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC", ".")
+BASES = (
+    "imagenet",
+    "ILSVRC2012",
+    "ILSVRC",
+    "ILSVRC/Data/CLS-LOC",
+    "imagenet/ILSVRC/Data/CLS-LOC",
+    "imagenet/Data/CLS-LOC",
+    ".",
+)
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 HOME = "https://image-net.org/download"
 IN_CLASS = r"(?:^|/)(?P<cls>n\d{8})/(?P<file>[^/]+\.JPEG)$"
@@ -56,9 +64,12 @@ class ImageNet(LongTailed):
             raise EnvironmentProblem(
                 f"{self.title} was not found: no {absent}, no folder of it ({', '.join(map(str, looked)) or 'LTBENCH_DATA is not set'})",
                 f"register at {HOME}; put or link {TRAIN}, {VAL} and {DEVKIT}.tar.gz, or the folders train/ and val/, into "
-                "LTBENCH_DATA/imagenet",
+                "LTBENCH_DATA/imagenet, or name their folder: datasets prepare --from PATH",
             )
         return [train, val]
+
+    def homes(self) -> list[str]:
+        return ["imagenet"]
 
     def assets(self, root: Path) -> list[Asset]:
         folder, terms = root / "imagenet", "ImageNet's terms of access: non-commercial research and education"

@@ -45,6 +45,13 @@ class Listed(LongTailed):
         chosen = np.array([rows[key] for key in self._keys], np.int64)
         return whole.take(chosen[np.argsort(whole.labels[chosen], kind="stable")])
 
+    def has_counts(self) -> bool:
+        """Whether the list is here, or the set is prepared."""
+        try:
+            return bool(self.counts())
+        except EnvironmentProblem:
+            return False
+
     def missing(self) -> str | None:
         try:
             self.counts()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ltbench import plugins
 from ltbench.datasets import ASSETS, Asset, Dataset, EnvironmentProblem, Images, data_folders
 from ltbench.datasets.decode import Decoder
 from ltbench.datasets.longtail import select
@@ -67,9 +68,22 @@ class Photos(Dataset):
     def holdout(self) -> Images:
         return self._holdout
 
+    def is_prepared(self) -> bool:
+        """Whether all parts are, as pixels or as lists."""
+        return all(self.place.part(name, "pixels") or self.place.part(name, "files") for name in PARTS)
+
+    def unprepared(self) -> str | None:
+        if self.is_prepared() or not self.needs_preparing:
+            return None
+        try:
+            self.source()
+        except EnvironmentProblem:
+            return None
+        return self.command()
+
     def missing(self) -> str | None:
         """None also for a prepared set whose source is gone, as long as nobody asks for what only the source has."""
-        if all(self.place.part(name, "pixels") or self.place.part(name, "files") for name in PARTS):
+        if self.is_prepared():
             return None
         try:
             self.source()
@@ -79,7 +93,9 @@ class Photos(Dataset):
 
     def command(self) -> str:
         """What prepares this set."""
-        settings = "".join(f" --set {key}={_word(value)}" for key, value in self.parameters.items())
+        usual = plugins.get("datasets", self.name).defaults
+        given = {key: value for key, value in self.parameters.items() if usual.get(key) != value}
+        settings = "".join(f" --set {key}={_word(value)}" for key, value in given.items())
         return f"python harness.py datasets prepare {self.name}{settings}"
 
     @cached_property
@@ -109,7 +125,7 @@ class Photos(Dataset):
         return Images(made.images[:], made.labels, made.index)
 
     def _unprepared(self) -> str:
-        return f"data set '{self.name}' is not prepared here\n  run: {self.command()}"
+        return f"data set '{self.name}' is not prepared here; run: {self.command()}"
 
 
 class LongTailed(Photos):

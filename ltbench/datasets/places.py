@@ -55,8 +55,11 @@ class Places(LongTailed):
         raise EnvironmentProblem(
             f"{self.title} was not found ({looked})",
             f"get it at {HOME}; put or link {EASY}, packed or unpacked, into LTBENCH_DATA/places365 (or "
-            f"{FORMS[2][0]}, {FORMS[2][1]} and {LISTS})",
+            f"{FORMS[2][0]}, {FORMS[2][1]} and {LISTS}), or name their folder: datasets prepare --from PATH",
         )
+
+    def homes(self) -> list[str]:
+        return ["places365"]
 
     def assets(self, root: Path) -> list[Asset]:
         terms = "Places' terms of use: non-commercial research and education"

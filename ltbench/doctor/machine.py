@@ -23,7 +23,7 @@ from ltbench.launch.devices import cores
 PYTHON = (3, 11)
 # What no verb that trains or reports can do without, each with its lower bound (pyproject.toml; a test compares the two).
 NEEDED = {
-    "torch": "2.6", "numpy": "1.26", "safetensors": "0.4.3", "torchdiffeq": "0.2.3", "pydantic": "2.7", "submitit": "1.5.2",
+    "torch": "2.6", "numpy": "1.26", "safetensors": "0.4.3", "torchdiffeq": "0.2.3", "pydantic": "2.7", "submitit": "1.5.2", "scipy": "1.11",
     "pyyaml": "6", "typer": "0.12", "rich": "13", "pandas": "2", "matplotlib": "3.8", "seaborn": "0.13", "jinja2": "3.1",
     "scikit-learn": "1.4", "pillow": "10.1",
 }  # fmt: skip

@@ -12,7 +12,6 @@ an interrupted run goes on with the next one; every block is checked against its
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from ltbench.canonical import digest
 from ltbench.collect import Preempted
 from ltbench.errors import LtbenchError
 from ltbench.latents.codec import BATCH, Codec
-from ltbench.shards import Shards
+from ltbench.shards import Shards, map_arrays
 
 BLOCK = 4096  # images per file: 128 MB at 256 px, and what a kill may cost
 # What happens to pixels before and to moments after the encoder. Part of every cache's identity.
@@ -80,7 +79,7 @@ def moments_of(
         how.progress(min(len(images), (number + 1) * how.block))
     manifest = {**identity, "weights": vae, "blocks": [path.name for path in paths]}
     _sign(place.root / content / "manifest.json", manifest, device)
-    return Moments([mapped(path, "moments") for path in paths], vae, content)
+    return Moments([map_arrays(path)["moments"] for path in paths], vae, content)
 
 
 def _encode(images: np.ndarray, first: int, how: Encoding) -> np.ndarray:
@@ -123,13 +122,3 @@ def _sign(path: Path, manifest: dict[str, Any], device: str) -> None:
     except (OSError, ValueError):
         pass
     files.replace(path, json.dumps({**manifest, "device": device}, indent=1).encode())
-
-
-def mapped(path: Path, name: str) -> np.ndarray:
-    """A float16 array of a safetensors file as a read-only memory map. Format: 8 bytes of header length, JSON, raw numbers."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        entry = json.loads(file.read(length))[name]
-    assert entry["dtype"] == "F16", f"{path}: {name} is {entry['dtype']}"
-    offset = 8 + length + entry["data_offsets"][0]
-    return np.memmap(path, np.float16, "r", offset, tuple(entry["shape"]))

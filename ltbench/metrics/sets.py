@@ -57,9 +57,14 @@ class FeatureSet:
         return FeatureSet(labels=self.labels[rows], **{name: array[rows] for name, array in self._arrays()})
 
     def of(self, classes: Sequence[int]) -> FeatureSet:
-        """The images of `classes`, in their stored order; the set itself, uncopied, where that is all of them."""
-        inside = np.isin(self.labels, np.asarray(classes, dtype=np.int64))
-        return self if inside.all() else self.take(np.flatnonzero(inside))
+        """The images of `classes`, in their stored order; uncopied where they lie side by side, as in a set sorted by class."""
+        rows = np.flatnonzero(np.isin(self.labels, np.asarray(classes, dtype=np.int64)))
+        if len(rows) == len(self):
+            return self
+        if not len(rows) or rows[-1] - rows[0] + 1 != len(rows):
+            return self.take(rows)
+        part = slice(rows[0], rows[-1] + 1)
+        return FeatureSet(labels=self.labels[part], **{name: array[part] for name, array in self._arrays()})
 
     def first(self, wanted: Mapping[int, int]) -> FeatureSet:
         """The first `wanted[c]` images of each class c, or as many as there are; no others."""

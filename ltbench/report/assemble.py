@@ -26,14 +26,18 @@ from ltbench.report.identity import differing, section_of
 from ltbench.report.marks import marks
 from ltbench.report.notes import Notes, row_notes
 from ltbench.report.select import Record, Selected, select
+from ltbench.report.sheet_build import build_sheet
 from ltbench.report.table import Column, Entry, Inputs, Missing, Row, Section, SeedValue, Table
 from ltbench.report.words import FLOORS, of_seed
 
 _SAME_FLOOR = 1e-6  # relative; the same images give floors that differ by rounding between machines
 
 
-def build_table(inputs: Inputs, definition: Definition) -> Table:
-    """The table of a benchmark as `definition` asks for it. No file is read, nothing depends on order or time."""
+def build_table(inputs: Inputs, definition: Definition, *, verdicts: bool = False) -> Table:
+    """The table of a benchmark as `definition` asks for it. No file is read, nothing depends on order or time.
+
+    `verdicts`: a sheet says how ours differ from the published numbers.
+    """
     selected, notes = select([*inputs.records, *inputs.externals]), Notes()
     plans = arranged(sections_of(inputs.planned), selected, definition.table)
     sections = tuple(
@@ -44,17 +48,31 @@ def build_table(inputs: Inputs, definition: Definition) -> Table:
         notes.number(text)
     for problem in sorted(set(inputs.problems)):
         notes.number(f"Left out: {problem}.")
-    used = sorted(
-        {value.digest for section in sections for entry in section.entries.values() for value in entry.values}
-    )
+    sheet = None
+    if definition.sheet is not None:
+        sheet = build_sheet(
+            definition.sheet,
+            sections,
+            inputs.planned,
+            inputs.states,
+            selected,
+            inputs.published,
+            notes,
+            verdicts=verdicts,
+        )
+    used = {
+        value.digest for section in sections for entry in section.entries.values() for value in entry.values
+    }
+    used |= set() if sheet is None else sheet.records()
     return Table(
         name=inputs.name,
         title=definition.title or inputs.title,
         sections=sections,
         notes=tuple(notes.texts),
-        records=tuple(used),
+        records=tuple(sorted(used)),
         decimals=dict(definition.table.decimals),
         paired=definition.table.differences,
+        sheet=sheet,
     )
 
 

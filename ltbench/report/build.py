@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 
     from ltbench.store import Store
 
-FORMATS = ("md", "tex", "csv", "html", "png")
+FORMATS = ("md", "tex", "csv", "html", "png", "pdf", "svg")
+USUAL = ("md", "tex", "csv", "html", "png")  # what a report is made of unless told otherwise
+PICTURES = ("png", "pdf", "svg")
 _TEXT: dict[str, Callable[[Table], str]] = {"md": render_markdown, "tex": render_latex, "csv": render_csv}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The table object, what it was made from, and the files that were written, by format (pictures as "png:NAME")."""
+    """The table object, what it was made from, and the files that were written, by format (pictures as "png:NAME", "pdf:NAME")."""
 
     table: Table
     inputs: Inputs
     definition: Definition
     paths: dict[str, Path] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()  # kinds of figures that were asked for and have nothing to show anywhere
 
     def terminal(self, console: Console) -> None:
         """Print the table."""
@@ -57,21 +60,31 @@ def fetch_from(store: Store) -> Fetch:
 
 
 def write_report(
-    inputs: Inputs, definition: Definition, fetch: Fetch, out: Path, formats: Sequence[str] = FORMATS
+    inputs: Inputs,
+    definition: Definition,
+    fetch: Fetch,
+    out: Path,
+    formats: Sequence[str] = USUAL,
+    *,
+    verdicts: bool = False,
 ) -> Report:
-    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.png, each replaced atomically.
+    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.{png,pdf,svg}, each replaced atomically.
 
     `fetch` gives the pictures that records name (`fetch_from(store)`). Equal records give equal bytes, in whatever order they are listed.
+    `verdicts`: lines with the difference from published numbers.
     Raises UsageError for an unknown format.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    table, selected = build_table(inputs, definition), select([*inputs.records, *inputs.externals])
+    table, selected = (
+        build_table(inputs, definition, verdicts=verdicts),
+        select([*inputs.records, *inputs.externals]),
+    )
     pictures: list[Picture] = []
-    if {"png", "html"} & set(formats):
+    if {*PICTURES, "html"} & set(formats):
         from ltbench.report.pictures import draw_all
 
-        pictures = draw_all(table, definition, selected, fetch)
+        pictures = draw_all(table, definition, selected, fetch, formats)
     paths: dict[str, Path] = {}
     make_directory(out)
     for name in formats:
@@ -80,11 +93,15 @@ def write_report(
     if "html" in formats:
         page = render_html(table, pictures, [r for found in selected.chosen.values() for r in found])
         paths["html"] = _write(out / f"{inputs.name}.html", page.encode())
-    if "png" in formats:
+    for name in (name for name in PICTURES if name in formats):
         make_directory(out / "figures")
         for picture in pictures:
-            paths[f"png:{picture.name}"] = _write(out / "figures" / f"{picture.name}.png", picture.png)
-    return Report(table, inputs, definition, paths)
+            data = picture.png if name == "png" else picture.vectors[name]
+            paths[f"{name}:{picture.name}"] = _write(out / "figures" / f"{picture.name}.{name}", data)
+    drawn = {picture.kind for picture in pictures}
+    asked = dict.fromkeys(figure.kind for figure in definition.figures)
+    absent = tuple(kind for kind in asked if kind not in drawn) if {*PICTURES, "html"} & set(formats) else ()
+    return Report(table, inputs, definition, paths, absent)
 
 
 def _write(path: Path, data: bytes) -> Path:

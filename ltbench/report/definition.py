@@ -1,13 +1,17 @@
-"""Report definitions: which columns, at which step, and which figures. Strict YAML in reports/*.yaml."""
+"""Report definitions: which benchmarks, which rows and columns, at which step, and which figures. Strict YAML in reports/*.yaml."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ltbench.errors import Problem, SpecError
+from ltbench.report.figure_kinds import KINDS, FigureDefinition
 from ltbench.spec.yaml_io import Node, read_yaml
 
 Group = Literal["all", "head", "body", "tail"]
@@ -38,57 +42,116 @@ class TableDefinition(_Strict):
     )
 
 
-class MetricSteps(_Strict):
-    """A metric against training steps, one line per method, a band over seeds."""
+Selector = dict[str, str | int | float | bool | None]
+"""What must be equal: settings of our cells and evaluations, or columns and variant words of a published file. null: not there."""
 
-    kind: Literal["metric_steps"]
-    metric: str
-    groups: list[Group] = ["all", "tail"]
-
-
-class GroupBars(_Strict):
-    """Head, body and tail side by side per method, with the floor."""
-
-    kind: Literal["group_bars"]
-    metric: str
-
-
-class ClassQuality(_Strict):
-    """Class frequency (log) against a per-class metric."""
-
-    kind: Literal["class_quality"]
-    metric: str
+# Keys of a selector of ours that speak of the number, not of a setting of the cell.
+VALUE_KEYS = ("metric", "group", "step", "train")
+EVALUATION_KEYS = (
+    "protocol",
+    "sampler",
+    "steps",
+    "samples",
+    "labels",
+    "schedule",
+    "guidance",
+    "guidance_channels",
+    "reference",
+)
+TRAIN_VALUES = ("steps_per_s", "GB_per_image")  # of a training record instead of an evaluation's
 
 
-class Samples(_Strict):
-    """Generated images, one row per method and one noise per column, beside real ones."""
+class Tolerance(_Strict):
+    """How far ours may be from a published number: the larger of the two, in printed units and as a share of the published."""
 
-    kind: Literal["samples"]
-    per_class: int = Field(default=2, ge=1)
-    classes: int = Field(default=10, ge=1)  # at most; spread evenly from head to tail
-
-
-class LossCurves(_Strict):
-    """Terms of the loss against steps."""
-
-    kind: Literal["loss_curves"]
-    terms: list[str]
+    absolute: float = Field(default=0.0, ge=0)
+    relative: float = Field(default=0.0, ge=0)
 
 
-class GuidanceCurve(_Strict):
-    """A metric against the guidance w, one line per method, from every stored evaluation and from the candidates of searches."""
+class SheetColumn(_Strict):
+    """One printed column. Ours stands in it only where it is measured by the published weights."""
 
-    kind: Literal["guidance_curve"]
-    metric: str
-    groups: list[Group] = ["all", "tail"]
+    name: str
+    ours: Selector = {}
+    theirs: Selector = {}
+    decimals: int = Field(default=2, ge=0, le=6)
+    scale: float | None = None  # printed = scale * value; None: the record's own
+    better: Literal["lower", "higher"] | None = None  # known before any record is
+    improvement: bool = False  # rows with `against` have the difference in parentheses
+    tolerance: Tolerance | None = None  # None: no verdict
 
 
-FigureDefinition = Annotated[
-    GuidanceCurve | MetricSteps | GroupBars | ClassQuality | Samples | LossCurves, Field(discriminator="kind")
-]
+class SheetRow(_Strict):
+    """One printed row: the published line, ours below it, or only one of them."""
+
+    name: str
+    cite: str | None = None  # a key of results/published/references.bib
+    ours: Selector | None = None
+    theirs: Selector | None = None
+    against: str | None = None  # the row whose value parentheses subtract
+    reference: bool = False  # trained on other data by intent (a balanced set): shown, never ranked
 
 
-_KINDS = {"metric_steps", "group_bars", "class_quality", "samples", "loss_curves", "guidance_curve"}
+class SheetBlock(_Strict):
+    """Rows of one step or data set, under a title."""
+
+    title: str = ""
+    rows: list[str] | None = None  # names of those that it has; None: all
+    ours: Selector = {}
+    theirs: Selector = {}
+
+    def shown(self, rows: Sequence[SheetRow]) -> list[SheetRow]:
+        """Its rows, in the sheet's order."""
+        return [row for row in rows if self.rows is None or row.name in self.rows]
+
+
+class SheetDefinition(_Strict):
+    """A table in a paper's form: blocks x rows x columns, published numbers beside ours."""
+
+    published: str | None = None  # a file of results/published/, without .csv
+    ours: Selector = {}
+    theirs: Selector = {}
+    blocks: list[SheetBlock] = [SheetBlock()]
+    rows: list[SheetRow]
+    columns: list[SheetColumn]
+    baseline: str | None = None  # the row that the others' settings are held against; None: the first
+    varies: list[str] = []  # settings that rows differ in by intent, besides the method's own
+    bold: Literal["real", "printed"] = (
+        "real"  # ours where the difference is real; published also, by their digits
+    )
+
+    @field_validator("rows", "columns")
+    @classmethod
+    def _names_once(cls, items: list[Any]) -> list[Any]:
+        names = [item.name for item in items]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two of them are called {twice[0]!r}")
+        if not items:
+            raise ValueError("there is none")
+        return items
+
+    @model_validator(mode="after")
+    def _complete(self) -> SheetDefinition:
+        names = [row.name for row in self.rows]
+        for block in self.blocks:
+            if unknown := [name for name in block.rows or () if name not in names]:
+                raise ValueError(f"block {block.title!r}: {unknown[0]!r} is no row")
+        if self.baseline is not None and self.baseline not in [row.name for row in self.rows]:
+            raise ValueError(f"baseline {self.baseline!r} is no row")
+        if self.published is None and any(row.theirs is not None for row in self.rows):
+            raise ValueError("rows with `theirs` need the key 'published', a file of results/published/")
+        return self
+
+    @field_validator("rows")
+    @classmethod
+    def _against_rows(cls, rows: list[SheetRow]) -> list[SheetRow]:
+        names = [row.name for row in rows]
+        for row in rows:
+            if row.against is not None and row.against not in names:
+                raise ValueError(
+                    f"{row.name}: against {row.against!r} is no row; rows are {', '.join(names)}"
+                )
+        return rows
 
 
 class Definition(_Strict):
@@ -96,8 +159,16 @@ class Definition(_Strict):
 
     name: str
     title: str | None = None  # None: the benchmark's
+    benchmark: str | list[str] | None = None  # specs whose cells it shows; None: of any, named by the caller
     table: TableDefinition = TableDefinition()
+    sheet: SheetDefinition | None = None  # views print this instead of one table per evaluation
     figures: list[FigureDefinition] = []
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """The specs that it names."""
+        named = self.benchmark
+        return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 
 
 def load_definition(path: Path) -> Definition:
@@ -106,15 +177,46 @@ def load_definition(path: Path) -> Definition:
     try:
         return Definition.model_validate(tree.plain())
     except ValidationError as error:
-        raise SpecError([_problem(tree, mistake) for mistake in error.errors()]) from error
+        raise SpecError([problem_of(tree, mistake, Definition) for mistake in error.errors()]) from error
 
 
-def _problem(tree: Node, mistake: Any) -> Problem:
+def problem_of(tree: Node, mistake: Any, model: type[BaseModel]) -> Problem:
+    """A mistake that pydantic found in a `model`, at its place in the file; an unknown key with what is allowed and meant."""
     loc = tuple(
-        part for part in mistake["loc"] if part not in _KINDS
+        part for part in mistake["loc"] if part not in KINDS
     )  # pydantic adds the tag of a union to the path
-    where = tree.place(loc, key=mistake["type"] == "extra_forbidden")
+    unknown = mistake["type"] == "extra_forbidden"
+    where = tree.place(loc, key=unknown)
     value = mistake.get("input")
-    shown = None if isinstance(value, dict | list) else repr(value)
+    shown = None if isinstance(value, dict | list | BaseModel) else repr(value)
     name = ".".join(str(part) for part in loc)
-    return Problem(f"{name}: {mistake['msg']}", where.file, where.line, where.column, value=shown)
+    found = Problem(f"{name}: {mistake['msg']}", where.file, where.line, where.column, value=shown)
+    owner = _model_at(model, loc[:-1]) if unknown else None
+    if owner is None:
+        return found
+    known = sorted(field.alias or key for key, field in owner.model_fields.items())
+    near = difflib.get_close_matches(str(loc[-1]), known, 1)
+    return replace(
+        found,
+        message=f"{name}: there is no such key",
+        allowed=", ".join(known),
+        suggestion=near[0] if near else None,
+    )
+
+
+def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
+    """The model at a path of keys and places below `model`; None where a union leaves it open."""
+    for part in loc:
+        if isinstance(part, str):
+            inner = list(_models(model.model_fields[part].annotation)) if part in model.model_fields else []
+            if len(inner) != 1:
+                return None
+            model = inner[0]
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)

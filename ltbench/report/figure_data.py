@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltbench.report.figure_kinds import Shown
 from ltbench.report.guidance import selections_of
 from ltbench.report.identity import ROW_KEYS, family_id
 from ltbench.report.select import Record, Selected, age
@@ -291,40 +292,66 @@ def _by_class(record: Record, name: str, kind: str = "metrics") -> dict[int, flo
 
 
 def sample_grid(
-    section: Section, selected: Selected, fetch: Fetch, per_class: int, classes: int
+    section: Section,
+    selected: Selected,
+    fetch: Fetch,
+    per_class: int,
+    classes: int,
+    which: Shown = "spread",
+    pictured: Sequence[tuple[str, int, Record]] = (),
 ) -> SampleGrid | None:
-    """Generated images of every row, the real ones first; None when no picture is kept.
+    """Generated images of every row, the real ones first; None when no picture is kept of the classes asked for.
 
     The first seed that has a record stands for its row. Image j of a class started from the same noise in every row, since
-    all rows share one evaluation.
+    all rows share one evaluation. pictured: (label, seed, illustration); they are shown in the place of the evaluations' pictures
+    where every row has one and they hold more of the classes.
     """
-    shown: dict[str, tuple[int, Record]] = {}
-    for i in range(len(section.rows)):
-        if section.rows[i].external:
-            continue  # it did not start from this noise
-        if found := records_of(
-            section, selected, i, lambda record: "samples" in record["body"].get("facts", {})
-        ):
-            shown[clean(section.rows[i].label)] = (int(found[0]["body"]["settings"]["seed"]), found[0])
-    if not shown:
+    measured = list(_evaluated(section, selected))
+    wanted = _chosen(measured, which, classes)
+    if pictured and {label for label, *_ in measured} <= {label for label, *_ in pictured}:
+        better = _chosen(pictured, which, classes)
+        if len(better) > len(wanted) or (which != "spread" and len(better) == len(wanted)):
+            measured, wanted = list(pictured), better
+    if not wanted:
         return None
-    body = next(iter(shown.values()))[1]["body"]
-    kept = set(body.get("facts", {}).get("samples", {}).get("rows", []))
-    order = _spread([c for c in ranked_classes(body) if c in kept], classes)
     tiles, seeds = {}, {}
-    for label, (seed, record) in shown.items():
+    for label, seed, record in measured:
         if (
             "real images" not in tiles
-            and (real := _tiles(record, "reference", fetch, order, per_class)) is not None
+            and (real := _tiles(record, "reference", fetch, wanted, per_class)) is not None
         ):
             tiles = {"real images": real, **tiles}
-        if (found := _tiles(record, "samples", fetch, order, per_class)) is not None:
+        if (found := _tiles(record, "samples", fetch, wanted, per_class)) is not None:
             tiles[label], seeds[label] = found, seed
-    if not seeds or not order:
+    if not seeds:
         return None
-    counts = tuple(int(body["train_counts"][c]) for c in order)
-    names = tuple(clean(body["classes"][c]) for c in order)
-    return SampleGrid(names, counts, tuple(_group_of(body, c) for c in order), tiles, seeds)
+    body = measured[0][2]["body"]
+    counts = tuple(int(body["train_counts"][c]) for c in wanted)
+    names = tuple(clean(body["classes"][c]) for c in wanted)
+    return SampleGrid(names, counts, tuple(_group_of(body, c) for c in wanted), tiles, seeds)
+
+
+def _evaluated(section: Section, selected: Selected) -> Iterator[tuple[str, int, Record]]:
+    """(label, training seed, record with a picture) of every own row."""
+    for i, row in enumerate(section.rows):
+        if row.external:
+            continue  # it did not start from this noise
+        found = records_of(section, selected, i, lambda record: "samples" in record["body"].get("facts", {}))
+        if found:
+            yield clean(row.label), int(found[0]["body"]["settings"]["seed"]), found[0]
+
+
+def _chosen(pictured: Sequence[tuple[str, int, Record]], which: Shown, most: int) -> list[int]:
+    """The classes to show of those that the first record's picture holds, from most to fewest training images."""
+    if not pictured:
+        return []
+    body = pictured[0][2]["body"]
+    kept = [c for c in ranked_classes(body) if c in set(body["facts"]["samples"]["rows"])]
+    if which == "spread":
+        return _spread(kept, most)
+    if isinstance(which, str):
+        return [c for c in kept if _group_of(body, c) == which][-most:]
+    return [c for c in kept if body["classes"][c] in which][:most]
 
 
 def _spread(items: Sequence[int], most: int) -> list[int]:

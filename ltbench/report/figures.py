@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from ltbench.report.figure_data import Bars, ClassPlot, Line, LinePlot, SampleGrid
+from ltbench.report.cost_data import CostPlot
+from ltbench.report.figure_data import Bars, ClassPlot, Line, LinePlot
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MARKERS = "osD^vPX<>p"
 _DASHES = ("-", "--", "-.", ":")
-_INK, _MUTED, _FLOOR = "#222222", "#6b6b6b", "#444444"
+INK, MUTED, FLOOR = "#222222", "#6b6b6b", "#444444"
 _DPI = 150
-_HATCHES = {"-": "", "--": "///", "-.": "xxx", ":": "..."}
+_HATCHES = ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++", "|||", "**")
+_ORDER = (0, 1, 2, 9, 3, 5, 6, 4, 8, 7)  # dark and light in turn: neighbours differ by 8 or more in L*
 FEW_CLASSES = 20  # up to here every class has its name and its error bar
 _SHADES = {"head": "#eef3f8", "body": "#f8f8f8", "tail": "#fbf1ec"}
 
@@ -33,16 +34,24 @@ class Look:
     colour: tuple[float, float, float]
     marker: str
     dash: str
+    hatch: str
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look per label, by its place: seaborn's colour-blind safe palette, then the same colours with other dashes."""
+    """A look per label, by its place: seaborn's colour-blind safe palette in an order in which neighbours differ in lightness.
+
+    Marker, dash and hatch differ too, so that colour is never the only sign: printed in grey, every row can still be told.
+    """
     import seaborn
 
     palette = seaborn.color_palette("colorblind", 10)
-    order = [0, 1, 2, 4, 3, 9, 5, 6, 8, 7]  # the clearest contrasts first, grey last
     return {
-        label: Look(palette[order[i % 10]], _MARKERS[i % 10], _DASHES[i // 10 % 4])
+        label: Look(
+            palette[_ORDER[i % 10]],
+            _MARKERS[i % 10],
+            _DASHES[(i + i // 10) % 4],
+            _HATCHES[(i + i // 10) % 10],
+        )
         for i, label in enumerate(labels)
     }
 
@@ -62,11 +71,12 @@ def drawing() -> Iterator[None]:
         "axes.titlesize": 12,
     }
     style |= {"axes.labelsize": 11, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10}
-    style |= {"text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK}
+    style |= {"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # a label in a script that the font lacks
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)
+        matplotlib.rcParams.update({"svg.hashsalt": "ltbench", "svg.fonttype": "none", "pdf.fonttype": 42})
         yield
 
 
@@ -77,7 +87,15 @@ def png(figure: Figure) -> bytes:
     return target.getvalue()
 
 
-def _new(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+def vector(figure: Figure, format_: Literal["pdf", "svg"]) -> bytes:
+    """PDF or SVG bytes that depend on the figure only: no date, no version, no random ids; text stays text."""
+    target = io.BytesIO()
+    gone = ("CreationDate", "Creator", "Producer") if format_ == "pdf" else ("Date", "Creator")
+    figure.savefig(target, format=format_, facecolor="white", metadata=dict.fromkeys(gone), dpi=_DPI)
+    return target.getvalue()
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """A figure with the Agg canvas and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -87,17 +105,17 @@ def _new(width: float, height: float, layout: Literal["constrained"] | None = "c
     return figure
 
 
-def _short(label: str, most: int = 34) -> str:
+def short(label: str, most: int = 34) -> str:
     """Fits a legend; matplotlib drops labels that begin with an underscore."""
     label = label if len(label) <= most else label[: most - 1] + "…"
     return f" {label}" if label.startswith("_") else label
 
 
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Below the axes, in as few lines as the figure's width allows; read row by row. Nothing where nothing was drawn."""
     if not labels:
         return
-    shown = [_short(label) for label in labels]
+    shown = [short(label) for label in labels]
     width = 0.095 * max(map(len, shown)) + 0.75  # inches of one entry at this font size
     columns = max(1, min(len(shown), int(figure.get_figwidth() / width)))
     lines = -(-len(shown) // columns)
@@ -112,7 +130,7 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) -> Figure:
     """One panel per group or term: mean line, band of one standard deviation over seeds, single seeds as dots."""
-    figure = _new(min((3.6 if markers else 4.4) * len(data.panels) + 0.6, 13.5), 4.3)
+    figure = new_figure(min((3.6 if markers else 4.4) * len(data.panels) + 0.6, 13.5), 4.3)
     axes = figure.subplots(1, len(data.panels), squeeze=False)[0]
     handles: dict[str, Any] = {}
     for axis, panel in zip(axes, data.panels, strict=True):
@@ -120,7 +138,7 @@ def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) 
             handles.setdefault(line.label, _draw_line(axis, line, style[line.label], markers))
         if panel.floor is not None:
             handles.setdefault(
-                "real images", axis.axhline(panel.floor, color=_FLOOR, linestyle=(0, (1, 2)), lw=1.5)
+                "real images", axis.axhline(panel.floor, color=FLOOR, linestyle=(0, (1, 2)), lw=1.5)
             )
         axis.set_title(panel.title)
         axis.set_xlabel(data.x_label)
@@ -131,7 +149,7 @@ def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) 
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axes[0].set_ylabel(data.y_label)
     handles = dict(sorted(handles.items(), key=lambda item: item[0] == "real images"))
-    _legend(figure, list(handles.values()), list(handles))
+    legend(figure, list(handles.values()), list(handles))
     return figure
 
 
@@ -157,7 +175,7 @@ def _draw_line(axis: Axes, line: Line, look: Look, markers: bool) -> Any:
 def draw_bars(data: Bars, style: Mapping[str, Look]) -> Figure:
     """Groups along x, a bar per method, an error bar of one standard deviation, the floor as a line across the group."""
     labels = list(data.values)
-    figure = _new(max(7.8, 1.5 + 0.42 * len(labels) * len(data.groups)), 4.3)
+    figure = new_figure(max(7.8, 1.5 + 0.42 * len(labels) * len(data.groups)), 4.3)
     axis = figure.subplots()
     width = 0.8 / len(labels)
     handles: list[Any] = []
@@ -170,35 +188,34 @@ def draw_bars(data: Bars, style: Mapping[str, Look]) -> Figure:
         x = [g - 0.4 + width * (i + 0.5) for g, _, _ in known]
         look = style[label]
         heights = [mean for _, mean, _ in known]
-        hatch = _HATCHES[look.dash]
         bars = axis.bar(
-            x, heights, width * 0.92, color=look.colour, hatch=hatch, edgecolor="white", lw=0.4, zorder=2
+            x, heights, width * 0.92, color=look.colour, hatch=look.hatch, edgecolor="white", lw=0.4, zorder=2
         )
         spread = [(place, mean, sd) for place, (_, mean, sd) in zip(x, known, strict=True) if sd]
         if spread:
             xs, ys, sds = zip(*spread, strict=True)
-            axis.errorbar(xs, ys, yerr=sds, fmt="none", ecolor=_INK, elinewidth=1.3, capsize=3, zorder=3)
+            axis.errorbar(xs, ys, yerr=sds, fmt="none", ecolor=INK, elinewidth=1.3, capsize=3, zorder=3)
         handles.append(bars)
     floor = None
     for g, group in enumerate(data.groups):
         if group in data.floors:
             y = data.floors[group]
             (floor,) = axis.plot(
-                [g - 0.44, g + 0.44], [y, y], color=_FLOOR, linestyle=(0, (1, 2)), lw=1.8, zorder=4
+                [g - 0.44, g + 0.44], [y, y], color=FLOOR, linestyle=(0, (1, 2)), lw=1.8, zorder=4
             )
     if floor is not None:
         labels, handles = [*labels, "real images"], [*handles, floor]
     axis.set_xticks(range(len(data.groups)), data.groups)
     axis.grid(axis="x", visible=False)
-    axis.axhline(0, color=_MUTED, lw=0.8)
+    axis.axhline(0, color=MUTED, lw=0.8)
     axis.set_ylabel(data.y_label)
-    _legend(figure, handles, labels)
+    legend(figure, handles, labels)
     return figure
 
 
 def draw_classes(data: ClassPlot, style: Mapping[str, Look]) -> Figure:
     """Training images per class on a log axis, most frequent on the left, against quality; shades are head, body, tail."""
-    figure = _new(12.0, 4.6)
+    figure = new_figure(12.0, 4.6)
     axis = figure.subplots()
     few = len(data.names) <= FEW_CLASSES
     handles: dict[str, Any] = {}
@@ -215,13 +232,13 @@ def draw_classes(data: ClassPlot, style: Mapping[str, Look]) -> Figure:
     ]
     if known:
         (handles["real images"],) = axis.plot(
-            *zip(*known, strict=True), color=_FLOOR, linestyle=(0, (1, 2)), lw=1.6, zorder=1
+            *zip(*known, strict=True), color=FLOOR, linestyle=(0, (1, 2)), lw=1.6, zorder=1
         )
     axis.set_xscale("log")
     _shade_groups(axis, data)
     _class_ticks(axis, data, few)
     axis.set_ylabel(data.y_label)
-    _legend(figure, list(handles.values()), list(handles))
+    legend(figure, list(handles.values()), list(handles))
     return figure
 
 
@@ -263,7 +280,7 @@ def _shade_groups(axis: Axes, data: ClassPlot) -> None:
         axis.axvspan(right, left, color=_SHADES.get(group, "#ffffff"), zorder=0, lw=0)
         middle = (left * right) ** 0.5
         axis.text(
-            middle, 1.01, group, transform=axis.get_xaxis_transform(), ha="center", va="bottom", color=_MUTED
+            middle, 1.01, group, transform=axis.get_xaxis_transform(), ha="center", va="bottom", color=MUTED
         )
     axis.set_xlim(edges[0], edges[-1])
 
@@ -273,9 +290,7 @@ def _class_ticks(axis: Axes, data: ClassPlot, few: bool) -> None:
     if few:
         ticks = dict.fromkeys(count for count in data.counts if count > 0)
         names = {
-            count: "\n".join(
-                _short(n, 14) for n, c in zip(data.names, data.counts, strict=True) if c == count
-            )
+            count: "\n".join(short(n, 14) for n, c in zip(data.names, data.counts, strict=True) if c == count)
             for count in ticks
         }
         axis.set_xticks(list(ticks), [f"{names[count]}\n{count}" for count in ticks])
@@ -287,53 +302,41 @@ def _class_ticks(axis: Axes, data: ClassPlot, few: bool) -> None:
         axis.set_xlabel("training images of the class (log scale)")
 
 
-def draw_samples(data: SampleGrid) -> Figure:
-    """One row per method, the real images on top; classes from head to tail; one noise per column."""
-    sheet, tile, gap = _sheet(data)
-    labels = list(data.tiles)
-    columns = next(iter(data.tiles.values())).shape[1]
-    height, width = sheet.shape[:2]
-    inches = 12.2, 12.2 * height / width  # of the pictures; margins hold the texts
-    left, top, bottom = 0.25 + 0.1 * max(len(_short(label, 20)) for label in labels), 0.55, 0.42
-    figure = _new(left + inches[0] + 0.1, top + inches[1] + bottom, layout=None)
-    full = figure.get_figwidth(), figure.get_figheight()
-    axis = figure.add_axes((left / full[0], bottom / full[1], inches[0] / full[0], inches[1] / full[1]))
-    axis.imshow(sheet, interpolation="nearest", cmap="gray", vmin=0, vmax=255, aspect="auto")
-    axis.set_axis_off()
-    axis.autoscale(False)
-    for i, label in enumerate(labels):
-        y = i * (tile + gap) + tile / 2 + (3 * gap if i else 0)
-        style = "italic" if i == 0 else "normal"
-        axis.text(-2 * gap, y, _short(label, 20), ha="right", va="center", fontsize=11, style=style)
-    block = columns * tile + (columns - 1) * gap
-    for j, (name, count) in enumerate(zip(data.names, data.counts, strict=True)):
-        x = j * (block + 3 * gap) + block / 2
-        axis.text(x, -2 * gap, f"{_short(name, 14)}\n{count:,}", ha="center", va="bottom", fontsize=9)
-    for group in dict.fromkeys(data.groups):
-        places = [j for j, g in enumerate(data.groups) if g == group]
-        left, right = places[0] * (block + 3 * gap), places[-1] * (block + 3 * gap) + block
-        axis.text(
-            (left + right) / 2, height + 3 * gap, group, ha="center", va="top", fontsize=11, color=_MUTED
+def draw_cost(data: CostPlot, style: Mapping[str, Look]) -> Figure:
+    """Hours (log axis where they differ by ten) against a metric: a line per method over its milestones, the last one large."""
+    figure = new_figure(7.8, 4.6)
+    axis = figure.subplots()
+    handles: dict[str, Any] = {}
+    for line in data.lines:
+        look = style[line.label]
+        (handles[line.label],) = axis.plot(
+            line.hours,
+            line.mean,
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dash,
+            markersize=6,
+            lw=1.4,
         )
-        axis.plot([left, right], [height + 2 * gap] * 2, color=_MUTED, lw=1.2, clip_on=False)
+        axis.plot(line.hours[-1:], line.mean[-1:], color=look.colour, marker=look.marker, markersize=10)
+        if any(line.sd):
+            axis.errorbar(
+                line.hours, line.mean, yerr=line.sd, fmt="none", ecolor=look.colour, capsize=2, alpha=0.7
+            )
+    x = [data.lines[a].hours[b] for a, b in data.front]
+    y = [data.lines[a].mean[b] for a, b in data.front]
+    furthest = max(line.hours[-1] for line in data.lines)
+    (handles["Pareto front"],) = axis.step(
+        [*x, furthest], [*y, y[-1]], where="post", color=INK, lw=1.1, linestyle=(0, (6, 2)), zorder=1
+    )
+    axis.scatter(x, y, s=190, facecolors="none", edgecolors=INK, lw=1.1, zorder=4)
+    if data.floor is not None:
+        handles["real images"] = axis.axhline(data.floor, color=FLOOR, linestyle=(0, (1, 2)), lw=1.5)
+    every = [hour for line in data.lines for hour in line.hours]
+    if max(every) > 10 * min(every):
+        axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axis.set_xlabel(data.unit)
+    axis.set_ylabel(data.y_label)
+    legend(figure, list(handles.values()), list(handles))
     return figure
-
-
-def _sheet(data: SampleGrid) -> tuple[np.ndarray, int, int]:
-    """(H, W[, 3]) uint8 with white gaps, the tile side and the gap; a wider gap follows the real images and each class."""
-    import numpy as np
-
-    grids = list(data.tiles.values())
-    classes, columns, channels, _, tile = grids[0].shape
-    gap = max(1, tile // 16)
-    block = columns * tile + (columns - 1) * gap
-    width = classes * block + (classes - 1) * 3 * gap
-    height = len(grids) * tile + (len(grids) - 1) * gap + (3 * gap if len(grids) > 1 else 0)
-    sheet = np.full((height, width, channels), 255, np.uint8)
-    for i, grid in enumerate(grids):
-        top = i * (tile + gap) + (3 * gap if i else 0)
-        for j in range(classes):
-            for k in range(min(columns, grid.shape[1])):
-                left = j * (block + 3 * gap) + k * (tile + gap)
-                sheet[top : top + tile, left : left + tile] = grid[j, k].transpose(1, 2, 0)
-    return (sheet[..., 0] if channels == 1 else sheet), tile, gap

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ltbench.canonical import canonical_json
-from ltbench.report.definition import (
-    ClassQuality,
-    Definition,
-    FigureDefinition,
-    GroupBars,
-    GuidanceCurve,
-    LossCurves,
-    MetricSteps,
-    Samples,
-)
+from ltbench.report.cost_data import cost_plot
+from ltbench.report.definition import Definition
 from ltbench.report.figure_data import (
     Fetch,
     class_plot,
@@ -26,7 +18,21 @@ from ltbench.report.figure_data import (
     metric_steps,
     sample_grid,
 )
+from ltbench.report.figure_kinds import (
+    ClassQuality,
+    FeatureMap,
+    FigureDefinition,
+    GroupBars,
+    GuidanceCurve,
+    LossCurves,
+    MetricSteps,
+    Neighbours,
+    QualityCost,
+    ReverseProcess,
+    Samples,
+)
 from ltbench.report.identity import family_id
+from ltbench.report.illustrated import class_maps, illustrations, neighbour_sheet, reverse_sheet
 from ltbench.report.render_html import Picture
 from ltbench.report.select import Selected
 from ltbench.report.table import Section, Table
@@ -40,8 +46,10 @@ if TYPE_CHECKING:
 Drawn = tuple["Figure", str, bool]  # figure, caption, wide
 
 
-def draw_all(table: Table, definition: Definition, selected: Selected, fetch: Fetch) -> list[Picture]:
-    """Every figure that has something to show, section by section, in the definition's order."""
+def draw_all(
+    table: Table, definition: Definition, selected: Selected, fetch: Fetch, vectors: Sequence[str] = ()
+) -> list[Picture]:
+    """Every figure that has something to show, section by section, in the definition's order; also as `vectors` (pdf, svg)."""
     from ltbench.report import figures
 
     found, drawn_families = [], set()
@@ -56,7 +64,12 @@ def draw_all(table: Table, definition: Definition, selected: Selected, fetch: Fe
                 drawn = _draw(wanted, section, selected, fetch, style)
                 if drawn is not None:
                     name = f"{place + 1}-{_slug(section.part)}-{number}-{wanted.kind}"
-                    found.append(Picture(place, name, drawn[1], figures.png(drawn[0]), drawn[2]))
+                    more = {
+                        each: figures.vector(drawn[0], each) for each in ("pdf", "svg") if each in vectors
+                    }
+                    found.append(
+                        Picture(place, name, drawn[1], figures.png(drawn[0]), drawn[2], wanted.kind, more)
+                    )
     return found
 
 
@@ -80,6 +93,14 @@ def _draw(
             return _guidance_curve(wanted, section, selected, style)
         case LossCurves():
             return _loss_curves(wanted, section, selected, style)
+        case QualityCost():
+            return _quality_cost(wanted, section, selected, style)
+        case Neighbours():
+            return _neighbours(wanted, section, selected, fetch)
+        case FeatureMap():
+            return _feature_map(wanted, section, selected, fetch, style)
+        case ReverseProcess():
+            return _reverse(wanted, section, selected, fetch)
 
 
 def _spread(section: Section, what: str) -> str:
@@ -129,19 +150,103 @@ def _class_quality(
 
 
 def _samples(wanted: Samples, section: Section, selected: Selected, fetch: Fetch) -> Drawn | None:
-    from ltbench.report.figures import draw_samples
+    from ltbench.report.sheets import draw_samples
 
-    data = sample_grid(section, selected, fetch, wanted.per_class, wanted.classes)
+    pictured = list(illustrations(section, selected))
+    data = sample_grid(section, selected, fetch, wanted.per_class, wanted.classes, wanted.which, pictured)
     if data is None:
         return None
-    seeds = sorted(set(data.seeds.values()))
-    which = f"training seed {seeds[0]}" if len(seeds) == 1 else "the first finished training seed of each row"
     caption = (
-        f"Samples at step {section.shown:,} ({which}), classes from most to fewest training images (number under the "
-        "name). Every row starts from the same noise in each column; the first images of a class are shown, none chosen. "
-        "Top row: real images."
+        f"Samples at step {section.shown:,} ({_seeds(data.seeds)}), classes from most to fewest training images (number "
+        "under the name). Every row starts from the same noise in each column; the first images of a class are shown, none "
+        "chosen. Top row: real images."
     )
     return draw_samples(data), caption, True
+
+
+def _seeds(seeds: Mapping[str, int]) -> str:
+    several = sorted(set(seeds.values()))
+    return (
+        f"training seed {several[0]}" if len(several) == 1 else "the first finished training seed of each row"
+    )
+
+
+def _neighbours(wanted: Neighbours, section: Section, selected: Selected, fetch: Fetch) -> Drawn | None:
+    from ltbench.report.sheets import draw_neighbours
+
+    data = neighbour_sheet(
+        section, selected, fetch, wanted.of, wanted.classes, wanted.per_class, wanted.nearest
+    )
+    if data is None:
+        return None
+    seeds = _seeds({label: seed for label, seed, _ in illustrations(section, selected)})
+    by = f"L2 distance in features of {section.evaluation['extractor']['name']}, written below"
+    if wanted.of == "generated":
+        heads = "generated", "nearest training images"
+        what = "Generated images (framed) and their nearest of all training images; one of another class is named"
+    else:
+        heads = "training", "nearest generated images"
+        what = "Training images (framed) and their nearest among the generated images of the class"
+    caption = (
+        f"{what}; {by}. Step {section.shown:,}, {seeds}. The first images of a class are shown, none chosen: near copies and "
+        "repeated neighbours are signs of memorised training images."
+    )
+    return draw_neighbours(data, heads), caption, True
+
+
+def _feature_map(
+    wanted: FeatureMap, section: Section, selected: Selected, fetch: Fetch, style: Mapping[str, Look]
+) -> Drawn | None:
+    from ltbench.report.sheets import MASSES, draw_maps
+
+    maps = class_maps(section, selected, fetch, wanted.classes, wanted.embedding == "joint")
+    if not maps:
+        return None
+    how = "one layout for all panels" if wanted.embedding == "joint" else "each panel has a layout of its own"
+    inner, outer = (f"{100 * mass:.0f}" for mass in MASSES)
+    caption = (
+        f"t-SNE of {section.evaluation['extractor']['name']} features at step {section.shown:,}; {how}. Grey: density of real "
+        "images (25, 50, 75 and 95 % of them lie in the shades). Crosses: training images. Dots: generated images; lines hold "
+        f"{inner} (thick) and {outer} % of them, by the same kernel width. Distances between far groups mean nothing in t-SNE."
+    )
+    columns = max(len(row.panels) for row in maps)
+    return draw_maps(maps, style), caption, columns > 2
+
+
+def _reverse(wanted: ReverseProcess, section: Section, selected: Selected, fetch: Fetch) -> Drawn | None:
+    from ltbench.report.sheets import draw_reverse
+
+    data = reverse_sheet(section, selected, fetch, wanted.row, wanted.filter, wanted.cut)
+    if data is None:
+        return None
+    shape = "Gaussian low-pass, one half at" if wanted.filter == "gaussian" else "ideal low-pass, cut at"
+    caption = (
+        f"{data.label}, step {section.shown:,}: the reverse process without a label and for three classes from one noise. Low "
+        f"frequencies: {shape} {wanted.cut:g} cycles per image (Fourier space, circular); high: the rest, so that both sum to "
+        "the image (high frequencies are shown around grey). Level 1 is noise, 0 data."
+    )
+    return draw_reverse(data), caption, True
+
+
+def _quality_cost(
+    wanted: QualityCost, section: Section, selected: Selected, style: Mapping[str, Look]
+) -> Drawn | None:
+    from ltbench.report.figures import draw_cost
+
+    data = cost_plot(section, selected, wanted.metric, wanted.group)
+    if data is None:
+        return None
+    name = data.y_label.splitlines()[0]
+    text = (
+        f"{name} ({wanted.group}) against {data.unit}, a point per milestone, the last one large. Ringed, and joined by the dashed "
+        f"steps: the Pareto front, points that no cheaper one matches. {_spread(section, 'Error bar')} Trained on "
+        f"{', '.join(data.devices)}."
+    )
+    if len(data.devices) > 1:
+        text += " Hours on different devices do not compare."
+    if data.unknown:
+        text += f" No cost is on record for {', '.join(data.unknown)}."
+    return draw_cost(data, style), text, False
 
 
 def _guidance_curve(

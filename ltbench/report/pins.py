@@ -17,6 +17,7 @@ from ltbench.canonical import digest
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.report import words
 from ltbench.report.definition import Definition
+from ltbench.report.sheet import Sheet
 from ltbench.report.table import Entry, Inputs, Section, Table
 
 FORMAT = 1
@@ -53,7 +54,7 @@ class Moved:
 def pin(table: Table, inputs: Inputs, definition: Definition) -> Pins:
     """Every number that views print, with the records that it was made from."""
     known = {record["digest"]: record["body"] for record in (*inputs.records, *inputs.externals)}
-    sheet = getattr(table, "sheet", None)  # views print it instead of the sections
+    sheet = table.sheet  # views print it instead of the sections
     found = (
         (_numbers(section, table.decimals) for section in table.sections)
         if sheet is None
@@ -98,7 +99,7 @@ def _numbers(section: Section, decimals: Mapping[str, int]) -> Iterator[tuple[Pl
             yield _place(where, words.FLOOR_LABEL, "floor"), _number(text, value, entries, own=False)
 
 
-def _sheet(sheet: Any) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _sheet(sheet: Sheet) -> Iterator[tuple[Place, dict[str, Any]]]:
     """The lines of a table in a paper's form; published numbers come from no record, and are pinned by their text."""
     for title, line in sheet.lines():
         for head, cell in zip(sheet.columns, line.cells, strict=True):
@@ -107,7 +108,7 @@ def _sheet(sheet: Any) -> Iterator[tuple[Place, dict[str, Any]]]:
                 text = " ".join(
                     filter(None, (cell.value, cell.change, cell.sd or cell.se, cell.count, cell.mark))
                 )
-                value = float(cell.value) if cell.entry is None else cell.entry.mean
+                value = cell.floor if cell.entry is None else cell.entry.mean
                 entries = [] if cell.entry is None else [cell.entry]
                 yield _place(where, line.name, line.kind), _number(text, value, entries)
 
@@ -116,7 +117,9 @@ def _place(where: Mapping[str, Any], row: str, what: str) -> Place:
     return tuple({**where, "row": row, "what": what}[key] for key in _WHERE)
 
 
-def _number(printed: str, value: float, entries: Sequence[Entry], *, own: bool = True) -> dict[str, Any]:
+def _number(
+    printed: str, value: float | None, entries: Sequence[Entry], *, own: bool = True
+) -> dict[str, Any]:
     """`own`: the number is made of the entries' values, which are pinned beside their records."""
     made = {each.digest: each.value if own else None for entry in entries for each in entry.values}
     return {"printed": printed, "value": value, "from": dict(sorted(made.items()))}
@@ -163,8 +166,8 @@ def _parsed(told: Mapping[str, Any]) -> Pins:
     for line in told["numbers"]:
         value = line["value"]
         if (
-            not isinstance(value, int | float)
-            or not math.isfinite(value)
+            not isinstance(value, int | float | None)
+            or not math.isfinite(value or 0.0)
             or not isinstance(line["from"], dict)
         ):
             raise ValueError(f"a number is {value!r}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ltbench.protocols import sampling_text
 from ltbench.report import words
+from ltbench.report.sheet import Sheet, SheetCell
 from ltbench.report.table import Entry, Section, Table
 
 FIELDS: tuple[str, ...] = (
@@ -22,6 +23,9 @@ FIELDS: tuple[str, ...] = (
     "floor", "n_gen", "n_ref", "n_floor", "mark", "missing",
     # minus the baseline, over common seeds; difference_over: what its error is over, seeds or folds
     "baseline", "difference", "difference_se", "difference_seeds", "difference_over", "verdict",
+    # lines of a sheet: kind published (value: the digits as printed; source: file and line), and kind ours with what the published
+    # number is, the difference (printed units) and whether it is within the tolerance, or why it cannot be compared
+    "block", "column", "source", "published", "against_published", "published_verdict", "not_compared",
 )  # fmt: skip
 
 
@@ -39,12 +43,20 @@ def render_csv(table: Table) -> str:
     for section in table.sections:
         for line in _lines(section):
             writer.writerow({key: _field(value) for key, value in line.items()})
+    for line in () if table.sheet is None else _sheet_lines(table.sheet):
+        writer.writerow({key: _field(value) for key, value in line.items()})
     return target.getvalue()
+
+
+class Digits(str):
+    """A number as somebody printed it, checked when it was read: its trailing zeros and its sign are kept."""
 
 
 def _field(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, Digits):
+        return str(value)
     return repr(value) if isinstance(value, int | float) else escape(value)
 
 
@@ -73,6 +85,43 @@ def _lines(section: Section) -> Iterator[dict[str, Any]]:
                     "value": floor,
                     "n_gen": column.n_floor,
                 }
+
+
+def _sheet_lines(sheet: Sheet) -> Iterator[dict[str, Any]]:
+    """The printed numbers of a sheet, and ours beside them."""
+    for block in sheet.blocks:
+        printed: dict[tuple[str, str], SheetCell] = {}
+        for line in block.lines:
+            for head, cell in zip(sheet.columns, line.cells, strict=True):
+                base = {"label": line.name, "block": block.title, "column": head.name, "better": head.better}
+                if line.kind == "published" and cell.value:
+                    printed[line.name, head.name] = cell
+                    source = f"{sheet.bib} {cell.place}".strip()
+                    yield {**base, "kind": "published", "value": Digits(cell.value), "source": source}
+                elif line.kind == "ours" and cell.entry is not None:
+                    yield {**base, "kind": "ours", **_ours(cell, printed.get((line.name, head.name)))}
+
+
+def _ours(cell: SheetCell, theirs: SheetCell | None) -> dict[str, Any]:
+    entry, verdict = cell.entry, cell.verdict
+    assert entry is not None
+    known: dict[str, Any] = {
+        "value": entry.mean,
+        "sd": entry.sd,
+        "n": entry.n,
+        "planned": entry.planned,
+        "mark": cell.mark,
+        "missing": cell.gap,
+        "record": "; ".join(value.digest for value in entry.values),
+        "name": cell.measured,
+        "scale": cell.scale,
+    }
+    if theirs is not None:
+        known["published"] = Digits(theirs.value)
+    if verdict is not None:
+        known |= {"against_published": verdict.difference, "published_verdict": verdict.word}
+        known["not_compared"] = verdict.reason
+    return known
 
 
 def _context(section: Section) -> dict[str, Any]:

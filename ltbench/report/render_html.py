@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltbench.report import words
+from ltbench.report import sheet_words, words
 from ltbench.report.select import Record
+from ltbench.report.sheet import Sheet, SheetCell
 from ltbench.report.table import Column, Entry, Section, SeedValue, Table
 
 
@@ -22,6 +23,8 @@ class Picture:
     caption: str
     png: bytes
     wide: bool
+    kind: str
+    vectors: Mapping[str, bytes] = field(default_factory=dict)  # by format
 
 
 def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Record]) -> str:
@@ -33,9 +36,10 @@ def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Rec
     return template.render(
         title=words.clean(table.title),
         lead=_lead(table),
+        sheet=None if table.sheet is None else _sheet(table.sheet),
         sections=[_section(table, i, section, pictures) for i, section in enumerate(table.sections)],
         notes=[words.clean(note) for note in table.notes],
-        legend=words.legend(table, "bold on a tint", "underlined"),
+        legend=[*_sheet_legend(table), *words.legend(table, "bold on a tint", "underlined")],
         floor_label=words.FLOOR_LABEL,
         tie=words.TIE,
         paired_heading=words.PAIRED_HEADING,
@@ -51,6 +55,47 @@ def _lead(table: Table) -> str:
     missing = {gap.cell for section in table.sections for gap in section.missing}
     state = "all done" if not missing else f"{len(missing)} still missing"
     return words.clean(f"Benchmark {table.name}: {words.plural(len(cells), 'training run')}, {state}.")
+
+
+def _sheet(sheet: Sheet) -> dict[str, Any]:
+    return {
+        "heads": [{"text": sheet_words.head_text(head), "notes": head.notes} for head in sheet.columns],
+        "whose": sheet_words.WHOSE_HEADING,
+        "blocks": [
+            {
+                "title": words.clean(block.title),
+                "lines": [
+                    {
+                        "kind": line.kind,
+                        "name": sheet_words.name_text(line),
+                        "whose": sheet_words.whose(line),
+                        "notes": line.notes,
+                        "cells": [_sheet_cell(cell) for cell in line.cells],
+                    }
+                    for line in block.lines
+                ],
+            }
+            for block in sheet.blocks
+        ],
+    }
+
+
+def _sheet_cell(cell: SheetCell) -> dict[str, Any]:
+    return {
+        "value": words.clean(sheet_words.value_text(cell)),
+        "spread": sheet_words.spread_text(cell),
+        "count": cell.count,
+        "gap": words.clean(cell.gap),
+        "mark": cell.mark,
+        "notes": cell.notes,
+        "tip": sheet_words.tip(cell),
+    }
+
+
+def _sheet_legend(table: Table) -> list[str]:
+    if table.sheet is None:
+        return []
+    return sheet_words.legend(table.sheet, "bold on a tint", "underlined", "in grey italics")
 
 
 def _section(table: Table, place: int, section: Section, pictures: Sequence[Picture]) -> dict[str, Any]:

@@ -2,20 +2,77 @@
 
 from __future__ import annotations
 
-from ltbench.report import words
+from ltbench.report import sheet_words, words
 from ltbench.report.latex_text import escape
+from ltbench.report.sheet import Sheet, SheetCell, SheetLine
 from ltbench.report.table import Section, Table
 
 
 def render_latex(table: Table) -> str:
     """A `tabular` per section; title, legend and records stand in comments above, notes in its last rows."""
     lines = [f"% {escape(table.title)}", r"% needs \usepackage{booktabs}"]
+    if table.sheet is not None:
+        told = sheet_words.legend(table.sheet, "bold", "underlined", "in italics")
+        lines += [f"% {escape(line)}" for line in (*told, words.plan_line(table))]
+        return "\n".join([*lines, "", *_sheet(table, table.sheet)]) + "\n"
     lines += [f"% {escape(line)}" for line in words.legend(table, "bold", "underlined")]
     lines += [f"% {escape(words.plan_line(table))}"]
     for section in table.sections:
         lines += ["", f"% {escape(section.title)}", f"% {escape(words.section_line(section))}"]
         lines += _tabular(table, section)
     return "\n".join(lines) + "\n"
+
+
+def _sheet(table: Table, sheet: Sheet) -> list[str]:
+    """One `tabular` with every block; names carry their citation."""
+    width = 2 + len(sheet.columns)
+    heads = [escape(text) for text in ("method", sheet_words.WHOSE_HEADING)]
+    heads += [escape(sheet_words.head_text(head)) + _notes(head.notes) for head in sheet.columns]
+    lines = [
+        rf"\begin{{tabular}}{{ll{'r' * len(sheet.columns)}}}",
+        r"\toprule",
+        _line(heads),
+    ]
+    for block in sheet.blocks:
+        lines.append(r"\midrule")
+        lines += [rf"\multicolumn{{{width}}}{{l}}{{{escape(block.title)}}} \\"] if block.title else []
+        lines += [_sheet_line(line) for line in block.lines]
+    lines.append(r"\bottomrule")
+    texts = [*map(escape, sheet.chosen), _sheet_legend(sheet)]
+    texts += [rf"\textsuperscript{{{place}}} {escape(note)}" for place, note in enumerate(table.notes, 1)]
+    lines += [rf"\multicolumn{{{width}}}{{p{{0.9\linewidth}}}}{{\footnotesize {text}}} \\" for text in texts]
+    return [*lines, r"\end{tabular}"]
+
+
+def _sheet_legend(sheet: Sheet) -> str:
+    """One line for a table that travels without its page."""
+    text = "Ours: mean ± standard deviation over training seeds; bold, underlined: best, second best where the difference is real."
+    text = escape(text)
+    if not sheet.source:
+        return text
+    cite = rf"~\cite{{{sheet.bib}}}" if sheet.bib else ""
+    return rf"\emph{{Published}}: as printed{cite}. {text}"
+
+
+def _sheet_line(line: SheetLine) -> str:
+    name = escape(sheet_words.name_text(line))
+    cite = rf"~\cite{{{line.cite}}}" if line.cite and line.kind == "published" else ""
+    whose = escape(sheet_words.whose(line))
+    quiet = line.kind in ("published", "floor")
+    whose = rf"\emph{{{whose}}}" if quiet else whose
+    return _line(
+        [name + cite + _notes(line.notes), whose, *(_sheet_cell(cell, quiet) for cell in line.cells)]
+    )
+
+
+def _sheet_cell(cell: SheetCell, quiet: bool) -> str:
+    if not cell.value:
+        return escape(cell.gap) + _notes(cell.notes)
+    value = escape(sheet_words.value_text(cell)).replace("-", "$-$").replace("+", "$+$")
+    value = rf"\emph{{{value}}}" if quiet else value
+    shown = {"best": rf"\textbf{{{value}}}", "second": rf"\underline{{{value}}}", "tie": rf"$\approx${value}"}
+    count = f" ({escape(cell.count)})" if cell.count else ""
+    return shown.get(cell.mark, value) + escape(sheet_words.spread_text(cell)) + count + _notes(cell.notes)
 
 
 def _tabular(table: Table, section: Section) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ltbench.report import words
+from ltbench.report import sheet_words, words
+from ltbench.report.sheet import Sheet, SheetCell, SheetLine
 from ltbench.report.table import Section, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
@@ -27,7 +28,9 @@ def escape_block(text: object) -> str:
 def render_markdown(table: Table) -> str:
     """The shown step of every section, with what is missing, footnotes and legend; ends with a newline."""
     lines = [f"# {escape(table.title)}", ""]
-    for section in table.sections:
+    if table.sheet is not None:
+        lines += _sheet(table.sheet)
+    for section in table.sections if table.sheet is None else ():
         lines += [f"## {escape(section.title)}", "", escape_block(words.section_line(section)), ""]
         for name in section.metrics():
             lines += _block(table, section, name)
@@ -38,9 +41,45 @@ def render_markdown(table: Table) -> str:
             lines += [f"- {escape_block(line)}" for line in words.missing_lines(section)] + [""]
     lines += [f"<sup>{place}</sup> {escape(note)}  " for place, note in enumerate(table.notes, 1)]
     lines += [""] if table.notes else []
-    lines += [f"{escape(line)}  " for line in words.legend(table, "bold", "underlined")]
+    if table.sheet is None:
+        lines += [f"{escape(line)}  " for line in words.legend(table, "bold", "underlined")]
+    else:
+        told = sheet_words.legend(table.sheet, "bold", "underlined", "in italics")
+        lines += [f"{escape(line)}  " for line in told]
     lines += ["", f"{escape(words.plan_line(table))}"]
     return "\n".join(lines) + "\n"
+
+
+def _sheet(sheet: Sheet) -> list[str]:
+    heads = [escape(text) for text in ("method", sheet_words.WHOSE_HEADING)]
+    heads += [escape(sheet_words.head_text(head)) + _notes(head.notes) for head in sheet.columns]
+    lines = []
+    for block in sheet.blocks:
+        lines += [f"**{escape(block.title)}**", ""] if block.title else []
+        lines += [
+            _line(heads),
+            _line([":---", ":---"] + ["---:"] * len(sheet.columns)),
+        ]
+        lines += [_sheet_line(line) for line in block.lines]
+        lines.append("")
+    return lines
+
+
+def _sheet_line(line: SheetLine) -> str:
+    name = escape(sheet_words.name_text(line))
+    style = "*" if line.kind in ("published", "floor") else ""
+    whose = f"{style}{escape(sheet_words.whose(line))}{style}"
+    return _line([name + _notes(line.notes), whose, *(_sheet_cell(cell, style) for cell in line.cells)])
+
+
+def _sheet_cell(cell: SheetCell, style: str) -> str:
+    if not cell.value:
+        return escape(cell.gap) + _notes(cell.notes)
+    value = escape(sheet_words.value_text(cell))
+    shown = {"best": f"**{value}**", "second": f"<u>{value}</u>", "tie": f"{words.TIE}{value}"}
+    text = f"{style}{shown.get(cell.mark, value)}{style}"
+    count = f" ({escape(cell.count)})" if cell.count else ""
+    return text + sheet_words.spread_text(cell).replace("±", "± ") + count + _notes(cell.notes)
 
 
 def _block(table: Table, section: Section, name: str) -> list[str]:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ltbench.report import words
+from ltbench.report import sheet_words, words
+from ltbench.report.sheet import Sheet, SheetCell
 from ltbench.report.table import Section, Table
 
 _ASCII = str.maketrans(
@@ -26,7 +27,10 @@ def render_terminal(table: Table, console: Console) -> None:
         )
 
     console.print(text(table.title, "bold"))
-    for section in table.sections:
+    if table.sheet is not None:
+        for grid in _sheet(table.sheet, text, plain):
+            console.print(grid)
+    for section in table.sections if table.sheet is None else ():
         console.print()
         console.print(text(section.title, "bold cyan"))
         console.print(text(words.section_line(section), "dim"))
@@ -39,9 +43,51 @@ def render_terminal(table: Table, console: Console) -> None:
     console.print()
     for place, note in enumerate(table.notes, 1):
         console.print(text(f"[{place}] {note}"))
-    for line in words.legend(table, "* bold", "_ underlined"):
+    told = words.legend(table, "* bold", "_ underlined")
+    if table.sheet is not None:
+        told = sheet_words.legend(table.sheet, "* bold", "_ underlined", "dim")
+    for line in told:
         console.print(text(line, "dim"))
     console.print(text(words.plan_line(table), "dim"))
+
+
+def _sheet(sheet: Sheet, text, plain: bool) -> list[Grid]:
+    from rich import box
+
+    grids = []
+    for block in sheet.blocks:
+        grid = Grid(
+            title=text(block.title, "bold") if block.title else None,
+            title_justify="left",
+            box=box.ASCII2 if plain else box.SIMPLE_HEAD,
+            padding=(0, 1),
+        )
+        grid.add_column("method", overflow="fold")
+        grid.add_column(sheet_words.WHOSE_HEADING)
+        for head in sheet.columns:
+            grid.add_column(text(sheet_words.head_text(head) + _notes(head.notes)), justify="right")
+        for line in block.lines:
+            quiet = "dim" if line.kind in ("published", "floor") else ""
+            label = text(sheet_words.name_text(line) + _notes(line.notes), quiet)
+            cells = [_sheet_cell(cell, text, quiet) for cell in line.cells]
+            grid.add_row(label, text(sheet_words.whose(line), quiet), *cells)
+        grids.append(grid)
+    return grids
+
+
+def _sheet_cell(cell: SheetCell, text, quiet: str) -> Text:
+    if not cell.value:
+        return text(cell.gap + _notes(cell.notes), quiet or "yellow")
+    sign = {"best": "*", "second": "_", "tie": words.TIE}.get(cell.mark, "")
+    style = {"best": "bold", "second": "underline", "better": "yellow", "worse": "yellow"}.get(
+        cell.mark, quiet
+    )
+    shown = text(sign + sheet_words.value_text(cell), style)
+    if spread := sheet_words.spread_text(cell):
+        shown.append_text(Text(" ")).append_text(text(spread, "dim"))
+    if cell.count:
+        shown.append_text(Text(" ")).append_text(text(f"({cell.count})", "yellow"))
+    return shown.append_text(text(_notes(cell.notes), quiet))
 
 
 def _block(table: Table, section: Section, name: str, text, plain: bool) -> Grid:

@@ -30,6 +30,9 @@ class Selected:
     selections: dict[tuple[str, int], list[Record]] = field(
         default_factory=dict
     )  # of guidance; the latest of each rule and search, the latest first
+    illustrations: dict[tuple[str, int], list[Record]] = field(
+        default_factory=dict
+    )  # the latest of each description, the latest first
 
     def at(self, cell: str, step: int, section: str) -> list[Record]:
         """The records of a key, the latest first; empty where there is none."""
@@ -45,6 +48,7 @@ def select(records: Iterable[Record]) -> Selected:
     evaluations: dict[tuple[Key, str], dict[str, Record]] = defaultdict(dict)
     trains: dict[tuple[str, int], dict[str, Record]] = defaultdict(dict)
     searches: dict[tuple[str, int, str, str], dict[str, Record]] = defaultdict(dict)
+    pictured: dict[Key, dict[str, Record]] = defaultdict(dict)
     for record in records:
         body = record["body"]
         where = body["cell"], int(body["step"])
@@ -55,12 +59,16 @@ def select(records: Iterable[Record]) -> Selected:
         elif body["kind"] == "selection":
             asked = "/".join(str(body[key]) for key in ("rule", "metric", "group"))
             _keep_latest(searches[(*where, asked, body["evaluation"]["id"])], record)
+        elif body["kind"] == "illustration":
+            _keep_latest(pictured[(*where, body["evaluation"]["id"])], record)
     found = Selected()
     _take_evaluations(found, evaluations)
     found.train = {key: max(trains[key].values(), key=age) for key in sorted(trains)}
     for key in sorted(searches):
         found.selections.setdefault(key[:2], []).append(max(searches[key].values(), key=age))
-    for several in found.selections.values():
+    for key in sorted(pictured):
+        found.illustrations.setdefault(key[:2], []).append(max(pictured[key].values(), key=age))
+    for several in (*found.selections.values(), *found.illustrations.values()):
         several.sort(key=age, reverse=True)
     return found
 

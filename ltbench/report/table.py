@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ltbench.report.published import Publication
+    from ltbench.report.sheet import Sheet
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ class Table:
     records: tuple[str, ...]
     decimals: Mapping[str, int] = field(default_factory=dict)
     paired: bool = False  # views print the differences against the baseline as tables of their own
+    sheet: Sheet | None = None  # in a paper's form; views print it instead of a table per evaluation
 
     def labels(self) -> list[str]:
         """Row labels in order of appearance, once each: the order of colours in figures."""
@@ -184,6 +189,7 @@ class Inputs:
     externals: evaluation records of what was not trained here: "cell" is the digest of body["external"] {"name", "declared",
                "sha256", "kind"}, body["settings"] has the "dataset" and whatever was declared.
     states: cell id -> {"text": "running 63 %", "detail": ...} for cells that are not simply waiting.
+    published: the numbers that a definition's sheet sets beside ours.
     problems: what could not be used, one line each (a damaged record and why): printed below the table.
     """
 
@@ -194,3 +200,4 @@ class Inputs:
     states: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     problems: Sequence[str] = ()
     externals: Sequence[Mapping[str, Any]] = ()
+    published: Publication | None = None

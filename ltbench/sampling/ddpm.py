@@ -1,4 +1,4 @@
-"""The discrete chain: DDIM with eta = 0 on the released and on a corrected grid, and DDPM's 1000 ancestral steps."""
+"""The discrete chain: DDIM with eta = 0 on the released and on a corrected grid, and DDPM's ancestral steps, all 1000 or fewer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def integrate(
     """x (B, C, H, W) down the chain by "ddim", "ddim-corrected" or "ddpm"; the last needs `fresh`."""
     if sampler == "ddpm":
         assert fresh is not None, "ddpm draws noise at every step but the last"
-        return ancestral(answer, process, x, fresh)
+        return ancestral(answer, process, x, steps, fresh)
     return ddim(answer, process, x, steps) if sampler == "ddim" else ddim_corrected(answer, process, x, steps)
 
 
@@ -61,20 +61,21 @@ def _clock(x: Tensor, t: int) -> Tensor:
     return torch.full((len(x),), t, device=x.device)
 
 
-def ancestral(answer: Answer, process: DiscreteDDPM, x: Tensor, fresh: Fresh) -> Tensor:
+def ancestral(answer: Answer, process: DiscreteDDPM, x: Tensor, steps: int, fresh: Fresh) -> Tensor:
     """DDPM (arXiv 2006.11239, Algorithm 2), variance beta_t ("fixedlarge"), noise at every step but the last.
 
     As released (qym7/CBDM-pytorch:diffusion.py): x0 is clipped there only after the posterior mean has been taken, so no clipping
-    ever has an effect, and the special first entry of the variance table belongs to the step without noise.
+    ever has an effect, and the special first entry of the variance table belongs to the step without noise. With fewer steps than
+    the chain has, those of `corrected_grid`, whose betas are 1 - alpha_bar_t / alpha_bar_lower (arXiv 2102.09672, section 4).
     """
-    alpha_bar = process.alpha_bar.tolist()
-    for t in range(process.steps - 1, -1, -1):
-        now, before = alpha_bar[t], alpha_bar[t - 1] if t else 1.0
+    alpha_bar, times = process.alpha_bar.tolist(), corrected_grid(steps)
+    for t, lower in zip(times, [*times[1:], None], strict=True):
+        now, before = alpha_bar[t], 1.0 if lower is None else alpha_bar[lower]
         beta = 1 - now / before
         to_image = math.sqrt(before) * beta / (1 - now)
         to_noisy = math.sqrt(1 - beta) * (1 - before) / (1 - now)
         x = to_image * process.to_x0(answer(x, t), x, _clock(x, t)) + to_noisy * x
-        if t:
+        if lower is not None:
             x = x + math.sqrt(beta) * fresh()
     return x
 
@@ -82,6 +83,6 @@ def ancestral(answer: Answer, process: DiscreteDDPM, x: Tensor, fresh: Fresh) ->
 CLOCKS: dict[str, Callable[[int], list[int]]] = {
     "ddim": lambda steps: ddim_grid(steps)[:-1],
     "ddim-corrected": corrected_grid,
-    "ddpm": lambda steps: list(range(DiscreteDDPM.steps - 1, -1, -1)),
+    "ddpm": corrected_grid,
 }
 """The clock value of every network call."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ltbench import plugins, vaes
 from ltbench.errors import LtbenchError, Problem, UsageError
 from ltbench.plugins import Plugin
-from ltbench.protocols import PROTOCOLS, at_guidance, extractor, sampler_options
+from ltbench.protocols import PROTOCOLS, at_guidance, class_groups, extractor, sampler_options
 from ltbench.spec import models
 from ltbench.spec.presets import PIPELINES, PRESETS, deviations
 from ltbench.spec.problems import Path, nearest, one_line, problem, problems_of, shorten, tuples
@@ -366,10 +366,49 @@ def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
         **({} if entry.groups == "thirds" else {"groups": thawed_groups(entry.groups)}),
         **sampler_options(given),
     }
+    if entry.illustrate is not None:
+        fixed |= illustrated(entry.illustrate, data)
     if entry.search is not None:
         how = {key: thawed(value) for key, value in entry.search.model_dump().items()}
         return [{**fixed, "guidance": None, "search": how, **given_guidance(given)}]
     return [at_guidance({**fixed, **given_guidance(given)}, w) for w in entry.guidance or (0.0,)]
+
+
+def illustrated(how: models.Illustrate, data: Data) -> dict[str, Any]:
+    """What an illustration has in its description instead of what numbers need. Its classes are ids, most frequent first."""
+    ids = shown_ids(how, data)
+    return {
+        "samples": how.images * len(ids),
+        "classes": "shown",
+        "groups": {"shown": sorted(ids)},
+        "labels": "balanced",
+        "metrics": [],
+        "estimators": {},
+        "illustrate": {"classes": ids, "images": how.images, "neighbours": how.neighbours},
+    }
+
+
+def shown_ids(how: models.Illustrate, data: Data) -> list[int]:
+    """Ids of the classes that are illustrated. Raises LtbenchError for one that does not exist or is named twice."""
+    if isinstance(how.classes, str):
+        ranked = class_groups({}, data.counts)[how.classes]
+        return ranked[-how.most :]
+    ids = [_class_id(name, data.classes) for name in how.classes]
+    if not ids or len(ids) > 8 or len(set(ids)) < len(ids):
+        raise LtbenchError("one to eight different classes can be illustrated at a time")
+    return ids
+
+
+def _class_id(name: str | int, classes: tuple[str, ...]) -> int:
+    if name in classes:
+        return classes.index(str(name))
+    if isinstance(name, int) and 0 <= name < len(classes):
+        return name
+    near = nearest(str(name), classes)
+    hint = (
+        f"did you mean '{near}'?" if near else f"classes are names, or numbers from 0 to {len(classes) - 1}"
+    )
+    raise LtbenchError(f"there is no class '{name}'", hint)
 
 
 def given_guidance(given: dict[str, Any]) -> dict[str, Any]:

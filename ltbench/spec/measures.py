@@ -92,6 +92,7 @@ class MeasureReader:
         if len(self.problems) == before:
             self._check_samples(path, entry, data)
             self._check_search(path, entry, data)
+            self._check_illustrate(path, entry, data)
         for i, name in enumerate(entry.metrics or ()):
             if name not in METRICS:
                 near = nearest(name, METRICS)
@@ -125,6 +126,19 @@ class MeasureReader:
         if how.keep >= len(how.guidance):
             message = f"keeps {how.keep} of {len(how.guidance)} values: nothing is left out"
             self._add((*at, "keep") if self.part.find((*at, "keep")) else at, message)
+
+    def _check_illustrate(self, path: Path, entry: models.Evaluate, data: Data) -> None:
+        if entry.illustrate is None:
+            return
+        at = (*path, "illustrate")
+        if entry.guidance is None:
+            self._add(
+                at, "illustrates classes at a given guidance: name guidance, with labels and without search"
+            )
+        try:
+            choices.shown_ids(entry.illustrate, data)
+        except LtbenchError as error:
+            self._add((*at, "classes") if self.part.find((*at, "classes")) else at, one_line(error))
 
     def _check_groups(self, path: Path, entry: models.Evaluate, data: Data) -> None:
         rule = {"groups": choices.thawed_groups(entry.groups), "classes": PROTOCOLS[entry.protocol].classes}

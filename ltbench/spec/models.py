@@ -106,6 +106,19 @@ class Search(Strict):
     seed: Seed = Field(1, description="of the search's images; another one than the entry's")
 
 
+class Illustrate(Strict):
+    """What figures show of a milestone: samples, their neighbours, a map of features and the reverse process."""
+
+    classes: Literal["head", "body", "tail"] | tuple[str | int, ...] = Field(
+        "tail", description="a group, or classes by name or number"
+    )
+    most: Annotated[int, Field(ge=1, le=8)] = Field(
+        4, description="of a group: so many, those with the fewest training images"
+    )
+    images: Annotated[int, Field(ge=8, le=1000)] = Field(200, description="generated images of each class")
+    neighbours: Annotated[int, Field(ge=1, le=20)] = Field(10, description="nearest images that are shown")
+
+
 class Evaluate(Strict):
     """One protocol and sampler, at each of the guidance values, on every milestone."""
 
@@ -144,6 +157,9 @@ class Evaluate(Strict):
     block: Count | None = Field(None, description="images per sampling block; default: the protocol's")
     seed: Seed = 0
     extractor: str | None = Field(None, description="default: the data set's own")
+    illustrate: Illustrate | None = Field(
+        None, description="in place of numbers: what figures need of some classes (tail: the tail's)"
+    )
 
 
 class Method(Open):

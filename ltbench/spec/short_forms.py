@@ -71,4 +71,17 @@ def _evaluate(entry: Node) -> Node:
         values["guidance"] = listed(values["guidance"])
     if (schedule := values.get("schedule")) is not None and isinstance(schedule.value, str):
         values["schedule"] = _named(schedule)
+    shown = values.get("illustrate")
+    if shown is not None and isinstance(shown.value, str | int | list):
+        shown = Node({"classes": shown}, shown.where, {"classes": shown.where})
+    if shown is not None and isinstance(shown.value, dict):
+        values["illustrate"] = _illustrated(shown)
     return Node(values, entry.where, entry.keys)
+
+
+def _illustrated(node: Node) -> Node:
+    """A lone class is a list of one; a group stays a word."""
+    classes = node.value.get("classes")
+    if classes is None or classes.value in ("head", "body", "tail"):
+        return node
+    return Node({**node.value, "classes": listed(classes)}, node.where, node.keys)

@@ -18,6 +18,7 @@ from ltbench.errors import LtbenchError
 from ltbench.evaluate import Bench, Milestone, collector_of, evaluate, planned_extractor, references
 from ltbench.reals import real_features
 from ltbench.stages.common import Stage, Superseded, context, present, put, put_tiles
+from ltbench.stages.illustrate import illustrate_milestone
 from ltbench.stages.search import search
 
 
@@ -25,7 +26,10 @@ def evaluate_milestone(stage: Stage, data: Dataset, step: int, evaluation_id: st
     """Evaluate the EMA weights of one milestone under one protocol, sampler and guidance value, or search the guidance."""
     evaluation = stage.run.store.get_evaluation(evaluation_id)
     try:
-        if "search" in evaluation:
+        if "illustrate" in evaluation:
+            how = _milestone(stage, step), _bench(stage, step, int(evaluation["samples"]))
+            illustrate_milestone(stage, data, step, evaluation, *how)
+        elif "search" in evaluation:
             search(stage, step, evaluation_id, evaluation, partial(measured, stage, data, step))
         else:
             measured(stage, data, step, evaluation)

@@ -28,6 +28,7 @@ CAUSES += (
     "node",
     "timeout",
     "cancelled",
+    "no-progress",
 )  # ends of a SLURM job that its processes could not write down
 FACT_LIMIT = 1 << 20  # bytes
 TRACEBACK_LIMIT = 20_000  # characters

@@ -30,7 +30,7 @@ ANYWHERE = KILL + "test_killed_anywhere_and_run_again_equals_uninterrupted"
 WHOLE_GRID = GRID + "test_a_grid_killed_anywhere_ends_in_one_full_set"
 HOSTILE = HOST + "test_a_hostile_cell_fails_with_its_cause"
 UNTOUCHED = HOST + "test_the_next_cell_of_the_same_process_is_untouched"
-SLURM = "the real SLURM: shown by the tests of ltbench/launch/slurm"
+SLURM, GUARDS, SUBMIT = "test_slurm_task.py::", "test_slurm_guards.py::", "test_submit.py::"
 
 FAULTS = (
     # --- kill and resume ---
@@ -42,20 +42,32 @@ FAULTS = (
            f"{ANYWHERE} {STORE}test_put_record_killed_at_every_call", "the order of commits in stages/train.py"),
     _fault("F04", "many interruptions within one epoch", "the same order of images",
            "test_order.py::test_any_interruption_leaves_the_order_alone", "the order is a function of the step"),
-    _fault("F05", "preempted faster than a first checkpoint", "no-progress, with the interval to set", "", "",
-           "no command says no-progress yet: it needs the attempts that SLURM jobs leave"),
+    _fault("F05", "preempted faster than a first checkpoint", "failed: no-progress, with the key to set",
+           f"{SLURM}test_a_job_that_keeps_nothing_start_after_start_ends {GUARDS}test_three_starts_that_keep_nothing_are_enough "
+           f"{GUARDS}test_a_time_limit_that_is_too_short_is_called_so", "launch/slurm/headway.py"),
     _fault("F06", "SIGTERM, SIGINT, SIGHUP at any time", "stopping at the next step boundary; once more kills",
            f"{LAUNCH}test_one_signal_stops_at_a_step_boundary {LAUNCH}test_a_second_signal_kills "
            "faults/test_code_rules.py::test_signal_handlers_only_take_note", "handlers only take note"),
-    _fault("F07", "grace shorter than a save", "the last checkpoint counts", ANYWHERE, "a half-written one never counts",
-           f"the warning with the time a save takes; {SLURM}"),
-    _fault("F08", "preemption, requeue, scancel, time limit, node loss", "status says which",
-           f"{CLAIM}test_a_requeued_job_replaces_its_former_self_at_once", "restart counts in claims", SLURM),
+    _fault("F07", "grace shorter than a save", "the last checkpoint counts",
+           f"{ANYWHERE} {SLURM}test_a_step_that_was_killed_whole_is_written_down_by_whoever_looks",
+           "a half-written one never counts", "the warning with the time that a save took"),
+    _fault("F08", "preemption, requeue, scancel, time limit, node loss", "status says which; what was computed is kept",
+           f"{CLAIM}test_a_requeued_job_replaces_its_former_self_at_once {SLURM}test_a_preempted_job_saves_requeues_itself_and_goes_on "
+           f"{SLURM}test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it "
+           f"{SLURM}test_a_job_at_its_time_limit_saves_and_goes_on {SLURM}test_a_job_that_somebody_requeues_goes_on "
+           f"{SLURM}test_a_node_that_is_lost_while_its_job_runs_on_leaves_one_set_of_records "
+           f"{SLURM}test_what_its_user_cancelled_stays_cancelled {SLURM}test_a_rank_that_dies_ends_the_job_and_the_cell_goes_on",
+           "signals heeded at step boundaries; restart counts in claims"),
     _fault("F09", "a worker is killed for its memory", "was killed by SIGKILL (out of memory, perhaps) at step k",
-           f"{LAUNCH}test_a_worker_that_ends_badly_is_one_failed_stage {WHOLE_GRID}", "the driver writes its failure"),
+           f"{LAUNCH}test_a_worker_that_ends_badly_is_one_failed_stage {WHOLE_GRID} "
+           f"{SLURM}test_a_killed_worker_is_written_down_and_the_cell_goes_on_when_it_is_sent_again "
+           f"{GUARDS}test_a_worker_that_the_kernel_killed_for_memory_is_of_that_class", "the driver writes its failure"),
     _fault("F10", "out of memory in a step", "failed: oom, with its message",
-           f"{HOSTILE} {JOB}test_failures_are_classed_and_say_why", "failure_cause()"),
-    _fault("F11", "stale or cut submission pickles", "the file's name", "", "", SLURM),
+           f"{HOSTILE} {JOB}test_failures_are_classed_and_say_why "
+           f"{SUBMIT}test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch", "failure_cause()"),
+    _fault("F11", "stale or cut submission pickles", "nothing: each start writes its call anew",
+           f"{GUARDS}test_a_job_runs_the_call_of_its_script_whatever_lies_in_its_place "
+           f"{GUARDS}test_a_job_whose_call_cannot_be_written_does_not_begin", "sbatch._setup()"),
     _fault("F12", "resumed with other threads or another torch", "threads, device and versions in the record",
            f"{JOB}test_a_cell_leaves_records_that_say_everything", "the envelope"),
     _fault("F13", "another number of ranks", "the same cell, up to rounding; refused where it cannot be shared",
@@ -172,12 +184,13 @@ FAULTS = (
            "test_cifar.py::test_a_planted_pickle_is_refused_by_name_and_runs_nothing", "weights_only; safetensors"),
     _fault("F86", "secrets in the environment, remotes, tracebacks", "[hidden]",
            "faults/test_secrets.py::test_no_planted_secret_reaches_a_file_or_the_output "
-           "test_provenance.py::test_remotes_lose_their_credentials test_provenance.py::test_only_listed_variables_are_kept",
-           "ltbench/redact.py", "files of a SLURM submission"),
+           "test_provenance.py::test_remotes_lose_their_credentials test_provenance.py::test_only_listed_variables_are_kept "
+           f"{GUARDS}test_no_secret_reaches_a_jobs_log_or_files {SUBMIT}test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch",
+           "ltbench/redact.py"),
     _fault("F87", "folders that others may change", "warning: everybody on this machine may write into FOLDER",
            "faults/test_hostile_names.py::test_a_folder_that_everybody_may_write_is_told_at_the_start "
-           "faults/test_hostile_names.py::test_a_folder_of_somebody_else_is_told", "files.exposure()",
-           "submitit's pickles: the job's side refuses those of another user"),
+           "faults/test_hostile_names.py::test_a_folder_of_somebody_else_is_told "
+           f"{GUARDS}test_a_job_runs_the_call_of_its_script_whatever_lies_in_its_place", "files.exposure(); sbatch._setup()"),
 )  # fmt: skip
 
 NUMBERS = {

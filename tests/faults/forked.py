@@ -102,7 +102,7 @@ class _Forking:
 
     def Popen(self, command: Sequence[str], **options: Any) -> _Worker:
         self._started += 1
-        return _Worker(command[3:], options["env"], self._started - 1, self._before)
+        return _Worker(command[command.index("-m") + 2 :], options["env"], self._started - 1, self._before)
 
 
 class _Worker:

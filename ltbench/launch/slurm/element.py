@@ -44,13 +44,15 @@ class Element:
         """Whether a person wants no more of it."""
         return self.submission.cancelled(self.array, self.index)
 
-    def say_started(self) -> None:
+    def say_started(self, kept: int) -> None:
+        """kept: see ltbench/launch/slurm/headway.py."""
         self.submission.put_started(
             *(self.array, self.index, self.restart),
             node=os.environ.get("SLURMD_NODENAME", socket.gethostname()),
             job_id=os.environ.get("SLURM_JOB_ID"),
             time=time.time(),
             pid=os.getpid(),
+            kept=kept,
         )
 
     def say_ended(self, reason: str, outcome: str, cause: str | None = None, message: str = "") -> None:

@@ -2,13 +2,15 @@
 
     submission.json        what was submitted, with which profile and which code                       (the driver)
     array-A.json           what every element of array A is to do                                      (the driver, or a training)
-    job-A.json             SLURM's number of array A; absent: the driver died between sbatch and here  (the same)
+    jobs.json              SLURM's numbers of the driver's arrays, written anew after each sbatch     (the driver)
+    job-A.json             that of array A which a training submitted, or that was found by its token  (whoever did)
     started/A.I.R.json     element I of array A began, for the R-th time                               (the job)
     ended/A.I.R.json       how that ended, as far as the job could say                                 (the job)
     cancelled, cancelled-A-I   a person wants no more of it                                            (`cancel`)
     logs/A_I.out           what the element printed                                                    (SLURM)
     calls/                 submitit's own: the call of a running element and what it returned          (the job)
 
+An array that neither names was never submitted, or its driver died between sbatch and the file: its token finds it.
 Everything about the cells themselves is in the store. What thousands of cells share is written once per array.
 """
 
@@ -22,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltbench import files
+from ltbench import files, redact
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.launch.work import CellWork
 from ltbench.profiles import Profile
@@ -141,25 +143,35 @@ class Submission:
         return self.folder / f"array-{number}.json"
 
     def token(self, number: int) -> str:
-        """The comment by which SLURM knows array `number`, also when job-A.json was never written."""
+        """The comment by which SLURM knows array `number`, also when its number was never written down."""
         return f"ltbench-{self.id}-{number}"
 
     def job(self, number: int) -> str | None:
         """SLURM's job number of an array; None: not submitted, or its driver died before it could write it down."""
-        try:
-            return str(sealed.read_sealed(self.folder / f"job-{number}.json")["job_id"])
-        except FileNotFoundError:
-            return None
+        for name, of in ((f"job-{number}.json", None), ("jobs.json", str(number))):
+            try:
+                kept = sealed.read_sealed(self.folder / name)
+            except FileNotFoundError:
+                continue
+            job = kept["job_id"] if of is None else kept["jobs"].get(of)
+            if job is not None:
+                return str(job)
+        return None
 
     def put_job(self, number: int, job_id: str) -> None:
         """Write job-A.json; whoever adopts an array writes the same."""
         value = {"format": sealed.FORMAT, "job_id": job_id, "token": self.token(number)}
         sealed.keep_once(self.folder / f"job-{number}.json", value, link=True)
 
+    def put_jobs(self, jobs: Mapping[int, str]) -> None:
+        """Write jobs.json: array -> SLURM's number, of everything that the driver has submitted so far. The driver alone does."""
+        value = {"format": sealed.FORMAT, "jobs": {str(number): job for number, job in jobs.items()}}
+        files.replace(self.folder / "jobs.json", sealed.seal(value))
+
     # --- what jobs say ------------------------------------------------------------------------------------------------
 
     def put_started(self, array: int, index: int, restart: int, **fields: Any) -> None:
-        """node, job_id, pid, time: the element began."""
+        """node, job_id, pid, time, kept: the element began, with so much kept of its starts before (ltbench/launch/slurm/headway.py)."""
         self._put("started", array, index, restart, fields)
 
     def put_ended(self, array: int, index: int, restart: int, **fields: Any) -> None:
@@ -169,7 +181,8 @@ class Submission:
     def _put(self, kind: str, array: int, index: int, restart: int, fields: Mapping[str, Any]) -> None:
         path = self.folder / kind / f"{array}.{index}.{restart}.json"
         files.make_directory(path.parent)
-        files.replace(path, sealed.seal({"format": sealed.FORMAT, **sealed.finite(dict(fields))}))
+        told = redact.clean_all(sealed.finite(dict(fields)))
+        files.replace(path, sealed.seal({"format": sealed.FORMAT, **told}))
 
     def started(self) -> dict[tuple[int, int, int], Path]:
         """(array, index, restart) -> file, of every beginning."""

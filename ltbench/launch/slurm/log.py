@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ltbench import redact
 from ltbench.launch.local import Outcome
 from ltbench.launch.work import Job
 
@@ -21,8 +22,8 @@ class Log:
         self._said: dict[int, float] = {}
 
     def note(self, text: str) -> None:
-        """One line with the time."""
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        """One line with the time, without secrets."""
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {redact.clean(text)}", file=sys.stderr, flush=True)
 
     def hello(self, worker: int, message: dict[str, Any]) -> None:
         self.note(f"worker {worker}: {message['device']}, {message['threads']} threads")

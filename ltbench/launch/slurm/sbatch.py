@@ -120,9 +120,9 @@ def _setup(
         # srun of SLURM 22.05 and later does not take sbatch's --cpus-per-task over.
         f"export SRUN_CPUS_PER_TASK={asked.cores // asked.ranks}",
         *(staging if profile.staging and "LTBENCH_DATA" in environment else []),
-        # A job that was requeued keeps the call that it had: submitit counts time limits in it.
+        # Anew at every start: what a killed start left of it, or somebody else put there, is not run.
         f'call="{pickled}"',
-        f'[ -s "$call" ] || {{ echo \'{call.text(asked.time, profile.max_timeouts)}\' | base64 -d > "$call.$$" && mv "$call.$$" "$call"; }}',
+        f'echo \'{call.text(asked.time, profile.max_timeouts)}\' | base64 -d > "$call.$$" && mv -fT "$call.$$" "$call" || exit 1',
     ]
 
 

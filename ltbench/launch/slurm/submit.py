@@ -211,7 +211,7 @@ class Sender:
         return self.submission.add_array(resource, wanted.tasks)
 
     def send(self, number: int, text: str) -> str:
-        """Hand an array that is written to SLURM and write its job number down. Raises EnvironmentProblem."""
+        """Hand an array of a submission that is out to SLURM and write its job number down. Raises EnvironmentProblem."""
         job = sbatch.send(text)
         self.submission.put_job(number, job)
         return job
@@ -226,7 +226,8 @@ def send_all(sender: Sender, wanted: Sequence[Wanted]) -> list[str]:
     jobs: list[str] = []
     for array, each in zip(arrays, wanted, strict=True):
         try:
-            jobs.append(sender.send(array.number, sender.text(array.number, each, dependency(each, jobs))))
+            jobs.append(sbatch.send(sender.text(array.number, each, dependency(each, jobs))))
+            sender.submission.put_jobs({known.number: job for known, job in zip(arrays, jobs, strict=False)})
         except EnvironmentProblem as problem:
             raise EnvironmentProblem(
                 f"{problem.message}\n{len(jobs)} of {len(arrays)} arrays are in the queue",

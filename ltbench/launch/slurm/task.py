@@ -13,13 +13,17 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
+from ltbench import caches
 from ltbench.launch import devices, local
 from ltbench.launch.local import Outcome
 from ltbench.launch.recorder import Recorder
 from ltbench.launch.signals import WARNING, unshield
+from ltbench.launch.slurm import headway
 from ltbench.launch.slurm.element import Element
 from ltbench.launch.slurm.evaluations import Submitter, training_only
 from ltbench.launch.slurm.layout import Array, Entry
@@ -54,7 +58,7 @@ class Heard:
 def run_task(folder: str, array: str) -> None:
     """Run this element of array `array` of the submission in `folder`; leaves by SystemExit, 1 when a stage failed.
 
-    Raises LtbenchError for a submission that cannot be read, or other code than was submitted.
+    Raises LtbenchError for a submission that cannot be read; other code than was submitted is a failed element.
     """
     heard = Heard()
     heard.listen()
@@ -68,7 +72,8 @@ class _Task:
         self.profile: Profile = element.submission.profile()
         self.array: Array = element.submission.array(element.array)
         self.entries: tuple[Entry, ...] = self.array.tasks[element.index]
-        self.ranks = self.profile.resources(self.array.resource["class"]).ranks
+        self._asked = self.profile.resources(self.array.resource["class"])
+        self.ranks = self._asked.ranks
         self.leads = int(os.environ.get("SLURM_PROCID", "0")) == 0
         self.log = Log()
         self.submitter: Submitter | None = None
@@ -87,23 +92,39 @@ class _Task:
         """Everything; the exit code."""
         if self.element.cancelled:
             return self._end("cancelled", "preempted", message="cancelled before it began")
-        if self.leads:
-            self.element.say_started()
         try:
-            outcomes = self._outcomes()
-        except Exception as error:
-            self._end("failed", "failed", "code", f"{type(error).__name__}: {error}")
-            raise
+            store = self._open()
+            if self.leads and (problem := self._begin(store)) is not None:
+                return self._end("failed", "failed", headway.CAUSE, problem)
+            outcomes = self._outcomes(store)
+        except (
+            Exception
+        ) as error:  # not let out: submitit would keep the traceback as it is, with whatever secret it shows
+            self.log.note(traceback.format_exc())
+            return self._end("failed", "failed", "code", f"{type(error).__name__}: {error}")
         finally:
             if self.submitter is not None:
                 self.submitter.close()
         return self._conclude(outcomes)
 
-    def _outcomes(self) -> list[Outcome]:
+    def _open(self) -> Store:
         store = Store.open(self.info["store"], self.info["scratch"])
-        if self.leads:
-            for entry in self.entries:
-                entry.register(store)
+        # A node has no network. Before torch, or whatever reads these variables, is imported.
+        caches.use(Path(self.info["scratch"]), offline=True)
+        return store
+
+    def _begin(self, store: Store) -> str | None:
+        """Say that it began; why it had better not go on, None to go on."""
+        for entry in self.entries:
+            entry.register(store)
+        kept = headway.kept(self.entries, store)
+        self.element.say_started(kept)
+        problem = headway.problem(self.element, kept, self.profile, self._asked)
+        if problem is not None:
+            headway.give_up(self.entries, store, problem)
+        return problem
+
+    def _outcomes(self, store: Store) -> list[Outcome]:
         if self.ranks > 1:
             from ltbench.launch.slurm import ranks
 
@@ -111,7 +132,7 @@ class _Task:
         return self._local(store)
 
     def _local(self, store: Store) -> list[Outcome]:
-        asked = self.profile.resources(self.array.resource["class"])
+        asked = self._asked
         seats = seats_of(asked.pack, asked.gpus, self._threads(asked.pack))
         # A job without GPUs may see those of others, on a node that does not hide them.
         device = {} if asked.gpus else {"device": "cpu"}
@@ -123,8 +144,7 @@ class _Task:
 
     def _threads(self, processes: int) -> int:
         """Of each of `processes` that share the job. From what was asked for, so that a restart elsewhere computes alike."""
-        asked = self.profile.resources(self.array.resource["class"])
-        return max(1, asked.cores // processes)
+        return max(1, self._asked.cores // processes)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +170,8 @@ class _Task:
             return self._requeue("preempted" if fate == "preempted" else "timeout")
         if fate == "preempted" and self.profile.requeue_at_once:
             return self._requeue("preempted")
-        self._end("cancelled" if fate == "cancelled" else "preempted", "preempted", message="SIGTERM; saved")
+        message = "saved; SLURM requeued it" if fate == "requeued" else "SIGTERM; saved"
+        self._end("cancelled" if fate == "cancelled" else "preempted", "preempted", message=message)
         # What SLURM has decided already needs no waiting for its SIGKILL.
         return 0 if fate in ("cancelled", "requeued") else self._wait()
 

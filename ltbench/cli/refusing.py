@@ -1,0 +1,114 @@
+"""What `submit` refuses before anything is queued: what the profile's machines cannot do, what jobs could not fetch, what costs too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ltbench.cli.output import plural, say
+from ltbench.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from ltbench.cli.due import Looked
+    from ltbench.cost.estimate import GridCost
+    from ltbench.launch.slurm.resources import Wanted
+    from ltbench.plan import Plan, Work
+    from ltbench.profiles import Profile
+    from ltbench.store import Store
+
+
+def unable(work: Sequence[Work], profile: Profile) -> None:
+    """What the profile's machines cannot do. Raises UsageError."""
+    from ltbench.cli.running import Pool
+
+    training = profile.resources("training")
+    Pool(None, None, None, training.ranks, None).refuse_uneven([item.cell for item in work])
+    wants = {item.cell.label for item in work if item.cell.settings["train"]["precision"] == "bf16"}
+    if wants and training.gpus and not training.bf16:
+        raise UsageError(
+            f"the profile says that its GPUs do not compute in bf16, which {', '.join(sorted(wants)[:3])} would use",
+            "use train.precision=fp32 (another cell), or another partition",
+        )
+
+
+def large(work: Sequence[Work], profile: Profile, house: Store) -> None:
+    """Cells that do not fit the profile's GPUs. Raises UsageError."""
+    training = profile.resources("training")
+    if training.gpu_memory_gb is None or not training.gpus:
+        return
+    from ltbench.cost.calibrations import read_all
+    from ltbench.cost.memory import training_memory
+
+    known, _ = read_all(house)
+    # Seeds of a row take the same.
+    rows = {
+        item.cell.label: item.cell
+        for item in work
+        if any(stage.startswith("train:") for stage in item.stages)
+    }
+    too_large = []
+    for label, cell in rows.items():
+        needed = training_memory(cell.settings, cell.options.get("micro_batch"), known, training.ranks)
+        if needed.bytes * training.pack_on_gpu > training.gpu_memory_gb * 1e9:
+            too_large.append(f"{label}: {needed.bytes / 1e9:,.1f} GB ({needed.source})")
+    if too_large:
+        raise UsageError(
+            f"a GPU of the profile has {training.gpu_memory_gb:g} GB (gpu_memory_gb), "
+            f"{plural(training.pack_on_gpu, 'cell')} at a time; this needs more for each:\n"
+            + "\n".join(too_large[:10]),
+            "set train.micro_batch (the same cell), pack fewer, or use another partition; cells that fit: --filter",
+        )
+
+
+def missing(work: Sequence[Work], spec: str, *, only_say: bool) -> None:
+    """Weights and data that jobs could not fetch. Raises EnvironmentProblem; `only_say`: as a note."""
+    from ltbench import needs
+
+    lacking = needs.missing_assets([item.cell for item in work], spec)
+    if not lacking:
+        return
+    lines = [f"{what}\n    {remedy}" for what, remedy in lacking]
+    problem = "jobs have no network, and this is not here:\n" + "\n".join(lines)
+    if not only_say:
+        raise EnvironmentProblem(problem, f"bring it, then submit: python harness.py fetch {spec}")
+    say(f"note: {problem}\nwithout --dry-run this is refused")
+
+
+def cost_of(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> GridCost:
+    """The estimate for what is to be submitted."""
+    from ltbench.cli import costing
+    from ltbench.cost.machine import Machine, cpu_name
+
+    asked = profile.resources("training")
+    slots = min(asked.at_once or len(looked.cells), max(1, sum(len(each.indices) for each in wanted)))
+    device = (asked.gpu_type or "gpu") if asked.gpus else cpu_name()
+    machine = Machine(device, asked.cores // asked.ranks, asked.ranks, max(1, slots), asked.time * 60.0)
+    cost, bad = costing.cost_of(_only(looked.found, wanted), looked.house, machine)
+    for line in bad:
+        say(f"note: {line}")
+    return cost
+
+
+def _only(found: Plan, wanted: Sequence[Wanted]) -> Plan:
+    """The plan of what is to be submitted now."""
+    ours = {(entry.cell, stage) for each in wanted for entry in each.cells() for stage in entry.stages}
+    trains = {cell for cell, stage in ours if stage.startswith("train:")}
+    cells = []
+    for item in found.cells:
+        due = tuple(
+            each
+            for each in item.due
+            if (item.cell.id, each.stage) in ours
+            or (each.stage.startswith("train:") and item.cell.id in trains)
+        )
+        cells.append(replace(item, due=due))
+    return replace(found, cells=tuple(cells))
+
+
+def hours(cost: GridCost, most: float | None) -> None:
+    if most is not None and cost.hours > most:
+        raise UsageError(
+            f"this is estimated at {cost.hours:,.1f} {cost.machine.unit}; --max-gpu-hours allows {most:,.1f}",
+            "choose cells by --filter, or allow more; --dry-run shows the figures",
+        )
