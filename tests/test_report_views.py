@@ -341,8 +341,8 @@ def test_writing_replaces_whole_files_and_leaves_nothing_else(tmp_path):
     write_report(inputs, SUMMARY, lambda record, name: None, tmp_path, ("md", "csv"))
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quickstart.csv", "quickstart.md"]
-    with pytest.raises(UsageError, match="pdf"):
-        write_report(inputs, SUMMARY, lambda record, name: None, tmp_path, ("pdf",))
+    with pytest.raises(UsageError, match="docx"):
+        write_report(inputs, SUMMARY, lambda record, name: None, tmp_path, ("docx",))
 
 
 def test_an_empty_benchmark_is_a_table_of_reasons(tmp_path):
