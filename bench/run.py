@@ -16,7 +16,7 @@ from typing import Any
 import startup  # beside this file
 from startup import ROOT
 
-PARTS = ("startup", "forms", "training", "data", "neighbours", "metrics")
+PARTS = ("startup", "report", "forms", "training", "data", "neighbours", "metrics")
 
 
 def main() -> int:
@@ -32,6 +32,11 @@ def main() -> int:
     if "startup" in parts:
         print("start-up ...", file=sys.stderr)
         found["startup"] = startup.measure()
+    if "report" in parts:
+        print("a report from 1,000 records ...", file=sys.stderr)
+        import report  # beside this file
+
+        found["report"] = report.measure()
     if "forms" in parts:
         print("terms over all pairs ...", file=sys.stderr)
         found["forms"] = _forms(args.device)

@@ -31,6 +31,7 @@ __all__ = [
     "Planned",
     "Work",
     "cell_id",
+    "evaluation_change",
     "evaluations_only",
     "expand",
     "plan",
@@ -547,7 +548,7 @@ class _Seen:
         if reason:
             return reason
         if (step, key) in self.old:
-            self.stale.append(_evaluation_change(self.old[(step, key)].envelope.get("evaluation_code")))
+            self.stale.append(evaluation_change(self.old[(step, key)].envelope.get("evaluation_code")))
             return self.stale[-1]
         if step not in self.trained:
             return "after training"
@@ -605,7 +606,7 @@ def _spent(record: Record) -> Spent | None:
     )
 
 
-def _evaluation_change(old: dict[str, Any] | None) -> str:
+def evaluation_change(old: dict[str, Any] | None) -> str:
     """What changed in the evaluation code, as far as the record's envelope tells."""
     now = provenance.evaluation_code()
     said = provenance.changes({"evaluation": old}, now) if old else []

@@ -12,6 +12,7 @@ from ltbench import caches, plugins
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["LTBENCH_CACHE"] = ""  # no report is remembered, but where a test is about that
 
 
 @pytest.fixture(autouse=True)

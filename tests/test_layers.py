@@ -73,6 +73,7 @@ LAYERS = {
     "ltbench.needs": 0,
     "ltbench.calibrate": 4,
     "ltbench.archive": 0,
+    "ltbench.trackers": 0,
     "ltbench.children": 0,
     "ltbench.questions": 4,
     "ltbench.conformance": 5,

@@ -6,6 +6,7 @@ An archive is a zip file that any tool opens. Its members lie as in a store, so 
     store/cells/..          cell.json, run.json, the records that count, facts, failures that stand
     store/evaluations/..    what the records' evaluations are
     spec/NAME.yaml          the benchmark, complete in itself
+    lock/..                 a lock file (`export --lock`): which records are behind which printed number
     plugins/methods/..      the files of the methods and data sets of its cells; plugins/datasets/..
 
 The same store gives the same bytes. Claims, heartbeats and checkpoints belong to a place and stay there.

@@ -30,6 +30,7 @@ _PLACES = {
     "fact": re.compile(_RUN + r"/facts/(?P<name>[0-9a-f]{16}\.(png|npz))"),
     "failure": re.compile(_RUN + r"/failed/(?P<name>[a-z0-9-]+\.[0-9]+\.json)"),
     "spec": re.compile(r"spec/(?P<name>[a-z0-9][a-z0-9._-]{0,63})\.yaml"),
+    "lock": re.compile(r"lock/(?P<name>[a-zA-Z0-9][a-zA-Z0-9._-]{0,63})"),
     "plugin": re.compile(r"plugins/(methods|datasets)/(?P<name>[a-z][a-z0-9_]*)\.py"),
 }  # in the order in which they are merged: a record's cell and run are there before it
 
@@ -50,7 +51,7 @@ class Merged:
 def merge(path: Path, store: Store) -> Merged:
     """Add what an archive holds to a store. Nothing that the store holds is changed.
 
-    The archive is checked whole before anything is written. Specs and plugins stay in the archive: the code and the
+    The archive is checked whole before anything is written. Specs, plugins and locks stay in the archive: the code and the
     benchmarks of a checkout are its own. Raises LtbenchError for a file that is no sound archive.
     """
     members = read_archive(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,14 +31,18 @@ class Packed:
     absent: tuple[str, ...]
 
 
-def pack(path: Path, benchmark: str, spec: bytes, cells: Sequence[Cell], store: Store) -> Packed:
+def pack(
+    path: Path, benchmark: str, spec: bytes, cells: Sequence[Cell], store: Store, lock: Path | None = None
+) -> Packed:
     """Write the archive of a benchmark's cells beside `path` and rename it.
 
     Every run of a cell is packed, of older code too; what the store's readers would not take (damaged, superseded) is not.
-    Raises LtbenchError when the store has none of the cells, StorageProblem when the disk refuses.
+    With `lock` the file goes in as well, and the cells of every record that it pins. Raises LtbenchError when the store has none
+    of the cells or lacks a pinned record, StorageProblem when the disk refuses.
     """
     known = set(store.cells())
-    ids = list(dict.fromkeys(cell.id for cell in cells))
+    pinned = {} if lock is None else _pinned(lock)
+    ids = list(dict.fromkeys([*(cell.id for cell in cells), *sorted(set(pinned.values()))]))
     present = sorted(cell for cell in ids if cell in known)
     if not present:
         raise LtbenchError(
@@ -45,15 +50,41 @@ def pack(path: Path, benchmark: str, spec: bytes, cells: Sequence[Cell], store: 
             "run it first, or name the right store by --store",
         )
     members: dict[str, bytes | Path] = {f"spec/{benchmark}.yaml": spec, **_plugins(cells)}
+    if lock is not None:
+        members[f"lock/{_lock_name(lock)}"] = lock
     records = 0
     for name, source in _store_members(store, present):
         members[name] = source
         records += "/records/" in name
+    _insist(pinned, members, lock)
     data = _bytes(benchmark, members)
     files.make_directory(path.absolute().parent)
     files.replace(path.absolute(), data)
     absent = tuple(cell for cell in ids if cell not in known)
     return Packed(path, len(present), records, len(members), len(data), absent)
+
+
+def _pinned(lock: Path) -> dict[str, str]:
+    """{digest: cell} of every record that a lock pins."""
+    from ltbench.report.pins import read_lock
+
+    return {name: told["cell"] for pins in read_lock(lock).values() for name, told in pins.records.items()}
+
+
+def _lock_name(lock: Path) -> str:
+    """The lock's own name where an archive may hold it; else paper.lock."""
+    return lock.name if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}", lock.name) else "paper.lock"
+
+
+def _insist(pinned: Mapping[str, str], members: Mapping[str, bytes | Path], lock: Path | None) -> None:
+    """Raises LtbenchError when a pinned record is not among the members: a supplement that lacks a number's record is none."""
+    packed = {name.removesuffix(".json").rpartition("-")[2] for name in members if "/records/" in name}
+    if lacking := sorted(name for name in pinned if name[:16] not in packed):
+        some = ", ".join(f"{name[:12]} of cell {pinned[name][:12]}" for name in lacking[:5])
+        raise LtbenchError(
+            f"{lock} pins {len(lacking)} records that the store does not hold: {some}",
+            "`report NAME --check` says what moved; `--lock` pins what is there now",
+        )
 
 
 def _plugins(cells: Iterable[Cell]) -> dict[str, Path]:

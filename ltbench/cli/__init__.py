@@ -29,6 +29,7 @@ from ltbench.cli import (
     standing,
     stopping,
     submitting,
+    syncing,
 )
 from ltbench.cli.output import complain, say
 from ltbench.errors import LtbenchError
@@ -57,6 +58,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (archiving.export, "A benchmark's results as one zip file."),
     (archiving.import_, "Add such files to a store; nothing is overwritten."),
     (doctoring.doctor, "What this machine or cluster can do, and what fails."),
+    (syncing.sync, "Mirror curves and grids to TensorBoard or W&B."),
     (planning.validate, "Check a spec: every mistake, with its place."),
     (planning.schema, "The JSON schema of a spec, for editors."),
 )

@@ -20,6 +20,12 @@ def export(
     to: Annotated[
         Path | None, typer.Option("--out", metavar="FILE.zip", help="The archive. [NAME.zip]")
     ] = None,
+    lock: Annotated[
+        Path | None,
+        typer.Option(
+            "--lock", metavar="FILE", help="Pack this lock of `report`, and all records that it pins."
+        ),
+    ] = None,
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
@@ -35,6 +41,7 @@ def export(
     \b
     Example:
       python harness.py export quickstart --out quickstart.zip
+      python harness.py export quickstart --lock paper.lock --out supplement.zip
     """
     from ltbench.archive.pack import pack
     from ltbench.cli import stores, targets
@@ -43,7 +50,7 @@ def export(
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
     path = to or Path(f"{benchmark.name}.zip")
-    made = pack(path, benchmark.name, _text(benchmark), cells, stores.open_store(write=False))
+    made = pack(path, benchmark.name, _text(benchmark), cells, stores.open_store(write=False), lock)
     if made.absent:
         say(
             f"{plural(len(made.absent), 'cell')} of {benchmark.name} are not in the store, and not in the archive"

@@ -65,6 +65,7 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
         "run": run.run,
         "present_code": present,
         "folder": str(run.dir),
+        "layers": run.layers(),
         "checkpoints": _names(run.checkpoints),
         "milestones": _names(run.milestones),
         "accepted": (run.accepted() or {}).get("because"),
@@ -78,6 +79,7 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
                 "step": record.step,
                 "evaluation": record.evaluation,
                 "file": str(record.path),
+                "layer": run.store.layer_of(record.path),
                 "about": _about(record.body),
                 "values": _values(record.body),
             }
@@ -86,6 +88,7 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
         "damaged": [f"{each.path}: {each.reason}" for each in run.damaged()],
         "superseded": [str(record.path) for record in found.superseded],
         "conflicts": [str(record.path) for record in found.conflicts],
+        "shadowed": [str(record.path) for record in found.shadowed],
         "failures": run.failures(),
     }
 
@@ -220,6 +223,13 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 def _tell_run(run: Mapping[str, Any]) -> None:
     code = "the present code" if run["present_code"] else "other code than the present"
     out(f"run {run['run']}, {code}: {run['folder']}")
+    read_only = [layer for layer in run["layers"] if layer != "own"]
+    for layer in read_only:
+        out(
+            f"  also in the read-only layer {layer}"
+            if "own" in run["layers"]
+            else f"  from the read-only layer {layer}"
+        )
     if run["accepted"]:
         out(f"accepted because {run['accepted']}")
     table(
@@ -241,14 +251,14 @@ def _tell_run(run: Mapping[str, Any]) -> None:
             (curve_line(f"  {name}", own["step"], own["value"]) for name, own in run["curves"].items()),
         )
     if run["records"]:
-        table(
-            ("  record", "step", "of", "values over all classes"),
-            (
-                (f"  {each['kind']}", each["step"], each["about"], _numbers(each["values"]))
-                for each in run["records"]
-            ),
-        )
-    for word in ("damaged", "superseded", "conflicts"):
+        heads = ("  record", "step", "of", "values over all classes")
+        lines = [
+            (f"  {each['kind']}", each["step"], each["about"], _numbers(each["values"]), each["layer"])
+            for each in run["records"]
+        ]
+        # Where everything is one's own, a column that says so is noise.
+        table((*heads, "layer"), lines) if read_only else table(heads, [line[:-1] for line in lines])
+    for word in ("damaged", "superseded", "conflicts", "shadowed"):
         for line in run[word]:
             out(f"  {word}: {line}")
     for each in run["grids"]:
@@ -280,8 +290,9 @@ def _numbers(values: Mapping[str, Any]) -> str:
 
 
 def reasons(store: Store, cell: str) -> dict[str, Any]:
-    """Why a cell stands as it does: failures of the present run, and per older run which code changed since."""
+    """Why a cell stands as it does: failures of the present run, and per run which code, defaults and versions changed since."""
     from ltbench import provenance
+    from ltbench.report.versions import changed_versions
 
     settings = store.cell(cell)["settings"]
     present, code = _present(settings)
@@ -293,7 +304,7 @@ def reasons(store: Store, cell: str) -> dict[str, Any]:
         for failure in run.failures()
     ]
     changed = {
-        run.run: provenance.changes(run.info()["code"], code)
+        run.run: _run_changes(run, code, settings)
         for run in runs
         if run.run != present and isinstance(code, dict)
     }
@@ -304,8 +315,39 @@ def reasons(store: Store, cell: str) -> dict[str, Any]:
         "unusable": code if isinstance(code, str) else None,
         "failures": failures,
         "changed": changed,
+        "evaluations": {run.run: lines for run in runs if (lines := _evaluation_changes(run))},
+        "versions": {
+            run.run: lines for run in runs if (lines := changed_versions(run.records(), provenance.versions))
+        },
         "accepted": {run.run: (run.accepted() or {}).get("because") for run in runs},
     }
+
+
+def _run_changes(run: Run, code: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Code and defaults of training that are other than when a run was made."""
+    from ltbench import provenance
+    from ltbench.plan import settings_changes
+
+    try:
+        info = run.info()
+    except LtbenchError as problem:
+        return [f"it cannot be compared: {problem.message}"]
+    return provenance.changes(info["code"], dict(code)) + settings_changes(info["settings"], dict(settings))
+
+
+def _stale_evaluations(run: Run) -> list[Any]:
+    """The records of a run that other evaluation code made than the present."""
+    from ltbench import provenance
+
+    now = provenance.evaluation_code()["evaluation"]["digest"]
+    return [r for r in run.records("evaluation") if (r.body.get("code") or {}).get("evaluation") != now]
+
+
+def _evaluation_changes(run: Run) -> list[str]:
+    from ltbench.plan import evaluation_change
+
+    stale = _stale_evaluations(run)
+    return list(dict.fromkeys(evaluation_change(record.envelope.get("evaluation_code")) for record in stale))
 
 
 def _later(run: Run, failure: Mapping[str, Any]) -> str | None:
@@ -328,9 +370,17 @@ def tell_reasons(found: Mapping[str, Any]) -> None:
         out(f"{cell}: run {run} was made by other code" + (f" (accepted: {note})" if note else ""))
         for line in lines or ["only what no digest sees"]:
             out(f"  {line}")
-    if found["changed"] and not found["exists"]:
+    for run, lines in found["evaluations"].items():
+        note = found["accepted"].get(run)
+        out(f"{cell}: run {run} was measured by other code" + (f" (accepted: {note})" if note else ""))
+        for line in lines:
+            out(f"  {line}")
+    for run, lines in found["versions"].items():
+        out(f"{cell}: run {run} was made with other versions: {'; '.join(lines)}")
+    unaccepted = [run for run in found["evaluations"] if not found["accepted"].get(run)]
+    if (found["changed"] and not found["exists"]) or unaccepted:
         out(f'next: run it again, or keep the old: python harness.py accept {cell} --because "..."')
-    if not found["failures"] and not found["changed"]:
+    if not found["failures"] and not found["changed"] and not found["evaluations"]:
         out(
             f"{cell}: no failure, and its code is the present one"
             if found["exists"]
@@ -352,19 +402,26 @@ def _tell_failure(failure: Mapping[str, Any]) -> None:
 
 
 def accept(store: Store, cell: str, because: str) -> dict[str, Any]:
-    """Mark the newest run by other code as good for the present code. Raises UsageError when there is nothing to accept."""
+    """Mark the newest run that other code trained or measured as good for the present code. Raises UsageError when there is none."""
+    from ltbench import provenance
+
     settings = store.cell(cell)["settings"]
     present, code = _present(settings)
     if isinstance(code, str):
         raise UsageError(f"the present code cannot run cell {cell[:12]}: {code}")
-    older = [run for run in store.runs(cell) if run.run != present and run.records("evaluation")]
+    older = [
+        run
+        for run in store.runs(cell)
+        if (run.run != present and run.records("evaluation")) or _stale_evaluations(run)
+    ]
     if not older:
         raise UsageError(
             f"cell {cell[:12]} has no results of other code: nothing to accept",
             "`why CELL` says how it stands",
         )
     chosen = max(older, key=_finished)
-    chosen.accept(because, {component: entry["digest"] for component, entry in code.items()})
+    now = {**code, **provenance.evaluation_code()}
+    chosen.accept(because, {component: entry["digest"] for component, entry in now.items()})
     return {"cell": cell, "run": chosen.run, "because": because, "of": plural(len(older), "run")}
 
 

@@ -12,8 +12,10 @@ from ltbench.plan import Cell, Plan
 from ltbench.status import Row, of_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ltbench.report.table import Inputs
-    from ltbench.store import Store
+    from ltbench.store import Record, Records, Store
 
 
 def gather(found: Plan, store: Store) -> Inputs:
@@ -21,14 +23,15 @@ def gather(found: Plan, store: Store) -> Inputs:
     from ltbench.report.table import Inputs
 
     rows = {row.cell: row for row in of_plan(found)}
+    held = {cell: [run.records() for run in store.runs(cell)] for cell in rows}
     titles = {part.name: part.title for part in found.spec.parts if part.title != found.spec.title}
     unsupported = {cell: row.reason for cell, row in rows.items() if row.cause == "unsupported"}
     return Inputs(
         name=found.spec.name,
         title=found.spec.title,
         planned=[_planned(item.cell, titles.get(item.cell.part), unsupported) for item in found.cells],
-        records=[record for cell in rows for record in _records(store, cell)],
-        problems=[line for cell in rows for line in _problems(store, cell)],
+        records=[_plain(record) for runs in held.values() for records in runs for record in records],
+        problems=[line for cell, runs in held.items() for line in _problems(cell, runs)],
         states={
             cell: _state(row)
             for cell, row in rows.items()
@@ -72,7 +75,9 @@ def _externals(found: Plan, store: Store) -> list[dict[str, Any]]:
     for cell in store.cells():
         if cell in own or not _is_external(store, cell, datasets):
             continue
-        records += [r for r in _records(store, cell) if r["body"]["evaluation"].get("protocol") in protocols]
+        records += [
+            r for r in records_of(store, cell) if r["body"]["evaluation"].get("protocol") in protocols
+        ]
     return records
 
 
@@ -100,21 +105,22 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
     }
 
 
-def _records(store: Store, cell: str) -> list[dict[str, Any]]:
+def records_of(store: Store, cell: str) -> list[dict[str, Any]]:
     """The records of every run of a cell that count: code that moved on empties no table, it is footnoted."""
-    return [
-        {"body": record.body, "digest": record.digest, "envelope": record.envelope}
-        for run in store.runs(cell)
-        for record in run.records()
-    ]
+    return [_plain(record) for run in store.runs(cell) for record in run.records()]
 
 
-def _problems(store: Store, cell: str) -> list[str]:
+def _plain(record: Record) -> dict[str, Any]:
+    return {"body": record.body, "digest": record.digest, "envelope": record.envelope}
+
+
+def _problems(cell: str, found: Sequence[Records]) -> list[str]:
     """Records that cannot be trusted, by the names that are the same on every machine."""
-    found = [run.records() for run in store.runs(cell)]
     damaged = [
         f"{cell[:8]}, {item.path.name}: {item.reason}" for records in found for item in records.damaged
     ]
+    later = "another layer of the store has a later record of it"
+    damaged += [f"{cell[:8]}, {r.path.name}: {later}" for records in found for r in records.shadowed]
     two = "one attempt wrote two different bodies for it; neither counts"
     return damaged + [
         f"{cell[:8]}, {record.path.name}: {two}" for records in found for record in records.conflicts

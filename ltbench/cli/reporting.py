@@ -19,6 +19,7 @@ from ltbench.cli.options import (
     place,
 )
 from ltbench.cli.output import console, dump, out, say
+from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
     from ltbench.cli.definitions import Asked
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
     from ltbench.store import Store
 
 BUILD = Path("reports/build")
+APPENDIX = "appendix"
 
 
 def report(
     spec: Annotated[
         str,
         typer.Argument(
-            metavar="NAME",
+            metavar="[appendix] NAME",
             help="A definition in reports/ (table1), or a spec: its path or a name in benchmarks/.",
         ),
     ],
+    of: Annotated[str | None, typer.Argument(hidden=True)] = None,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -56,6 +59,16 @@ def report(
         Literal["drift"] | None,
         typer.Option(
             "--fail-on", help="drift: exit 3 where ours is outside the tolerance of a published number."
+        ),
+    ] = None,
+    lock: Annotated[
+        Path | None,
+        typer.Option("--lock", metavar="FILE", help="Pin every printed number and the records behind it."),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check", metavar="FILE", help="List what moved since --lock; exit code 3 if anything."
         ),
     ] = None,
     filter_: Filters = None,
@@ -78,18 +91,79 @@ def report(
     Example:
       python harness.py report table1 --paper
       python harness.py report quickstart --format md,tex --out paper/tables
+      python harness.py report appendix quickstart
+      python harness.py report quickstart --lock paper.lock
+      python harness.py report quickstart --check paper.lock
     """
-    from ltbench.cli import definitions, stores
+    from ltbench.cli import definitions, locking, memory, stores
 
+    locking.one_of(lock, check)
     place(store, scratch, plugins)
-    asked = definitions.asked(spec, as_)
-    house = stores.open_store(write=False)
-    found = [plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks]
-    made = build(found, house, format_, asked, out_dir, quiet=json, paper=paper or fail_on is not None)
-    if json:
-        dump({"name": asked.name, "files": {name: str(path) for name, path in made.paths.items()}})
+    if spec == APPENDIX and of is not None:
+        _appendix(of, as_, set_ or [], with_ or [], filter_ or [], format_, out_dir, json)
+        return
+    if of is not None:
+        raise UsageError(
+            f"report takes one name, not {spec} and {of}", "`report appendix SPEC` has two words"
+        )
+    plain = lock is None and check is None and fail_on is None
+    if plain and memory.recall():
+        return
+    with memory.remembering() as seen:
+        asked = definitions.asked(spec, as_)
+        house = stores.open_store(write=False)
+        found = [plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks]
+        made = build(found, house, format_, asked, out_dir, quiet=json, paper=paper or fail_on is not None)
+        moved = locking.settle(made, as_, lock, check, quiet=json)
+        if json:
+            files = {name: str(path) for name, path in made.paths.items()}
+            name = asked.name or made.table.name
+            dump({"name": name, "files": files, **({} if moved is None else {"moved": moved.lines})})
+    if plain and all(set(each.counts()) <= {"done", "n/a"} for each in found):
+        # Whatever is not done may change without a file changing that was read.
+        for name in asked.benchmarks:
+            seen.also(*_places(name, as_ or spec))
+        seen.keep(list(made.paths.values()))
+    if moved:
+        raise typer.Exit(3)
     if fail_on is not None:
         definitions.fail_on_drift(made.table)
+
+
+def _places(spec: str, definition: str) -> list[Path]:
+    """Where a spec or a definition of these names could come to lie, and would then be the one that is meant."""
+    from ltbench.cli.specs import CHECKOUT
+
+    roots, names = (Path(), CHECKOUT), (Path(spec).stem, Path(definition).stem, "summary")
+    specs = [Path(spec), *(root / "benchmarks" / f"{Path(spec).stem}.yaml" for root in roots)]
+    return specs + [root / "reports" / f"{name}.yaml" for root in roots for name in names]
+
+
+def _appendix(
+    name: str,
+    as_: str | None,
+    changes: Sequence[str],
+    methods: Sequence[str],
+    filters: Sequence[str],
+    formats: str | None,
+    folder: Path | None,
+    json: bool,
+) -> None:
+    """Write the appendix of every benchmark of a report."""
+    from ltbench.cli import appending, definitions, stores, targets
+
+    house, paths = stores.open_store(write=False), {}
+    for each in definitions.asked(name, as_).benchmarks:
+        spec = targets.load(each, changes, methods)
+        made = appending.write(
+            spec, targets.cells_of(spec, filters), house, folder or BUILD / spec.name, formats
+        )
+        paths |= {f"{spec.name}:{kind}": str(path) for kind, path in made.items()}
+    if json:
+        dump({"name": name, "files": paths})
+        return
+    for path in paths.values():
+        out(path)
 
 
 def plans_of(

@@ -32,9 +32,11 @@ _TEXT: dict[str, Callable[[Table], str]] = {"md": render_markdown, "tex": render
 
 @dataclass(frozen=True)
 class Report:
-    """The table object and the files that were written, by format (pictures as "png:NAME", "pdf:NAME")."""
+    """The table object, what it was made from, and the files that were written, by format (pictures as "png:NAME", "pdf:NAME")."""
 
     table: Table
+    inputs: Inputs
+    definition: Definition
     paths: dict[str, Path] = field(default_factory=dict)
     absent: tuple[str, ...] = ()  # kinds of figures that were asked for and have nothing to show anywhere
 
@@ -99,7 +101,7 @@ def write_report(
     drawn = {picture.kind for picture in pictures}
     asked = dict.fromkeys(figure.kind for figure in definition.figures)
     absent = tuple(kind for kind in asked if kind not in drawn) if {*PICTURES, "html"} & set(formats) else ()
-    return Report(table, paths, absent)
+    return Report(table, inputs, definition, paths, absent)
 
 
 def _write(path: Path, data: bytes) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from ltbench.protocols import extractor_family
 from ltbench.report.axes import RowPlan, flat, seed_of, start_text, stated_seed
 from ltbench.report.columns import nfe_text
+from ltbench.report.versions import mixed_versions
 from ltbench.report.words import of_seed
 
 Record = Mapping[str, Any]
@@ -51,6 +52,10 @@ def row_notes(
     _mixed(found, "training data", lambda r: r["body"].get("data_sha256"), notes, numbers)
     coded = [(row, [r for r in records if "vae" in r["body"]]) for row, records in found]
     _mixed(coded, "VAE", lambda r: r["body"]["vae"]["sha256"], notes, numbers)
+    if mixed := mixed_versions([(row.label, records) for row, records in found]):
+        number = notes.number(mixed[0])
+        for place in mixed[1]:
+            numbers[place].append(number)
     _spent(found, notes, numbers)
     _recipes(found, notes, numbers)
     for place, (row, records) in enumerate(found):

@@ -3,41 +3,9 @@
 from __future__ import annotations
 
 from ltbench.report import sheet_words, words
+from ltbench.report.latex_text import escape
 from ltbench.report.sheet import Sheet, SheetCell, SheetLine
 from ltbench.report.table import Section, Table
-
-_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "^": r"\textasciicircum{}",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "%": r"\%",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}",
-    "[": "{[}",  # after a line's end, [ and * would be arguments of the double backslash
-    "]": "{]}",
-    "*": "{*}",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "\ufffd": "?",
-}
-
-
-def escape(text: object) -> str:
-    """Any text as literal LaTeX: character by character, so that no replacement is escaped again."""
-    return "".join(_ESCAPES.get(character, character) for character in words.clean(text))
 
 
 def render_latex(table: Table) -> str:

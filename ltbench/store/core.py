@@ -11,7 +11,7 @@ from typing import Any
 from ltbench import files
 from ltbench.canonical import canonical_json, digest
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
-from ltbench.store import claims, sealed
+from ltbench.store import claims, records, sealed
 from ltbench.store.records import Damaged, Record
 from ltbench.store.run import Run, damage
 
@@ -34,6 +34,7 @@ class Store:
         self.root, self.scratch, self.write, self.link = root, scratch, write, link
         self.layers = (root, *readonly)
         self.watch, self.lease = claims.WATCH, lease
+        self._read: dict[Path, tuple[tuple[int, ...], Record]] = {}
 
     def __repr__(self) -> str:
         return f"Store({self.root})"
@@ -75,6 +76,11 @@ class Store:
         """Raises UsageError when the store was opened for reading."""
         if not self.write:
             raise UsageError(f"the store {self.root} was opened for reading", "Open it with write=True.")
+
+    def layer_of(self, path: Path) -> str:
+        """Which layer a file of the store is in: "own", or the folder of a read-only one."""
+        found = next(root for root in self.layers if path.is_relative_to(root))
+        return "own" if found == self.root else str(found)
 
     # --- cells and runs --------------------------------------------------------------------------------------------
 
@@ -139,6 +145,20 @@ class Store:
             for name in claims.names(f"{root}/cells/{cell_id[:2]}/{cell_id}/runs")
         }
         return [Run(self, cell_id, name) for name in sorted(found) if _RUN.fullmatch(name)]
+
+    def read_record(self, path: Path) -> Record:
+        """`records.read_record`; a store that is open for reading keeps what it read while the file stays the same.
+
+        A report asks for each record three times, and reading is most of its time. The bodies are shared: nobody changes them.
+        """
+        if self.write:
+            return records.read_record(path)
+        found = os.stat(path)
+        mark = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        known = self._read.get(path)
+        if known is None or known[0] != mark:
+            known = self._read[path] = (mark, records.read_record(path))
+        return known[1]
 
     def records(self, kind: str = "evaluation") -> Iterator[Record]:
         """The records that count, of every run, verified, in a fixed order. `damaged()` lists those that were skipped."""

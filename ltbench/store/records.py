@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ltbench import files
-from ltbench.canonical import digest
+from ltbench.canonical import canonical_json, digest
 from ltbench.store import sealed
 
 NAME = re.compile(
@@ -107,7 +107,8 @@ class Records(list[Record]):
     """The records that count, in a fixed order, and beside them those that do not.
 
     `damaged`: could not be trusted. `superseded`: another attempt's record of the same evaluation by the same code came
-    later, or the writer had already lost its claim. `conflicts`: one attempt wrote two bodies; neither counts.
+    later, or the writer had already lost its claim. `conflicts`: one attempt wrote two bodies; neither counts. `shadowed`: another
+    layer of the store has a later record of the same evaluation by the same code.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
@@ -115,6 +116,7 @@ class Records(list[Record]):
         self.damaged: list[Damaged] = []
         self.superseded: list[Record] = []
         self.conflicts: list[Record] = []
+        self.shadowed: list[Record] = []
 
 
 def settle(candidates: Iterable[Record]) -> Records:
@@ -133,6 +135,37 @@ def settle(candidates: Iterable[Record]) -> Records:
         (settled if len(winners) == 1 else settled.conflicts).extend(winners)
         settled.superseded.extend(record for record in records if record.attempt < latest)
     return settled
+
+
+def unite(layers: Iterable[Records]) -> Records:
+    """The records that count in each layer of a store as one list, whatever the order of the layers.
+
+    Equal bodies are one record. Attempts mean something inside a layer only, so of two bodies in one slot the one that was
+    finished later counts, by its own envelope, then the one of the higher digest.
+    """
+    slots: dict[tuple[str, int, str, str], dict[str, Record]] = {}
+    whole = Records()
+    for layer in layers:
+        for name in ("damaged", "superseded", "conflicts"):
+            getattr(whole, name).extend(getattr(layer, name))
+        for record in layer:
+            same = slots.setdefault(record.slot, {})
+            known = same.get(record.digest)
+            same[record.digest] = record if known is None else max(known, record, key=_standing)
+    for slot in sorted(slots):
+        *others, winner = sorted(slots[slot].values(), key=_standing)
+        whole.append(winner)
+        whole.shadowed.extend(others)
+    return whole
+
+
+def _standing(record: Record) -> tuple[float, str, bytes]:
+    finished = record.envelope.get("finished")
+    return (
+        float(finished) if isinstance(finished, int | float) else 0.0,
+        record.digest,
+        canonical_json(record.envelope),
+    )
 
 
 def stage_name(kind: str, step: int, evaluation: str | None) -> str:

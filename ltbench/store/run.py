@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +80,10 @@ class Run:
     def _layers(self) -> list[Path]:
         return [root / self._place for root in self.store.layers]
 
+    def layers(self) -> list[str]:
+        """The layers that have something of the run, one's own first; see `Store.layer_of`."""
+        return [self.store.layer_of(layer) for layer in self._layers if layer.is_dir()]
+
     @property
     def checkpoints(self) -> Path:
         """Where the trainer keeps its checkpoints."""
@@ -150,26 +154,8 @@ class Run:
 
     def records(self, kind: str | None = None) -> Records:
         """The verified records that count, of all layers, sorted by kind, step and evaluation; see `Records` for the rest."""
-        found: list[Record] = []
-        fenced: list[Record] = []
-        damaged: list[Damaged] = []
-        for layer in self._layers:
-            accepts = _Fence(layer)
-            for name in claims.names(layer / "records"):
-                if kind is not None and (match := records.NAME.fullmatch(name)) and match["kind"] != kind:
-                    continue
-                try:
-                    record = records.read_record(layer / "records" / name)
-                except files.Unreadable as problem:
-                    damaged.append(Damaged(problem.path, problem.reason))
-                except FileNotFoundError:
-                    continue  # replaced under our eyes; not there is a state too
-                else:
-                    (found if accepts(record) else fenced).append(record)
-        settled = records.settle(found)
-        settled.superseded += fenced
-        settled.damaged += damaged
-        return settled
+        layers = [_layer_records(layer, kind, self.store.read_record) for layer in self._layers]
+        return layers[0] if len(layers) == 1 else records.unite(layers)
 
     def glimpses(self) -> list[Glimpse]:
         """The records by their names and heads, a hundred times faster than `records`: damage in the middle of a file, and a
@@ -403,6 +389,29 @@ class Run:
     def _writable(self, name: str = "") -> None:
         self.store.require_writable()
         files.make_directory(self.dir / name)
+
+
+def _layer_records(layer: Path, kind: str | None, read: Callable[[Path], Record]) -> Records:
+    """The records of a run that count in one layer."""
+    found: list[Record] = []
+    fenced: list[Record] = []
+    damaged: list[Damaged] = []
+    accepts = _Fence(layer)
+    for name in claims.names(layer / "records"):
+        if kind is not None and (match := records.NAME.fullmatch(name)) and match["kind"] != kind:
+            continue
+        try:
+            record = read(layer / "records" / name)
+        except files.Unreadable as problem:
+            damaged.append(Damaged(problem.path, problem.reason))
+        except FileNotFoundError:
+            continue  # replaced under our eyes; not there is a state too
+        else:
+            (found if accepts(record) else fenced).append(record)
+    settled = records.settle(found)
+    settled.superseded += fenced
+    settled.damaged += damaged
+    return settled
 
 
 class _Fence:

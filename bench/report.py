@@ -1,0 +1,127 @@
+"""The first table and the next one from a store of 1,000 evaluation records of 100 values each, and whether 10,000 stay usable.
+
+The store is written by the store's own code in its real format: a benchmark of 100 rows and 10 seeds, one record per cell. What is
+measured is the whole command (`report SPEC --format md`), in process time of fresh processes. The first
+reads every record, the next ones find that nothing has changed (`ltbench.cli.memory`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from startup import HARNESS, ROOT, cpu_seconds
+
+KINDS = ("FD", "KD", "IS", "precision", "recall", "density", "coverage", "AuthPct", "copies", "Vendi")
+GROUPS = ("all", "head", "body", "tail", *(f"class-{n}" for n in range(6)))  # 10 x 10 values
+SHA = "1a2b3c4d" + 56 * "0"
+GOALS = {"first": 1.5, "again": 0.5}  # seconds of process time, the interpreter's start included
+
+GRID = """
+name: wide
+dataset: {{name: digits}}
+pipeline: sit
+network: SiT-N/2
+train: {{batch: 32, milestones: [10]}}
+evaluate: [{{protocol: small-data, sampler: euler, steps: 5, guidance: 1.5}}]
+grid:
+  method: [sit, cbdm, dispersive, ccua]
+  train.lr: [{rates}]
+  seed: [{seeds}]
+"""
+
+
+def measure(cells: int = 1000) -> dict[str, Any]:
+    """{"records", "values", "first_s", "again_s", "megabytes"} for a store of `cells` evaluation records."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder, "wide.yaml")
+        rates = ", ".join(f"{1e-4 * (k + 1):.6g}" for k in range(25))
+        spec.write_text(GRID.format(rates=rates, seeds=", ".join(map(str, range(cells // 100)))))
+        env = {
+            **os.environ,
+            "LTBENCH_STORE": f"{folder}/store",
+            "LTBENCH_SCRATCH": f"{folder}/scratch",
+            "LTBENCH_ASK": "0",
+            "LTBENCH_CACHE": f"{folder}/cache",
+        }
+        size = _fill(spec, Path(folder))
+        words = [sys.executable, HARNESS, "report", str(spec), "--format", "md", "--out", f"{folder}/out"]
+        time.sleep(3)  # what was written within the last two seconds is not remembered
+        first = cpu_seconds(words, env, 1)
+        again = cpu_seconds(words, env, 3)
+    return {
+        "records": cells,
+        "values": len(KINDS) * len(GROUPS),
+        "megabytes": round(size / 1e6, 1),
+        "first_s": round(first, 2),
+        "again_s": round(again, 2),
+        "goals": GOALS,
+    }
+
+
+def _fill(spec: Path, folder: Path) -> int:
+    """A training and an evaluation record for every cell, as jobs of the present code would leave them; their bytes."""
+    from ltbench import files, plan, provenance
+    from ltbench import spec as specs
+    from ltbench.store import Store
+
+    files.sync_directory = lambda folder: None  # a thousand fsyncs measure the disk
+    files.os.fsync = lambda handle: None  # pyright: ignore
+    benchmark = specs.load(spec)
+    store = Store.open(folder / "store", folder / "scratch")
+    cells = plan.expand(benchmark)
+    plan.register(cells, store)
+    evaluation = {name: entry["digest"] for name, entry in provenance.evaluation_code().items()}
+    for number, cell in enumerate(cells):
+        code = provenance.train_code(cell.settings)
+        run = store.run(cell.id, provenance.run_id(code, cell.settings))
+        digests = {name: entry["digest"] for name, entry in code.items()} | evaluation
+        common = {"settings": cell.settings, "code": digests, "images_seen": 320, "data_sha256": 64 * "d"}
+        curve = {"step": [10], "loss": [1.0], "grad_norm": [1.0], "lr": [1e-4], "terms": {"denoise": [1.0]}}
+        envelope = {"started": 0.0, "finished": 1.0, "seconds": 1.0, "attempt": 1, "device": "cpu"}
+        run.put_record(
+            "train", 10, {**common, "train_counts": [10] * 10, "curve": curve, "facts": {}}, envelope
+        )
+        for key, what in cell.evaluations.items():
+            run.put_record("evaluation", 10, {**common, **_body(number, what)}, envelope, evaluation=key)
+    return sum(path.stat().st_size for path in (folder / "store").rglob("*.json"))
+
+
+def _body(number: int, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """100 values with their errors and folds, as the metrics write them."""
+    rows = []
+    for i, kind in enumerate(KINDS):
+        for j, group in enumerate(GROUPS):
+            value = 10.0 + i + 0.37 * j + 0.0137 * ((number * 7919 + i * 31 + j) % 997)
+            rows.append(
+                {
+                    "metric": kind,
+                    "name": f"{kind}[digits-cnn-v1@{SHA[:8]}]",
+                    "group": group,
+                    "better": "lower",
+                    "scale": 1,
+                    "k": None,
+                    "value": value,
+                    "floor": 1.25,
+                    "n_gen": 1000,
+                    "n_ref": 500,
+                    "n_floor": 500,
+                    "estimator": "a long enough name of an estimator",
+                    "se": 0.0123456789 * value,
+                    "corrected": 0.98765 * value,
+                    "folds": [value * (1 + 0.001234567 * (f - 4.5)) for f in range(10)],
+                }
+            )
+    groups = {"head": [0, 1, 2], "body": [3, 4, 5, 6], "tail": [7, 8, 9]}
+    return {"evaluation": evaluation, "rows": rows, "groups": groups, "train_counts": [10] * 10, "nfe": 5,
+            "classes": [str(n) for n in range(10)], "facts": {}}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1000), indent=1))
