@@ -16,7 +16,7 @@ from typing import Any
 import startup  # beside this file
 from startup import ROOT
 
-PARTS = ("startup", "report", "forms", "training", "data", "neighbours", "metrics")
+PARTS = ("startup", "status", "report", "forms", "training", "data", "neighbours", "metrics")
 
 
 def main() -> int:
@@ -37,6 +37,11 @@ def main() -> int:
         import report  # beside this file
 
         found["report"] = report.measure()
+    if "status" in parts:
+        import status  # beside this file
+
+        print("status of 10,000 cells ...", file=sys.stderr)
+        found["status"] = status.measure()
     if "forms" in parts:
         print("terms over all pairs ...", file=sys.stderr)
         found["forms"] = _forms(args.device)
@@ -54,7 +59,7 @@ def main() -> int:
         found["metrics"] = _metrics()
     found["seconds"] = round(time.perf_counter() - begun, 1)
     print(json.dumps(found, indent=1))
-    return int(args.strict and bool(missed(found.get("startup", {}))))
+    return int(args.strict and bool(missed({**found.get("startup", {}), **found.get("status", {})})))
 
 
 def missed(times: dict[str, dict[str, float]]) -> list[str]:

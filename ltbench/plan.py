@@ -475,7 +475,7 @@ class _Seen:
         fresh = [r for r in made if good is None or r.evaluation_code == good]
         self.made = {(record.step, record.evaluation) for record in fresh}
         self.old = {(r.step, r.evaluation): r for r in made if r not in fresh}
-        self.begun = bool(known or self.damaged or run.stages())
+        self.begun = bool(known or self.damaged or self._touched)
         self.failure: tuple[str, str] | None = None
         self.progress: dict[str, Any] | None = None
         self.host: str | None = None
