@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ltbench import caches
+import ltbench.datasets
+from ltbench import caches, plugins
 from ltbench.cli import jobs
 from ltbench.launch.slurm import layout, seen
 from ltbench.launch.slurm.commands import last_error
@@ -68,7 +70,10 @@ def birds(here, monkeypatch):
             (folder / f"{number}.png").write_bytes(stream.getvalue())
     (here / "more" / "datasets").mkdir(parents=True)
     (here / "more" / "datasets" / "needy.py").write_text(NEEDY)
-    monkeypatch.setenv("LTBENCH_PLUGINS", str(here / "more"))
+    monkeypatch.setenv("LTBENCH_PLUGINS", "")  # put back afterwards
+    monkeypatch.setattr(ltbench.datasets, "__path__", list(ltbench.datasets.__path__))
+    monkeypatch.delitem(sys.modules, "ltbench.datasets.needy", raising=False)
+    plugins.use([here / "more"])
     monkeypatch.setenv("LTBENCH_DATA", str(here / "data"))
     (here / "cluster.yaml").write_text(PROFILE)
     (here / "little.yaml").write_text(NEEDY_SPEC)
