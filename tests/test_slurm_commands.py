@@ -95,7 +95,7 @@ def test_cells_wait_for_the_job_that_prepares_their_data(birds, cli, slurm):
     code, _, err = cli(*submit)
     assert code == 4, err
     assert "datasets prepare needy" in err
-    assert "with --profile cluster.yaml that command is a job" in err
+    assert "--profile cluster.yaml` is a job" in err
     slurm.call("scontrol", "update", "partition=low", "state=down")
     code, out, err = cli(*PREPARE, "--profile", "cluster.yaml")
     assert code == 0, err
