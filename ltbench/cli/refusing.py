@@ -93,7 +93,10 @@ def cost_of(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> GridC
     asked = profile.resources("training")
     slots = min(asked.at_once or len(looked.cells), max(1, sum(len(each.indices) for each in wanted)))
     device = (asked.gpu_type or "gpu") if asked.gpus else cpu_name()
-    machine = Machine(device, asked.cores // asked.ranks, asked.ranks, max(1, slots), asked.time * 60.0)
+    threads = max(
+        1, asked.cores // (asked.ranks * asked.pack)
+    )  # as a job shares its cores among packed cells
+    machine = Machine(device, threads, asked.ranks, max(1, slots), asked.time * 60.0)
     cost, bad = costing.cost_of(_only(looked.found, wanted), looked.house, machine)
     for line in bad:
         say(f"note: {line}")
