@@ -17,7 +17,7 @@ from ltbench.errors import SpecError
 from ltbench.job import run_job
 from ltbench.launch.work import CellWork, Queue
 from ltbench.plan import Cell, expand, plan, register, with_helpers
-from ltbench.spec.schema import spec_schema
+from ltbench.spec.json_schema import spec_schema
 from ltbench.stages.export import export
 from ltbench.store import Store
 from tests.latent_world import drop_plugin, saved

@@ -89,7 +89,7 @@ def schema() -> None:
     Example:
       python harness.py schema > spec.schema.json
     """
-    from ltbench.spec.schema import spec_schema
+    from ltbench.spec.json_schema import spec_schema
 
     dump(spec_schema())
 

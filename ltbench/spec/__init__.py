@@ -34,6 +34,6 @@ def load(
 
 def schema() -> dict[str, Any]:
     """JSON schema of a spec, for editors."""
-    from ltbench.spec.schema import spec_schema
+    from ltbench.spec.json_schema import spec_schema
 
     return spec_schema()
