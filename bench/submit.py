@@ -48,7 +48,7 @@ def measure(cells: int, folder: Path) -> dict[str, float | int]:
     found = plans.plan(benchmark, store)
     work = plans.with_helpers(found, submit.in_flight(store).rest(found.work()), store.scratch)
     lap("plan")
-    assert needs.missing_assets([item.cell for item in work]) == []
+    assert needs.missing_assets([item.cell for item in work]) == [], "nothing is fetched in a bench"
     lap("needs")
     profile = Profile.from_plain({"gpus": 1})
     labels = [f"{item.cell.label} seed {item.cell.seed}" for item in work]
@@ -63,7 +63,9 @@ def measure(cells: int, folder: Path) -> dict[str, float | int]:
     lap("scripts")
     times = [begun, *(now for _, now in laps[:-1])]
     files = [place for place in submission.folder.rglob("*") if place.is_file()]
-    assert sum(len(each.indices) for each in wanted if each.job_class == "training") == cells
+    assert sum(len(each.indices) for each in wanted if each.job_class == "training") == cells, (
+        "a cell is missing"
+    )
     return {
         **{name: round(now - before, 3) for (name, now), before in zip(laps, times, strict=True)},
         "cpu_seconds": round(time.process_time(), 3),

@@ -104,7 +104,7 @@ def _sheet_lines(sheet: Sheet) -> Iterator[dict[str, Any]]:
 
 def _ours(cell: SheetCell, theirs: SheetCell | None) -> dict[str, Any]:
     entry, verdict = cell.entry, cell.verdict
-    assert entry is not None
+    assert entry is not None, "the caller asks for cells with a value of ours only"
     known: dict[str, Any] = {
         "value": entry.mean,
         "sd": entry.sd,

@@ -163,7 +163,7 @@ class _Writer:
         return f"{gap.value * scale:+.{column.decimals}f}"
 
     def _verdict(self, draft: Draft, mine: Mine, column: SheetColumn, line: PublishedLine) -> Verdict:
-        assert self.theirs.publication is not None
+        assert self.theirs.publication is not None, "a published line comes from a publication"
         reasons = []
         if mine.entry.mean is None:
             gaps = dict.fromkeys(clean(gap.text) for gap in mine.entry.missing)
