@@ -28,26 +28,44 @@ class Curve:
     def __init__(self, group_of_class: Tensor, every: int) -> None:
         self.every, self._group_of_class = every, group_of_class
         self.points: list[dict[str, Any]] = []
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # names that come together -> (n, 2), sums and weights
+        members = torch.arange(len(GROUPS), device=group_of_class.device) == group_of_class[:, None]
+        self._member = torch.cat(
+            [torch.ones_like(members[:, :1]), members], dim=1
+        ).double()  # (K, 1 + groups)
 
     def add(self, terms: Mapping[str, Tensor], y: Tensor, share: float, level: Tensor | None = None) -> None:
-        """Terms of one micro-batch, and what was watched, which `level` (B,) splits further; `share`: its part of the batch."""
-        groups = self._group_of_class[y]
-        for name, term in terms.items():
-            term = term.detach().double()
-            self._bump(name, torch.stack([term.mean() * share, torch.as_tensor(share, device=term.device)]))
-            if term.dim() == 1:
-                for number, group in enumerate(GROUPS):
-                    self._bump_rows(f"{name}/{group}", term, groups == number)
-            if name.startswith(WATCHED) and level is not None:
-                bins = (level * LEVELS).long().clamp(0, LEVELS - 1)
-                for number in range(LEVELS):
-                    self._bump_rows(f"{name}/level{number}", term, bins == number)
+        """Terms of one micro-batch, and what was watched, which `level` (B,) splits further; `share`: its part of the batch.
+
+        All terms of a kind are summed at once: one by one, a step of five terms would launch two hundred kernels.
+        """
+        scalars = {name: term for name, term in terms.items() if term.dim() == 0}
+        rows = {name: term for name, term in terms.items() if term.dim() == 1}
+        if scalars:
+            self._bump(tuple(scalars), _means(torch.stack(list(scalars.values())).detach().double(), share))
+        if rows:
+            self._add_rows(rows, y, share)
+        watched = {name: term for name, term in rows.items() if name.startswith(WATCHED)}
+        if watched and level is not None:
+            bins = (level * LEVELS).long().clamp(0, LEVELS - 1)
+            where = (bins[:, None] == torch.arange(LEVELS, device=bins.device)).double()
+            names = tuple(f"{name}/level{number}" for name in watched for number in range(LEVELS))
+            self._bump(names, _sums_where(_stacked(watched), where).flatten(0, 1))
+
+    def _add_rows(self, rows: Mapping[str, Tensor], y: Tensor, share: float) -> None:
+        sums = _sums_where(_stacked(rows), self._member[y])  # (terms, 1 + groups, 2)
+        self._bump(tuple(rows), _means(sums[:, 0, 0] / len(y), share))
+        names = tuple(f"{name}/{group}" for name in rows for group in GROUPS)
+        self._bump(names, sums[:, 1:].flatten(0, 1))
 
     @property
     def open(self) -> dict[str, Tensor]:
         """What was added since the last window: (2,) float64 by name, a sum and its weight."""
-        return dict(self._sums)
+        return {
+            name: pair
+            for names, pairs in self._sums.items()
+            for name, pair in zip(names, pairs.unbind(), strict=True)
+        }
 
     def empty(self) -> Curve:
         """A curve of the same groups that has seen nothing."""
@@ -55,15 +73,19 @@ class Curve:
 
     def merge(self, sums: Mapping[str, Tensor]) -> None:
         """Add what other curves hold open."""
-        for name, pair in sums.items():
-            self._bump(name, pair)
+        if sums:
+            self._bump(tuple(sums), torch.stack(list(sums.values())))
+
+    def closes(self, step: int) -> bool:
+        """Whether a window ends with this step."""
+        return step % window(step, self.every) == 0
 
     def close_step(self, step: int, norm: Tensor, rate: float) -> dict[str, Any] | None:
         """Add the step's gradient norm; at the end of a window its point {step, lr, grad_norm, terms, loss}, else None."""
-        self._bump("grad_norm", torch.stack([norm.double(), torch.ones_like(norm, dtype=torch.float64)]))
-        if step % window(step, self.every):
+        self._bump(("grad_norm",), _means(norm.double()[None], 1.0))
+        if not self.closes(step):
             return None
-        means = {name: _mean(pair) for name, pair in self._sums.items()}
+        means = self._read_means()
         self._sums = {}
         point = {"step": step, "lr": rate, "grad_norm": means.pop("grad_norm"), "terms": means}
         point["loss"] = sum(v for name, v in means.items() if "/" not in name and v is not None)
@@ -83,30 +105,53 @@ class Curve:
 
     def state(self) -> dict[str, Any]:
         """JSON-able: Python floats keep every bit."""
-        return {"points": self.points, "open": {name: pair.tolist() for name, pair in self._sums.items()}}
+        return {"points": self.points, "open": self._read()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from `state()`."""
         self.points = list(state["points"])
         device = self._group_of_class.device
         self._sums = {
-            name: torch.tensor(pair, dtype=torch.float64, device=device)
+            (name,): torch.tensor([pair], dtype=torch.float64, device=device)
             for name, pair in state["open"].items()
         }
 
-    def _bump_rows(self, name: str, term: Tensor, rows: Tensor) -> None:
-        mask = rows.double()
-        self._bump(name, torch.stack([(term * mask).sum(), mask.sum()]))
+    def _read(self) -> dict[str, list[float]]:
+        """`open` on the host: one wait for the device."""
+        names = [name for together in self._sums for name in together]
+        return dict(zip(names, torch.cat(list(self._sums.values())).tolist(), strict=True)) if names else {}
 
-    def _bump(self, name: str, pair: Tensor) -> None:
-        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+    def _read_means(self) -> dict[str, float | None]:
+        return {name: total / weight if weight else None for name, (total, weight) in self._read().items()}
+
+    def _bump(self, names: tuple[str, ...], pairs: Tensor) -> None:
+        """Add pairs (n, 2) to those of `names`, which usually came together before."""
+        if names not in self._sums:
+            apart = self.open
+            known = {name: apart.pop(name) for name in names if name in apart}
+            if known:  # they came in another company before: whoever is left stands alone
+                self._sums = {(name,): pair[None] for name, pair in apart.items()}
+                nothing = torch.zeros_like(pairs[0])
+                self._sums[names] = torch.stack([known.get(name, nothing) for name in names])
+        self._sums[names] = self._sums[names] + pairs if names in self._sums else pairs
+
+
+def _stacked(rows: Mapping[str, Tensor]) -> Tensor:
+    """(terms, B) float64."""
+    return torch.stack(list(rows.values())).detach().double()
+
+
+def _means(values: Tensor, share: float) -> Tensor:
+    """Means (n,) over a share of a batch, as pairs (n, 2) of weighted value and weight."""
+    return torch.stack([values * share, torch.full_like(values, share)], dim=1)
+
+
+def _sums_where(values: Tensor, where: Tensor) -> Tensor:
+    """values (n, B) and members (B, m) of 0 and 1 -> (n, m, 2): sums over the members, and how many there are."""
+    sums = values @ where
+    return torch.stack([sums, where.sum(0).expand_as(sums)], dim=2)
 
 
 def window(step: int, every: int) -> int:
     """Steps in the window that `step` belongs to: `every`, doubled each time the run has doubled beyond `POINTS` windows."""
     return every << (step // (every * POINTS)).bit_length()
-
-
-def _mean(pair: Tensor) -> float | None:
-    total, weight = pair.tolist()
-    return total / weight if weight else None

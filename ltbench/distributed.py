@@ -142,6 +142,10 @@ class Ranks:
         """Each flag: whether it is set on some rank."""
         return flags
 
+    def worst(self, flag: Tensor) -> Tensor:
+        """The largest value of a tensor over the ranks, where it lies: on a GPU the host does not wait."""
+        return flag
+
     def names(self, known: Sequence[str], mine: Iterable[str]) -> Sequence[str]:
         """`known`, and whatever name some rank has beside; the same on every rank."""
         return list(mine)
@@ -212,6 +216,10 @@ class Joined(Ranks):
         told = torch.tensor(flags, dtype=torch.uint8)
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in told)
+
+    def worst(self, flag: Tensor) -> Tensor:
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return flag
 
     def names(self, known: Sequence[str], mine: Iterable[str]) -> Sequence[str]:
         new = sorted(set(mine) - set(known))

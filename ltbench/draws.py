@@ -268,6 +268,11 @@ class Ahead:
         self._next = (then, self._thread.submit(self._drawer.draw, *then))
         return draw
 
+    def wait(self) -> None:
+        """Until nothing is drawn."""
+        if self._next is not None:
+            self._next[1].exception()
+
     def close(self) -> None:
         """End the threads; a draw that was begun is waited for."""
         self._thread.shutdown(cancel_futures=True)

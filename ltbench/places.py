@@ -114,6 +114,25 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+class Coming:
+    """A small tensor of the device on its way to the host, which goes on meanwhile."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        if tensor.device.type != "cuda":
+            self._here, self._event = tensor, None
+            return
+        self._here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._here.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def read(self) -> bool:
+        """Whether it is set: waits until it has arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._here)
+
+
 def place(
     arrays: Sequence[np.ndarray], device: torch.device, notice: Callable[[str], None] = lambda message: None
 ) -> Rows:

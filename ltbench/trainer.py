@@ -6,7 +6,6 @@ so a killed and resumed run equals an uninterrupted one bit for bit at equal thr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ltbench import seeds, vaes
+from ltbench.captured import Captured, Compute, CudaGraphs, Recorder, Terms
 from ltbench.curve import Curve
 from ltbench.datasets import Dataset
 from ltbench.diffusion import Process, process_for
@@ -23,11 +23,12 @@ from ltbench.distributed import Ranks
 from ltbench.draws import Ahead, Drawer, Latents, Pixels, TrainingSet
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
+from ltbench.execution import Execution
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
 from ltbench.networks import Network, build_network, resolve_tap
 from ltbench.order import Order
-from ltbench.places import LazyRows, place
+from ltbench.places import Coming, LazyRows, place
 
 T = TypeVar("T")
 
@@ -183,8 +184,26 @@ def seeded(seed: int, build: Callable[[], T]) -> T:
 
 
 @dataclass
+class _Step:
+    """A step that was computed: gradient norm before clipping, the terms of this rank, and whether any of it is not finite.
+
+    bad: () float32 on the device, 1 where it is not; all ranks hold the same. verdict: the same on its way to the host.
+    """
+
+    number: int
+    norm: Tensor
+    logged: list[tuple[dict[str, Tensor], Draw]]
+    bad: Tensor
+    verdict: Coming
+
+
+@dataclass
 class Trainer:
-    """State of a run between steps, and the step. `micro_batch`: images that one forward holds. `ranks`: who shares it."""
+    """State of a run between steps, and the step. `micro_batch`: images that one forward holds. `ranks`: who shares it.
+
+    lag: whether the host learns only during the next step that a step was finite, so that a GPU never waits for it (None: on one
+    GPU). The update of a step that was not finite is left out on the device in any case; `settle()` brings both in line.
+    """
 
     parts: Parts
     micro_batch: int
@@ -192,6 +211,10 @@ class Trainer:
     step: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     origin: dict[str, Any] | None = None  # what the weights began at, if not at their initialisation
+    lag: bool | None = None
+    execution: Execution = field(default_factory=Execution)
+    recorder: Recorder | None = None  # makes the graphs; None: CUDA
+    notice: Callable[[str], None] = lambda message: None
     optimizer: torch.optim.Optimizer = field(init=False)
     ema: Ema = field(init=False)
     curve: Curve = field(init=False)
@@ -204,7 +227,11 @@ class Trainer:
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
         self.named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self.optimizer = kind(
-            self.named.values(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+            self.named.values(),
+            lr=recipe.lr,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
         self.ema = Ema(objective.network, recipe.ema)
         of_class = [0] * len(self.parts.train_counts)
@@ -214,8 +241,13 @@ class Trainer:
         device = self.parts.drawer.data.labels.device
         # On a CPU drawing and training share the cores, and nothing is won.
         self.ahead = Ahead(self.parts.drawer) if device.type == "cuda" else None
+        if self.lag is None:
+            # Several ranks would meet in another order where one of them settles earlier, to write a checkpoint.
+            self.lag = device.type == "cuda" and self.ranks.size == 1
         self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
         self._names: Sequence[str] = ()  # what ranks log, agreed on
+        self._pending: _Step | None = None
+        self._forward_backward = self._captured() if self.execution.graphs else self._compute
         self.model.train()
 
     def close(self) -> None:
@@ -224,33 +256,77 @@ class Trainer:
             self.ahead.close()
             self.ahead = None
 
-    def advance(self) -> dict[str, Any] | None:
-        """One step; the point of the log window that it closes, if it does. Raises NonFinite and leaves the state as it was."""
-        step, recipe = self.step + 1, self.parts.recipe
-        norm, logged = self._gradients(step)
-        if not self._finite(norm, logged):
+    def _captured(self) -> Compute:
+        """Steps as CUDA graphs, where one process has the device to itself."""
+        if self.ranks.size > 1:
+            self.notice("no CUDA graphs: gradients of several ranks are exchanged while they are made")
+            return self._compute
+        recipe, ahead = self.parts.recipe, self.ahead
+        return Captured(
+            self._compute,
+            list(self.named.values()),
+            recipe.precision,
+            dropout=recipe.dropout > 0,
+            recorder=self.recorder or CudaGraphs(),
+            notice=self.notice,
+            quiet=lambda: None if ahead is None else ahead.wait(),
+        )
+
+    def advance(self, settle: bool = False) -> dict[str, Any] | None:
+        """One step; the point of the log window that it closes, if it does.
+
+        settle: also wait for its verdict, which the end of a window does by itself. Raises NonFinite for this step or for the one
+        before it, and leaves the state as it was before the step that is named.
+        """
+        number = self.step + 1
+        made = self._gradients(number)
+        _, repaired = self._settle()
+        if repaired:  # what was made meanwhile began at weights that lacked a step
+            made = self._gradients(number)
+        self._update(made)
+        self.step, self._pending = number, made
+        if settle or not self.lag or self.curve.closes(number):
+            return self.settle()
+        return None
+
+    def settle(self) -> dict[str, Any] | None:
+        """Wait until the last step is known to be finite, and take it into EMA and curve; the point of the window that it closes.
+
+        Whoever looks at `ema` or `curve` settles first. Raises NonFinite as `advance` does.
+        """
+        return self._settle()[0]
+
+    def _settle(self) -> tuple[dict[str, Any] | None, bool]:
+        """`settle`, and whether the step had to be computed again."""
+        made, self._pending = self._pending, None
+        if made is None:
+            return None, False
+        if repaired := made.verdict.read():
             # A transient fault does not repeat; a divergence does. Both runs start from the same untouched state.
-            norm, logged = self._gradients(step)
-            if not self._finite(norm, logged):
-                raise NonFinite(step, self._evidence(norm, logged))
-        self._log(logged)
-        rate = recipe.rate(step)
+            self.step = made.number - 1
+            made = self._gradients(made.number)
+            if made.verdict.read():
+                raise NonFinite(made.number, self._evidence(made.norm, made.logged))
+            self._update(made)
+            self.step = made.number
+        self.ema.update()
+        self._log(made.logged)
+        return self.curve.close_step(made.number, made.norm, self.parts.recipe.rate(made.number)), repaired
+
+    def _update(self, made: _Step) -> None:
+        rate = self.parts.recipe.rate(made.number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        # What torch's gradient scaler tells fused optimisers: where it is 1 they touch neither weights nor moments.
+        self.optimizer.found_inf = made.bad  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
-        self.ema.update()
-        self.step = step
-        return self.curve.close_step(step, norm, rate)
 
-    def _gradients(self, step: int) -> tuple[Tensor, list[tuple[dict[str, Tensor], Draw]]]:
-        """Accumulate the gradient of a global batch over micro-batches; its norm before clipping, and the terms of this rank."""
+    def _gradients(self, step: int) -> _Step:
+        """Accumulate the gradient of a global batch over micro-batches, and clip it."""
         recipe = self.parts.recipe
-        own = (
-            recipe.batch // self.ranks.size
-        )  # shares are equal, so the mean over ranks is that over the batch
         per_forward = self.micro_batch // recipe.local_batch
-        self.optimizer.zero_grad(set_to_none=True)
-        logged = []
+        self.optimizer.zero_grad(set_to_none=not self.execution.graphs)  # graphs know gradients by address
+        logged, losses = [], []
         starts = range(self.shards.start, self.shards.stop, per_forward)
         forwards = [range(first, min(first + per_forward, self.shards.stop)) for first in starts]
         for number, shards in enumerate(forwards):
@@ -261,14 +337,25 @@ class Trainer:
                 else:
                     then = (step, forwards[number + 1]) if more else (step + 1, forwards[0])
                     draw = self.ahead.draw(step, shards, then)
-                terms = self.model(draw)
-                loss = torch.stack([term.mean() for term in terms.values()]).sum()
-                (loss * (len(draw.y) / own)).backward()
-            seen = {**terms, **self.parts.objective.watched}
-            logged.append(({name: term.detach() for name, term in seen.items()}, draw))
-        limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.named.values(), limit)
-        return norm, logged
+                seen, checks = self._forward_backward(draw)
+            losses += checks
+            logged.append((seen, draw))
+        norm = nn.utils.get_total_norm([p.grad for p in self.named.values() if p.grad is not None])
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.named.values(), recipe.clip_norm, norm)
+        bad = self.ranks.worst((~torch.stack([norm, *losses]).isfinite().all()).float())
+        return _Step(step, norm, logged, bad, Coming(bad))
+
+    def _compute(self, draw: Draw) -> Terms:
+        """Forward and backward of a micro-batch; its gradient, weighted by its share of the batch, is added."""
+        terms = self.model(draw)
+        loss = torch.stack([term.mean() for term in terms.values()]).sum()
+        # Shares of ranks are equal, so the mean over ranks is that over the batch.
+        own = self.parts.recipe.batch // self.ranks.size
+        (loss * (len(draw.y) / own)).backward()
+        watched = self.parts.objective.watched
+        seen = {name: term.detach() for name, term in {**terms, **watched}.items()}
+        return Terms(seen, [loss.detach(), *(value.sum() for value in watched.values())])
 
     def _log(self, logged: list[tuple[dict[str, Tensor], Draw]]) -> None:
         """Add the terms of the global batch to the curve: with several ranks, a step's sums are those of all of them."""
@@ -279,11 +366,6 @@ class Trainer:
         if not alone:
             self._names = self.ranks.names(self._names, curve.open)
             self.curve.merge(self.ranks.sum(curve.open, self._names))
-
-    def _finite(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> bool:
-        """Whether norm and terms are finite on every rank: all of them repeat the step, or none."""
-        flags = [norm.isfinite(), *(term.isfinite().all() for terms, _ in logged for term in terms.values())]
-        return not self.ranks.any(not torch.stack(flags).all())[0]
 
     def _evidence(self, norm: Tensor, logged: list[tuple[dict[str, Tensor], Draw]]) -> dict[str, Any]:
         """What a person needs to look into it: each term, and the images whose share of it is not finite, of every rank."""
@@ -322,7 +404,8 @@ class Trainer:
         }
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """(tensors by file, JSON state) of a checkpoint; optimiser tensors are named PARAMETER/STATE."""
+        """(tensors by file, JSON state) of a checkpoint; optimiser tensors are named PARAMETER/STATE. Settles."""
+        self.settle()
         slots = {
             f"{name}/{key}": value
             for name, p in self.named.items()
@@ -343,9 +426,7 @@ class Trainer:
         slots: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors["optim"].items():
             parameter, key = name.rsplit("/", 1)
-            # Adam keeps `step` on the host; the moments live where the parameter does.
-            where = "cpu" if key == "step" else self.named[parameter].device
-            slots.setdefault(parameter, {})[key] = value.to(where, copy=True)
+            slots.setdefault(parameter, {})[key] = value.to(self.named[parameter].device, copy=True)
         for parameter, values in slots.items():
             self.optimizer.state[self.named[parameter]] = values
         self.step = int(state["step"])

@@ -44,6 +44,8 @@ LAYERS = {
     "ltbench.diffusion": 1,
     "ltbench.networks": 1,
     "ltbench.seeds": 1,
+    "ltbench.execution": 1,
+    "ltbench.captured": 3,
     "ltbench.ema": 1,
     "ltbench.distributed": 1,
     "ltbench.encoders": 1,

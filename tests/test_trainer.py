@@ -54,8 +54,10 @@ def test_steps_equal_a_plain_loop(pipeline: str) -> None:
         for name, value in plain.state_dict().items():
             average[name] = 0.9 * average[name] + 0.1 * value
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(ours.ema.shadow[name], average[name], rtol=1e-4, atol=1e-6)
+        # A key's bias has no gradient but rounding, which Adam divides by itself: there a hundredth of a step must agree, elsewhere a five-hundredth.
+        near = 1e-4 if "qkv.bias" in name else 2e-5
+        torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-4, atol=near)
+        torch.testing.assert_close(ours.ema.shadow[name], average[name], rtol=1e-4, atol=near)
 
 
 @both
@@ -137,6 +139,39 @@ def test_a_transient_fault_is_run_again_and_leaves_no_trace() -> None:
         good.advance()
         bad.advance()
     assert_same(good, bad)
+
+
+@pytest.mark.parametrize("times", [1, 10])
+def test_a_late_verdict_changes_nothing(times: int) -> None:
+    """A GPU's host learns one step late that a step was not finite: the step is mended, or named, all the same."""
+    good, bad = trainer("sit"), trainer("sit")
+    bad.lag = True
+    Poison(bad.parts.objective, bad_call=3, times=times)
+    for _ in range(2):
+        good.advance()
+        bad.advance()
+    assert bad.advance() is None  # the third is not known to be bad yet
+    if times == 1:
+        good.advance()
+        while bad.step < 6:
+            good.advance()
+            bad.advance()
+    else:
+        with pytest.raises(NonFinite) as caught:
+            bad.advance()
+        assert (caught.value.step, bad.step) == (3, 2)
+    assert_same(good, bad)
+
+
+def test_what_a_late_verdict_leaves_open_is_settled_when_looked_at() -> None:
+    now, late = trainer("sit"), trainer("sit")
+    late.lag = True
+    for _ in range(3):
+        now.advance()
+        late.advance()
+    late.settle()
+    assert all(torch.equal(now.ema.shadow[name], value) for name, value in late.ema.shadow.items())
+    assert now.curve.state() == late.curve.state()
 
 
 @both

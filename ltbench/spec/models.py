@@ -33,7 +33,7 @@ SETTINGS = (
     "augment_probability",
 )
 # Keys of `train` that say how a run is carried out; they change no weight and no identity.
-OPTIONS = ("micro_batch", "checkpoint_seconds", "log_every", "preview_every")
+OPTIONS = ("micro_batch", "checkpoint_seconds", "log_every", "preview_every", "execution", "recompute")
 
 
 class Strict(BaseModel):
@@ -82,6 +82,13 @@ class Train(Strict):
     checkpoint_seconds: Positive = 600.0
     log_every: Count = Field(20, description="steps per point of the loss curves")
     preview_every: Count | None = Field(None, description="steps between sample grids; null: at milestones")
+    execution: Literal["auto", "eager", "compiled", "graphs"] = Field(
+        "auto",
+        description="compiled: blocks through torch.compile; graphs: also as CUDA graphs; auto: graphs on a GPU, else eager",
+    )
+    recompute: bool = Field(
+        False, description="compute activations again in the backward pass: a third more work, less memory"
+    )
 
 
 class Schedule(Strict):

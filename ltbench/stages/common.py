@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ltbench import provenance, vaes
+from ltbench import execution, provenance, vaes
 from ltbench.datasets import Dataset
 from ltbench.distributed import Ranks
 from ltbench.evaluate import Tiles
@@ -32,6 +32,7 @@ class Options:
     device: "cpu", "cuda", "cuda:1" ... (None: a GPU where there is one). lease: seconds after which a silent owner on
     another machine is taken for dead. keep_samples: generated images stay in the scratch folder. start: where the starting
     weights lie, if there are any: a run of their cell, or a file. vae: the folder of the cell's VAE, where a spec named one.
+    execution, recompute: how networks are run, see ltbench/execution.py.
     """
 
     micro_batch: int | None = None
@@ -44,6 +45,8 @@ class Options:
     keep_samples: bool = False
     start: str | None = None
     vae: str | None = None
+    execution: str = "auto"
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Stage:
             "device": _device_name(self.device),
             "threads": torch.get_num_threads(),
             "ranks": self.ranks.size,
+            "execution": execution.resolve(self.options.execution, self.device).name,
             "memory_bytes": _peak_memory(self.device),
             **provenance.environment(),
             **more,

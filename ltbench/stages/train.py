@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from ltbench.diffusion import process_for
 from ltbench.draws import Latents
 from ltbench.errors import EnvironmentProblem, UsageError
 from ltbench.evaluate import Tiles
+from ltbench.execution import resolve
 from ltbench.generate import build_sampler, decoder_of, initial_noise, shape_of, to_uint8
 from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
@@ -60,7 +63,14 @@ def _train(
     seed_globals(_outside(stage, 0))
     parts = build_parts(stage.settings, data, method, stage.device, latents, stage.notice)
     micro_batch = _micro_batch(stage.options.micro_batch, parts.recipe)
-    trainer = Trainer(parts, micro_batch, stage.options.log_every, ranks=stage.ranks)
+    trainer = Trainer(
+        parts,
+        micro_batch,
+        stage.options.log_every,
+        ranks=stage.ranks,
+        execution=resolve(stage.options.execution, stage.device),
+        notice=stage.notice,
+    )
     try:
         _resume(stage, trainer, milestones)
         if "init" in stage.settings and trainer.origin is None:
@@ -149,13 +159,14 @@ class _Loop:
             if not going:
                 return {"outcome": "done", "step": self.trainer.step}
             if stopped:
+                self._finite(self.trainer.settle)
                 self._checkpoint()
                 return {"outcome": "preempted", "step": self.trainer.step}
             seed_globals(_outside(self.stage, self.trainer.step + 1))
+            due = self._due(self.trainer.step + 1)
             try:
-                self.point = self.trainer.advance() or self.point
+                self.point = self._finite(partial(self.trainer.advance, settle=bool(due))) or self.point
             except NonFinite:
-                self._checkpoint()  # the weights before the bad step: replaying it needs nothing else
                 raise
             except Exception as error:
                 self.guard.check()  # a changed setting explains what it broke
@@ -166,7 +177,15 @@ class _Loop:
             self.guard.check()
             if self.stage.ranks.leads:
                 self._report()
-                kept = self._keep()
+                kept = self._keep(due)
+
+    def _finite(self, step: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+        """Do it; of a step that is not finite, keep the weights from before: replaying it needs nothing else."""
+        try:
+            return step()
+        except NonFinite:
+            self._checkpoint()
+            raise
 
     def _broken_by_stop(self, error: Exception) -> bool:
         """Whether a step failed because a stop was asked for: SLURM's SIGTERM also ends what a method or a data set has started.
@@ -183,20 +202,27 @@ class _Loop:
         self._checkpoint()
         return True
 
-    def _keep(self) -> bool:
-        """Whatever this step leaves behind; False when another attempt has taken over."""
-        step = self.trainer.step
+    def _due(self, step: int) -> set[str]:
+        """What this step is to leave behind."""
         every = self.stage.options.preview_every
-        due = time.monotonic() - self.saved_at >= self.stage.options.checkpoint_seconds
-        if not (step in self.milestones or due or (every and step % every == 0)):
+        late = time.monotonic() - self.saved_at >= self.stage.options.checkpoint_seconds
+        if step in self.milestones:
+            return {"milestone", "checkpoint"}
+        shown = bool(every and step % every == 0)
+        return {name for name, wanted in (("preview", shown), ("checkpoint", late)) if wanted}
+
+    def _keep(self, due: set[str]) -> bool:
+        """Leave it behind; False when another attempt has taken over."""
+        step = self.trainer.step
+        if not due:
             return True
         if not self.stage.claim.still_mine():
             return False
-        if step in self.milestones:
+        if "milestone" in due:
             self._milestone(step)
-        elif every and step % every == 0:
+        if "preview" in due:
             self._preview(step)
-        if step in self.milestones or due:
+        if "checkpoint" in due:
             self._checkpoint()
         return True
 

@@ -246,7 +246,7 @@ MUTANTS = (
       YAML + "test_scalars_mean_what_yaml_1_2_says"),
     M("F20", "ltbench.checkpoint", 'if sha256 != told["sha256"]:', "if False:", CKPT + "test_every_mutation_is_noticed"),
     M("F30", "ltbench.checkpoint", "    if keep < 2:", "    if False:", "test_checkpoint.py::test_pruning_keeps_two_sound_ones"),
-    M("F62", "ltbench.trainer", "if not self._finite(norm, logged):\n            # A", "if False:\n            # A",
+    M("F62", "ltbench.trainer", "if repaired := made.verdict.read():", "if repaired := False:",
       "test_trainer.py::test_a_loss_that_is_not_finite_stops_before_the_weights_and_keeps_the_evidence"),
     M("F61", "ltbench.launch.process", "self._file.write(data[: self._left])", "self._file.write(data)", LAUNCH + "test_the_log_is_capped"),
     M("F67", "ltbench.launch.process", "os.killpg(self._process.pid, signal.SIGKILL)", "os.kill(self._process.pid, 0)",

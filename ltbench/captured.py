@@ -1,0 +1,275 @@
+"""Forward and backward of a micro-batch as a CUDA graph: recorded once per shape, replayed with new numbers.
+
+At small batches a GPU waits for the host to launch kernels one by one (reference sizes: 1,200 a step at SiT-B); a replay launches
+all of them at once. What a recording holds is fixed: addresses, shapes, and every number that came from the host. So draws are
+copied into buffers, a method's random numbers are drawn outside in the order in which it asked for them, dropout generators
+are registered and seeded anew, and a shape is replayed only after one of its steps was computed both ways and agreed. Whatever
+cannot be recorded goes on as it was, with a notice that says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ltbench.methods import Draw, Reference, Rng
+
+SHAPES = 32  # recordings at most; a rarer shape is computed plainly
+AGREE = {
+    "fp32": 1e-5,
+    "tf32": 2e-3,
+    "bf16": 2e-2,
+}  # of a gradient's norm, and of each term: both ways run the same kernels
+
+
+class Terms(NamedTuple):
+    """What a micro-batch gives beside its gradients: terms and what was watched, detached, and what must be finite."""
+
+    seen: dict[str, Tensor]
+    checks: list[Tensor]
+
+
+Compute = Callable[[Draw], Terms]
+"""Forward and backward of one micro-batch; gradients are added to those that are there."""
+
+
+class Recorder(Protocol):
+    """Makes recordings: `CudaGraphs`, or a stand-in that runs the code again."""
+
+    def aside(self, run: Callable[[], Terms]) -> Terms:
+        """Run where a recording may follow: its memory must not belong to the main stream."""
+        ...
+
+    def record(
+        self, run: Callable[[], Terms], generators: Sequence[torch.Generator]
+    ) -> tuple[Terms, Callable[[], None]]:
+        """Record `run`, whose result is filled anew by every call of the function that comes with it."""
+        ...
+
+
+class CudaGraphs:
+    """CUDA graphs of one pool of memory: recordings are replayed one at a time, and their results copied before the next."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def aside(self, run: Callable[[], Terms]) -> Terms:
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            found = run()
+        main.wait_stream(side)
+        return found
+
+    def record(
+        self, run: Callable[[], Terms], generators: Sequence[torch.Generator]
+    ) -> tuple[Terms, Callable[[], None]]:
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        # thread_local: what a thread of a data set does meanwhile must not end the recording
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            found = run()
+        self._pool = graph.pool()
+        return found, graph.replay
+
+
+@dataclass
+class _Asked:
+    """What a method asked of the host while it ran, in order: kinds of random numbers, and (local batch, pass) of dropout masks."""
+
+    numbers: list[str] = field(default_factory=list)
+    masks: list[tuple[int, int]] = field(default_factory=list)
+
+
+class _Heard(Rng):
+    """A method's randomness that writes down what is asked of it."""
+
+    def __init__(self, rng: Rng, asked: _Asked) -> None:
+        self._rng, self._asked = rng, asked
+
+    def uniform(self) -> Tensor:
+        self._asked.numbers.append("uniform")
+        return self._rng.uniform()
+
+    def permutation(self) -> Tensor:
+        self._asked.numbers.append("permutation")
+        return self._rng.permutation()
+
+
+class _Buffered(Rng):
+    """Random numbers that lie ready, in the order in which they are asked for."""
+
+    def __init__(self, buffers: Sequence[Tensor]) -> None:
+        self._left: Iterator[Tensor] = iter(buffers)
+
+    def uniform(self) -> Tensor:
+        return next(self._left)
+
+    def permutation(self) -> Tensor:
+        return next(self._left)
+
+
+class Captured:
+    """`Compute` by recordings, one per shape of a draw. Needs gradients that stay where they are (zeroed, never dropped)."""
+
+    def __init__(
+        self,
+        compute: Compute,
+        parameters: Sequence[nn.Parameter],
+        precision: str,
+        *,
+        dropout: bool,
+        recorder: Recorder,
+        notice: Callable[[str], None],
+        quiet: Callable[[], None] = lambda: None,
+    ) -> None:
+        """dropout: whether the network has masks, so that a shape includes how many rows each draws. notice: hears once why recording has ended. quiet: waits until no thread uses the device."""
+        self._compute, self._parameters, self._tolerance = compute, list(parameters), AGREE[precision]
+        self._recorder, self._notice, self._quiet, self._dropout = recorder, notice, quiet, dropout
+        self._met: dict[tuple[Any, ...], _Recording | None] = {}
+        self.ended: str | None = None  # why nothing is recorded or replayed any more
+
+    def __call__(self, draw: Draw) -> Terms:
+        """Terms of the micro-batch, the caller's own; gradients are added."""
+        if self.ended is not None:
+            return self._compute(draw)
+        key = (_shapes(draw), draw.local_batch, draw.kept_sizes if self._dropout else None)
+        if key not in self._met:
+            if len(self._met) < SHAPES:
+                self._met[key] = None
+            return self._recorder.aside(lambda: self._compute(draw))
+        recording = self._met[key]
+        if recording is None:
+            return self._record(key, draw)
+        if not recording.trusted:
+            return self._compare(recording, draw)
+        return recording(draw)
+
+    def _record(self, key: tuple[Any, ...], draw: Draw) -> Terms:
+        """Compute plainly and listen, then record the same."""
+        asked = _Asked()
+
+        def masks(group: int, number: int) -> torch.Generator:
+            asked.masks.append((group, number))
+            return draw.mask_generator(group, number)
+
+        heard = dataclasses.replace(draw, rng=_Heard(copy.deepcopy(draw.rng), asked), masks=masks)
+        found = self._recorder.aside(lambda: self._compute(heard))
+        try:
+            self._quiet()
+            self._met[key] = _Recording(draw, asked, self._compute, self._recorder)
+        except Exception as error:  # torch has no class of its own for what a capture does not allow
+            self._end(f"a step cannot be recorded: {_line(error)}")
+        return found
+
+    def _compare(self, recording: _Recording, draw: Draw) -> Terms:
+        """Both ways once. The plain result is the one that counts."""
+        held = [p for p in self._parameters if p.grad is not None]
+        before = [_grad(p).clone() for p in held]
+        found = self._compute(dataclasses.replace(draw, rng=copy.deepcopy(draw.rng)))
+        plain = [_grad(p).clone() for p in held]
+        _put(held, before)
+        replayed = recording(draw)
+        off = max(
+            _distance([_grad(p) for p in held], plain),
+            *(_distance([replayed.seen[name]], [value]) for name, value in found.seen.items()),
+        )
+        _put(held, plain)
+        if off <= self._tolerance:
+            recording.trusted = True
+        else:
+            self._end(
+                f"a replayed step differs from a plain one by {off:.1e}, allowed are {self._tolerance:.0e}"
+            )
+        return found
+
+    def _end(self, why: str) -> None:
+        self.ended = why
+        self._met.clear()
+        self._notice(f"CUDA graphs are off, the run goes on without: {why}")
+
+
+class _Recording:
+    """One shape's recording and the buffers that it reads."""
+
+    def __init__(self, draw: Draw, asked: _Asked, compute: Compute, recorder: Recorder) -> None:
+        self.trusted = False
+        self._asked = asked
+        self._numbers = [getattr(draw.rng, kind)().clone() for kind in asked.numbers]
+        device = draw.xt.device
+        self._generators = [torch.Generator(device).manual_seed(0) for _ in asked.masks]
+        self._fields = {name: value.clone() for name, value in _tensors(draw).items()}
+        still = _with_tensors(draw, self._fields)
+
+        def run() -> Terms:
+            left = iter(self._generators)
+
+            def masks(_group: int, _number: int) -> torch.Generator:
+                return next(left)
+
+            return compute(dataclasses.replace(still, rng=_Buffered(self._numbers), masks=masks))
+
+        self._found, self._replay = recorder.record(run, self._generators)
+
+    def __call__(self, draw: Draw) -> Terms:
+        for name, value in _tensors(draw).items():
+            self._fields[name].copy_(value)
+        for kind, buffer in zip(self._asked.numbers, self._numbers, strict=True):
+            buffer.copy_(getattr(draw.rng, kind)())
+        for (group, number), generator in zip(self._asked.masks, self._generators, strict=True):
+            generator.manual_seed(draw.mask_seed(group, number))
+        self._replay()
+        seen = {name: value.clone() for name, value in self._found.seen.items()}
+        return Terms(seen, [value.clone() for value in self._found.checks])
+
+
+def _tensors(draw: Draw) -> dict[str, Tensor]:
+    """All tensors of a draw by name."""
+    found: dict[str, Tensor] = {}
+    for each in dataclasses.fields(draw):
+        value = getattr(draw, each.name)
+        if isinstance(value, Tensor):
+            found[each.name] = value
+        elif isinstance(value, Reference):
+            found |= {f"{each.name}.{name}": part for name, part in value._asdict().items()}
+    return found
+
+
+def _with_tensors(draw: Draw, tensors: dict[str, Tensor]) -> Draw:
+    plain = {name: value for name, value in tensors.items() if "." not in name}
+    if draw.reference is not None:
+        plain["reference"] = Reference(tensors["reference.x0"], tensors["reference.y"])  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(draw, **plain)
+
+
+def _shapes(draw: Draw) -> tuple[Any, ...]:
+    return tuple((name, tuple(value.shape)) for name, value in _tensors(draw).items())
+
+
+def _grad(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None, "held gradients only"
+    return p.grad
+
+
+def _put(held: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for p, value in zip(held, values, strict=True):
+        _grad(p).copy_(value)
+
+
+def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """|a - b| / |b| over all elements; infinite where anything is not finite on one side alone."""
+    away = torch.stack([(x.double() - y.double()).square().sum() for x, y in zip(a, b, strict=True)]).sum()
+    size = torch.stack([y.double().square().sum() for y in b]).sum()
+    found = float((away / size.clamp(min=1e-30)).sqrt())
+    return found if found == found else float("inf")
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0][:160]}"
