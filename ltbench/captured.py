@@ -13,7 +13,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class Terms(NamedTuple):
     seen: dict[str, Tensor]
     checks: list[Tensor]
 
+
+Kind = Literal["uniform", "permutation"]
 
 Compute = Callable[[Draw], Terms]
 """Forward and backward of one micro-batch; gradients are added to those that are there."""
@@ -84,23 +86,43 @@ class CudaGraphs:
 class _Asked:
     """What a method asked of the host while it ran, in order: kinds of random numbers, and (local batch, pass) of dropout masks."""
 
-    numbers: list[str] = field(default_factory=list)
+    numbers: list[Kind] = field(default_factory=list)
     masks: list[tuple[int, int]] = field(default_factory=list)
+    kept: bool = False  # whether it looked at the kept rows
 
 
-class _Heard(Rng):
+class _HeardRng(Rng):
     """A method's randomness that writes down what is asked of it."""
 
     def __init__(self, rng: Rng, asked: _Asked) -> None:
         self._rng, self._asked = rng, asked
 
-    def uniform(self) -> Tensor:
-        self._asked.numbers.append("uniform")
-        return self._rng.uniform()
+    def placed(self, kind: Kind) -> Tensor:
+        self._asked.numbers.append(kind)
+        return self._rng.placed(kind)
 
-    def permutation(self) -> Tensor:
-        self._asked.numbers.append("permutation")
-        return self._rng.permutation()
+
+class _HeardDraw(Draw):
+    """A draw that writes down whether its kept rows were looked at: their number varies, for methods that want them."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("kept", "kept_sizes") and "asked" in object.__getattribute__(self, "__dict__"):
+            object.__getattribute__(self, "asked").kept = True
+        return super().__getattribute__(name)
+
+
+def _heard(draw: Draw, asked: _Asked) -> Draw:
+    """The same draw, listening; its random numbers are those of `draw`, which keeps them."""
+
+    def generators(group: int, number: int) -> torch.Generator:
+        asked.masks.append((group, number))
+        return draw.dropout_generator(group, number)
+
+    fields = {each.name: getattr(draw, each.name) for each in dataclasses.fields(draw)}
+    rng = _HeardRng(copy.deepcopy(draw.rng), asked)
+    made = _HeardDraw(**{**fields, "rng": rng, "generators": generators})
+    object.__setattr__(made, "asked", asked)
+    return made
 
 
 class _Buffered(Rng):
@@ -109,10 +131,7 @@ class _Buffered(Rng):
     def __init__(self, buffers: Sequence[Tensor]) -> None:
         self._left: Iterator[Tensor] = iter(buffers)
 
-    def uniform(self) -> Tensor:
-        return next(self._left)
-
-    def permutation(self) -> Tensor:
+    def placed(self, kind: Kind) -> Tensor:
         return next(self._left)
 
 
@@ -134,34 +153,38 @@ class Captured:
         self._compute, self._parameters, self._tolerance = compute, list(parameters), AGREE[precision]
         self._recorder, self._notice, self._quiet, self._dropout = recorder, notice, quiet, dropout
         self._met: dict[tuple[Any, ...], _Recording | None] = {}
+        self._kept: dict[tuple[Any, ...], bool] = {}  # by all other shapes: whether the kept rows matter
         self.ended: str | None = None  # why nothing is recorded or replayed any more
 
     def __call__(self, draw: Draw) -> Terms:
         """Terms of the micro-batch, the caller's own; gradients are added."""
         if self.ended is not None:
             return self._compute(draw)
-        key = (_shapes(draw), draw.local_batch, draw.kept_sizes if self._dropout else None)
-        if key not in self._met:
-            if len(self._met) < SHAPES:
-                self._met[key] = None
-            return self._recorder.aside(lambda: self._compute(draw))
-        recording = self._met[key]
-        if recording is None:
+        others = (_shapes(draw), draw.local_batch)
+        if others not in self._kept:
+            found, asked = self._listen(draw)
+            self._kept[others] = asked.kept
+            return found
+        key = (others, self._sizes(draw) if self._kept[others] else None)
+        if key not in self._met and len(self._met) < SHAPES:
+            self._met[key] = None
             return self._record(key, draw)
-        if not recording.trusted:
-            return self._compare(recording, draw)
-        return recording(draw)
+        recording = self._met.get(key)
+        if recording is None:
+            return self._recorder.aside(lambda: self._compute(draw))
+        return recording(draw) if recording.trusted else self._compare(recording, draw)
+
+    def _sizes(self, draw: Draw) -> tuple[int, ...]:
+        return draw.kept_sizes if self._dropout else (len(draw.kept),)
+
+    def _listen(self, draw: Draw) -> tuple[Terms, _Asked]:
+        asked = _Asked()
+        heard = _heard(draw, asked)
+        return self._recorder.aside(lambda: self._compute(heard)), asked
 
     def _record(self, key: tuple[Any, ...], draw: Draw) -> Terms:
         """Compute plainly and listen, then record the same."""
-        asked = _Asked()
-
-        def masks(group: int, number: int) -> torch.Generator:
-            asked.masks.append((group, number))
-            return draw.mask_generator(group, number)
-
-        heard = dataclasses.replace(draw, rng=_Heard(copy.deepcopy(draw.rng), asked), masks=masks)
-        found = self._recorder.aside(lambda: self._compute(heard))
+        found, asked = self._listen(draw)
         try:
             self._quiet()
             self._met[key] = _Recording(draw, asked, self._compute, self._recorder)
@@ -202,7 +225,7 @@ class _Recording:
     def __init__(self, draw: Draw, asked: _Asked, compute: Compute, recorder: Recorder) -> None:
         self.trusted = False
         self._asked = asked
-        self._numbers = [getattr(draw.rng, kind)().clone() for kind in asked.numbers]
+        self._numbers = [draw.rng.placed(kind).clone() for kind in asked.numbers]
         device = draw.xt.device
         self._generators = [torch.Generator(device).manual_seed(0) for _ in asked.masks]
         self._fields = {name: value.clone() for name, value in _tensors(draw).items()}
@@ -211,20 +234,22 @@ class _Recording:
         def run() -> Terms:
             left = iter(self._generators)
 
-            def masks(_group: int, _number: int) -> torch.Generator:
+            def generators(_group: int, _number: int) -> torch.Generator:
                 return next(left)
 
-            return compute(dataclasses.replace(still, rng=_Buffered(self._numbers), masks=masks))
+            rng = _Buffered(self._numbers)
+            return compute(dataclasses.replace(still, rng=rng, generators=generators))
 
         self._found, self._replay = recorder.record(run, self._generators)
 
     def __call__(self, draw: Draw) -> Terms:
         for name, value in _tensors(draw).items():
-            self._fields[name].copy_(value)
+            if name != "kept" or self._asked.kept:  # else its number may differ, and nobody reads it
+                self._fields[name].copy_(value)
         for kind, buffer in zip(self._asked.numbers, self._numbers, strict=True):
-            buffer.copy_(getattr(draw.rng, kind)())
+            buffer.copy_(draw.rng.placed(kind))
         for (group, number), generator in zip(self._asked.masks, self._generators, strict=True):
-            generator.manual_seed(draw.mask_seed(group, number))
+            generator.manual_seed(draw.dropout_seeds[group] ^ number)
         self._replay()
         seen = {name: value.clone() for name, value in self._found.seen.items()}
         return Terms(seen, [value.clone() for value in self._found.checks])
@@ -250,7 +275,7 @@ def _with_tensors(draw: Draw, tensors: dict[str, Tensor]) -> Draw:
 
 
 def _shapes(draw: Draw) -> tuple[Any, ...]:
-    return tuple((name, tuple(value.shape)) for name, value in _tensors(draw).items())
+    return tuple((name, tuple(value.shape)) for name, value in _tensors(draw).items() if name != "kept")
 
 
 def _grad(p: nn.Parameter) -> Tensor:

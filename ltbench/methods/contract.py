@@ -90,7 +90,8 @@ class Draw:
     augment: (B, 9) float32, how the images were moved (ltbench.augment), `flipped` among it; `Method.run` tells the network. None
     unless the cell has `augment: ada`.
     rng: the method's randomness. local_batch: images among which batch-wise terms compare.
-    dropout_seeds: one per local batch, for masks inside the network. masks: the engine's own generators for them.
+    dropout_seeds: one per local batch, for masks inside the network. generators: (local batch, pass) -> the generator of these
+    masks, for whoever owns generators and seeds them; None: a new one.
     pixels: (B, C, R, R) uint8, the images themselves, mirrored and moved like x0; None unless the method has `needs_pixels`.
     reference: a class-balanced batch, local batch by local batch; None unless the method has `needs_reference`.
     """
@@ -112,17 +113,13 @@ class Draw:
     pixels: Tensor | None = None
     reference: Reference | None = None
     augment: Tensor | None = None
-    masks: Callable[[int, int], torch.Generator] | None = None
+    generators: Callable[[int, int], torch.Generator] | None = None
 
-    def mask_seed(self, group: int, number: int) -> int:
-        """What dropout masks of pass `number` start from in a local batch."""
-        return self.dropout_seeds[group] ^ number
-
-    def mask_generator(self, group: int, number: int) -> torch.Generator:
-        """The generator of these masks, fresh unless the engine keeps its own (`masks`)."""
-        if self.masks is not None:
-            return self.masks(group, number)
-        return torch.Generator(self.xt.device).manual_seed(self.mask_seed(group, number))
+    def dropout_generator(self, group: int, number: int) -> torch.Generator:
+        """The source of the masks of a local batch in a pass."""
+        if self.generators is not None:
+            return self.generators(group, number)
+        return torch.Generator(self.xt.device).manual_seed(self.dropout_seeds[group] ^ number)
 
     def by_local_batch(self, x: Tensor) -> Tensor:
         """(B, ...) -> (G, g, ...): rows of one local batch together."""
@@ -251,7 +248,7 @@ class Method(nn.Module, ABC):
         for number, (_, rows) in enumerate(asked, start=first):
             for group in range(len(draw.dropout_seeds)):
                 size = draw.local_batch if rows is None else int((rows // draw.local_batch == group).sum())
-                generators.append(draw.mask_generator(group, number))
+                generators.append(draw.dropout_generator(group, number))
                 sizes.append(size)
         return dropout_streams(generators, sizes)
 
