@@ -135,6 +135,8 @@ def _draw(batch: int, device: torch.device) -> Draw:
         level=process.level(t).float(),
         y=y,
         dropped=nobody,
+        kept=torch.arange(batch, device=device),
+        kept_sizes=(batch,),
         y_in=y,
         index=y,
         flipped=nobody,

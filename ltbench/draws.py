@@ -16,7 +16,7 @@ from torch import Tensor
 from ltbench import seeds
 from ltbench.augment import draw_moves, move
 from ltbench.diffusion import Process
-from ltbench.methods import Draw, Reference, Rng
+from ltbench.methods import Draw, Reference, Rng, kept_rows
 from ltbench.order import Order
 from ltbench.places import Held, Rows, send
 
@@ -171,7 +171,8 @@ class Drawer:
         )
         u = self._per_row(step, shards, "time", lambda r: r.random(g, dtype=np.float32))
         dropped = self._per_row(step, shards, "labels", self._drops)
-        eps, u, dropped = send(eps, device), send(u, device), send(dropped, device)
+        kept, kept_sizes = kept_rows(dropped, g)
+        eps, u, dropped, kept = (send(part, device) for part in (eps, u, dropped, kept))
         index, flipped = send(index, device), send(flipped, device)
         t, y = self.process.time(u), self.data.labels[index]
         return Draw(
@@ -183,6 +184,8 @@ class Drawer:
             level=self.process.level(t).float(),
             y=y,
             dropped=dropped,
+            kept=kept,
+            kept_sizes=kept_sizes,
             y_in=torch.where(dropped, self.null, y),
             index=index,
             flipped=flipped,

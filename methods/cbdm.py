@@ -49,7 +49,7 @@ class CBDM(Method):
         if self.tau == 0:
             (out,) = self.run(net, draw, draw.y_in)
             return {"denoise": mean_square(out.pred, draw.target)}
-        kept = (~draw.dropped).nonzero().squeeze(1)
+        kept = draw.kept
         other = draw.rng.categorical(self.prior)
         out, drawn = self.run(net, draw, draw.y_in, (other, kept))
         h, weight = out.pred[kept], self.tau * draw.level[kept]

@@ -62,7 +62,7 @@ class CCUA(Method):
         if self.alpha == 0 and self.gamma == 0:
             (out,) = self.run(net, draw, draw.y_in)
             return {"denoise": mean_square(out.pred, draw.target)}
-        kept = (~draw.dropped).nonzero().squeeze(1)
+        kept = draw.kept
         null, given = self.run(net, draw, torch.full_like(draw.y, self.task.null), (draw.y, kept))
         pred = null.pred.index_copy(0, kept, given.pred)
         terms = {"denoise": mean_square(pred, draw.target)}

@@ -61,7 +61,8 @@ class DiffROP(Method):
 
     def _pair(self, net: Network, draw: Draw) -> dict[str, Tensor]:
         other = self.another(draw)
-        rows = (~draw.dropped & (other != draw.y)).nonzero().squeeze(1)
+        # With one class alone, `another` gives a row its own label and there is nothing to part.
+        rows = draw.kept if len(self.present) > 1 else draw.kept[:0]
         out, second = self.run(net, draw, draw.y_in, (other, rows))
         apart = self._clock(draw)[rows] * mean_square(out.pred[rows], second.pred)
         overlap = self.weight * (self.margin - apart).clamp_min(0)

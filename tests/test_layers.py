@@ -50,6 +50,7 @@ LAYERS = {
     "ltbench.distributed": 1,
     "ltbench.encoders": 1,
     "ltbench.augment": 1,
+    "ltbench.compiled": 1,
     "ltbench.sampling": 2,
     "ltbench.methods": 2,
     "ltbench.datasets": 2,

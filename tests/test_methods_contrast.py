@@ -14,7 +14,7 @@ from torch import Tensor
 from ltbench.methods import Draw, Objective, info_nce
 from ltbench.networks import build_network
 from ltbench.trainer import seeded
-from tests.toy import NETWORKS, PIPELINES, draw, method, network, task
+from tests.toy import NETWORKS, PIPELINES, draw, dropping, method, network, task
 
 both = pytest.mark.parametrize("pipeline", PIPELINES)
 
@@ -32,7 +32,7 @@ class Table:
 
 
 def relabelled(made: Draw, y: Tensor) -> Draw:
-    return dataclasses.replace(made, y=y, y_in=y, dropped=torch.zeros_like(made.dropped))
+    return dropping(made, torch.zeros_like(made.dropped), y=y, y_in=y)
 
 
 # --- DiffROP, batch form --------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_two_images_with_known_outputs() -> None:
 
 def test_the_term_falls_as_outputs_part_and_labels_count_before_dropout() -> None:
     base = relabelled(draw("sit"), torch.arange(8) % 6)
-    made = dataclasses.replace(base, y_in=torch.full((8,), 6), dropped=torch.ones(8, dtype=torch.bool))
+    made = dropping(base, torch.ones(8, dtype=torch.bool))
     values = []
     for scale in (0.0, 0.5, 1.0, 4.0):
         net = Table(lambda t, y, s=scale: s * torch.arange(len(y)).float())

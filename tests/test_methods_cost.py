@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ltbench.methods import Draw, Method, Objective
 from tests.test_methods_conformance import build
-from tests.toy import PIPELINES, draw, method, network, task
+from tests.toy import PIPELINES, draw, dropping, method, network, task
 
 both = pytest.mark.parametrize("pipeline", PIPELINES)
 TAP = {"sit": "N/4", "ddpm": "mid"}
@@ -22,7 +22,7 @@ def tenth_dropped(pipeline: str) -> Draw:
     """40 rows, of which 4 lost their label: the rate of every published recipe, exactly."""
     made = draw(pipeline, shards=4, local_batch=10, label_drop=0.0)
     dropped = torch.arange(40) % 10 == 3
-    return dataclasses.replace(made, dropped=dropped, y_in=torch.where(dropped, 6, made.y))
+    return dropping(made, dropped)
 
 
 def operations(strategy: Method, pipeline: str) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltbench.methods import Draw, Objective
-from tests.toy import COUNTS, PIPELINES, draw, method, network, task
+from tests.toy import COUNTS, PIPELINES, draw, dropping, method, network, task
 
 both = pytest.mark.parametrize("pipeline", PIPELINES)
 
@@ -202,9 +202,7 @@ def test_the_cut_off_stops_transfer_at_and_above_a_level(pipeline: str) -> None:
 @both
 def test_dropped_images_move_too_and_keep_the_null_label(pipeline: str) -> None:
     base = noised(pipeline, MIDDLE[pipeline])
-    made = dataclasses.replace(
-        base, dropped=torch.ones_like(base.dropped), y_in=torch.full_like(base.y_in, 6)
-    )
+    made = dropping(base, torch.ones_like(base.dropped))
     oclt = method("oclt", task(pipeline), direction="full")
     target, moved = targets(oclt, made)  # compares with the network under y_in
     assert moved.any()

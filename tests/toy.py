@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ltbench.datasets import Dataset, Images
 from ltbench.diffusion import process_for
 from ltbench.draws import Drawer, resident
 from ltbench.encoders import Tokens, load_encoder
-from ltbench.methods import Draw, Method, Task, load_method
+from ltbench.methods import Draw, Method, Task, kept_rows, load_method
 from ltbench.networks import Network, build_network, resolve_tap
 from ltbench.order import Order
 from ltbench.trainer import Parts, build_parts, seeded
@@ -156,6 +157,14 @@ def draw(
         reference=True,
     )
     return drawer.draw(step, range(shards))
+
+
+def dropping(made: Draw, dropped: torch.Tensor, **changes: Any) -> Draw:
+    """The draw with these labels dropped, (B,) bool; `changes` are those of other fields."""
+    kept, sizes = kept_rows(dropped, made.local_batch)
+    y_in = torch.where(dropped, 6, made.y)
+    fields = {"y_in": y_in, **changes, "dropped": dropped, "kept": kept, "kept_sizes": sizes}
+    return dataclasses.replace(made, **fields)
 
 
 def method(name: str, the_task: Task, **options: Any) -> Method:

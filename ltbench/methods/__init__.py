@@ -26,6 +26,8 @@ from ltbench.methods.contract import (
     Rng,
     Task,
     Unsupported,
+    fixed_rows,
+    kept_rows,
 )
 from ltbench.methods.maths import dispersion, info_nce, mean_square
 
@@ -47,7 +49,9 @@ __all__ = [
     "Task",
     "Unsupported",
     "dispersion",
+    "fixed_rows",
     "info_nce",
+    "kept_rows",
     "load_method",
     "mean_square",
 ]

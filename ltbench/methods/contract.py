@@ -17,8 +17,10 @@ from ltbench.diffusion import Process
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.networks import Network
 from ltbench.networks.dropout import dropout_streams
+from ltbench.places import send
 
 Pass = Tensor | tuple[Tensor, Tensor]  # labels (B,), or labels (B,) with the rows (n,) that are wanted
+PADDING = 1 << 20  # numbers the masks of padding rows, apart from those of any pass
 WATCHED = "watch/"  # what a method watches is logged under this prefix, beside its terms and outside the loss
 
 
@@ -51,8 +53,7 @@ class Rng:
 
     def uniform(self) -> Tensor:
         """(B,) float32 in [0, 1)."""
-        parts = [stream.random(self._local_batch, dtype=np.float32) for stream in self._streams]
-        return torch.from_numpy(np.concatenate(parts)).to(self._device)
+        return self.placed("uniform")
 
     def categorical(self, probabilities: Tensor) -> Tensor:
         """(B,) int64 numbers drawn independently from `probabilities`: (K,) for all, or a row each, (B, K); rows sum to 1."""
@@ -67,9 +68,25 @@ class Rng:
 
     def permutation(self) -> Tensor:
         """(B,) int64 rows, shuffled uniformly inside each local batch: row i is paired with row permutation()[i]."""
+        return self.placed("permutation")
+
+    def placed(self, kind: Literal["uniform", "permutation"]) -> Tensor:
+        """The next numbers of a kind on the device, for which nobody waits; all that a method draws comes through here."""
+        return send(torch.from_numpy(self.host(kind)), self._device)
+
+    def host(self, kind: Literal["uniform", "permutation"]) -> np.ndarray:
+        """The next numbers of a kind, (B,), on the host: whoever replays a recorded step asks for them in the order it had."""
         g = self._local_batch
+        if kind == "uniform":
+            return np.concatenate([stream.random(g, dtype=np.float32) for stream in self._streams])
         parts = [k * g + np.argsort(s.random(g), kind="stable") for k, s in enumerate(self._streams)]
-        return torch.from_numpy(np.concatenate(parts)).to(self._device)
+        return np.concatenate(parts)
+
+
+def kept_rows(dropped: Tensor, local_batch: int) -> tuple[Tensor, tuple[int, ...]]:
+    """(B,) bool on the host -> the rows that are False, (n,) int64, and how many there are in each local batch."""
+    kept = (~dropped).nonzero().squeeze(1)
+    return kept, tuple((~dropped).view(-1, local_batch).sum(1).tolist())
 
 
 class Reference(NamedTuple):
@@ -86,6 +103,8 @@ class Draw:
     x0, eps, xt, target: (B, C, H, W) float32; xt = signal(t) x0 + noise(t) eps; target is what the network should output.
     t: (B,) the process's own clock. level: (B,) in [0, 1], 0 clean, 1 noise, whatever the clock: weights are written in it.
     y: (B,) int64 true labels. dropped: (B,) bool label dropout. y_in: (B,) y with dropped entries set to the null label.
+    kept: (n,) int64, the rows whose label was not dropped, rising. It was made on the host: to look for them on the device
+    would make the host wait. kept_sizes: how many of them each local batch has.
     index: (B,) int64 position in the training set. flipped: (B,) bool, mirrored left to right.
     augment: (B, 9) float32, how the images were moved (ltbench.augment), `flipped` among it; `Method.run` tells the network. None
     unless the cell has `augment: ada`.
@@ -104,6 +123,8 @@ class Draw:
     level: Tensor
     y: Tensor
     dropped: Tensor
+    kept: Tensor
+    kept_sizes: tuple[int, ...]
     y_in: Tensor
     index: Tensor
     flipped: Tensor
@@ -120,6 +141,18 @@ class Draw:
         if self.generators is not None:
             return self.generators(group, number)
         return torch.Generator(self.xt.device).manual_seed(self.dropout_seeds[group] ^ number)
+
+    def sizes(self, rows: Tensor | None) -> Sequence[int]:
+        """How many of `rows` (n,) each local batch has; None: all rows. Waits for the device unless these are `kept` or none."""
+        groups = len(self.dropout_seeds)
+        if rows is None:
+            return [self.local_batch] * groups
+        if rows is self.kept:
+            return self.kept_sizes
+        if len(rows) == 0:
+            return [0] * groups
+        own = torch.arange(groups, device=rows.device)[:, None] == rows // self.local_batch
+        return own.sum(1).tolist()
 
     def by_local_batch(self, x: Tensor) -> Tensor:
         """(B, ...) -> (G, g, ...): rows of one local batch together."""
@@ -147,7 +180,8 @@ class Task:
     tap: the published tap behind a name such as `N/4`; raises UsageError naming what exists where there is none.
     tap_widths: {tap: (N, D)} for every tap the network publishes. passes: how `Method.run` asks for several passes.
     dropout: the network's own. bfloat16: whether passes run under autocast; predictions and features come back as float32
-    in any case. encoder: `encoder(name, (h, w), cache=False)` is a frozen encoder by name, its tokens resized to a grid of h by
+    in any case. fixed_rows: `Method.run` fills the rows of a forward up to one of a few counts, for compiled networks, which
+    are compiled anew for every count; nobody sees the rows filled in. encoder: `encoder(name, (h, w), cache=False)` is a frozen encoder by name, its tokens resized to a grid of h by
     w; EnvironmentProblem says in one line why it cannot be had.
     """
 
@@ -161,7 +195,16 @@ class Task:
     passes: Literal["fused", "serial"] = "fused"
     dropout: float = 0.0
     bfloat16: bool = False
+    fixed_rows: bool = False
     encoder: Callable[..., FrozenEncoder] = _no_encoder
+
+
+def fixed_rows(rows: int, batch: int) -> int:
+    """The count that `rows` of a forward are filled up to, at most five per unit of the batch: from whole batches down to a
+    quarter of one less, in steps of a twelfth."""
+    top = -(-rows // batch) * batch
+    step = max(1, batch // 12)
+    return max(top - batch // 4, top - (top - rows) // step * step)
 
 
 class Method(nn.Module, ABC):
@@ -173,6 +216,7 @@ class Method(nn.Module, ABC):
     taps: tuple[str, ...] = ()  # blocks whose features `loss` wants, (B, N, D) each; may be set in __init__
     needs_pixels: bool = False  # `draw.pixels`; may be set in __init__
     needs_reference: bool = False  # `draw.reference`; may be set in __init__
+    on_host: str = ""  # why `loss` reads numbers on the host, if it does: its step is never a CUDA graph; may be set in __init__
     presets: ClassVar[
         dict[str, dict[str, Any]]
     ] = {}  # literal; an entry named like a pipeline is its default, `off` switches off, `check` fits a test
@@ -199,8 +243,9 @@ class Method(nn.Module, ABC):
     def run(self, net: Network, draw: Draw, *passes: Pass) -> list[NetOut]:
         """One NetOut per pass, all at the same (xt, t): one concatenated forward, or one after another (`Task.passes`).
 
-        A pass is labels (B,), or (labels (B,), rows (n,)) where only some rows are wanted. A pass without rows left
-        costs nothing and gives empty tensors.
+        A pass is labels (B,), or (labels (B,), rows (n,)) where only some rows are wanted: `draw.kept`, for one. With dropout
+        in the network, other rows of one's own make the host wait for the device. A pass without rows left costs nothing and
+        gives empty tensors.
         """
         asked = [_with_rows(labels_and_rows) for labels_and_rows in passes]
         first = self._passes_made
@@ -224,32 +269,49 @@ class Method(nn.Module, ABC):
             (draw.xt, draw.t, labels) if rows is None else (draw.xt[rows], draw.t[rows], labels[rows])
             for labels, rows in asked
         ]
-        x, t, y = (torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
+        sizes = [part[0].shape[0] for part in parts]
         taps = tuple(self.task.tap(name) for name in self.taps)
+        if sum(sizes) == 0:
+            empty = [draw.xt.new_empty((0, *self.task.tap_widths[tap])) for tap in taps]
+            return [NetOut(draw.xt[:0], empty) for _ in asked]
+        filled = fixed_rows(sum(sizes), draw.y.shape[0]) - sum(sizes) if self.task.fixed_rows else 0
+        if filled:
+            parts.append(self._filling(draw, filled))
+        x, t, y = (torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True))
         more = {}
         if (moved := draw.augment) is not None:
-            more["augment"] = torch.cat([moved if rows is None else moved[rows] for _, rows in asked])
-        with self._dropout(net, draw, asked, first), self._autocast(x.device):
+            each = [moved if rows is None else moved[rows] for _, rows in asked]
+            more["augment"] = torch.cat([*each, moved[:1].expand(filled, -1)])
+        with self._dropout(net, draw, asked, first, filled), self._autocast(x.device):
             pred, feats = net(x, t, y, taps=taps, **more)
-        sizes = [part[0].shape[0] for part in parts]
-        split = [pred.float().split(sizes), *(feat.float().split(sizes) for feat in feats)]
+        # What was filled in is the last part, and nobody gets it.
+        split = [
+            out.float().split([*sizes, filled] if filled else sizes)[: len(asked)] for out in (pred, *feats)
+        ]
         return [NetOut(columns[0], list(columns[1:])) for columns in zip(*split, strict=True)]
+
+    def _filling(self, draw: Draw, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, clock and labels of rows that nobody looks at: the first image under the null label."""
+        x = draw.xt[:1].expand(rows, *draw.xt.shape[1:])
+        return x, draw.t[:1].expand(rows), draw.y.new_full((rows,), self.task.null)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, torch.bfloat16) if self.task.bfloat16 else nullcontext()
 
     def _dropout(
-        self, net: Network, draw: Draw, asked: list[tuple[Tensor, Tensor | None]], first: int
+        self, net: Network, draw: Draw, asked: list[tuple[Tensor, Tensor | None]], first: int, filled: int
     ) -> AbstractContextManager[Any]:
-        """Masks are keyed by (local batch, pass), so fused equals serial and the micro-batch does not matter."""
+        """Masks are keyed by (local batch, pass), so fused equals serial and the micro-batch does not matter; rows filled in
+        have their own."""
         if not net.training or self.task.dropout == 0:
             return nullcontext()
-        generators, sizes = [], []
-        for number, (_, rows) in enumerate(asked, start=first):
-            for group in range(len(draw.dropout_seeds)):
-                size = draw.local_batch if rows is None else int((rows // draw.local_batch == group).sum())
-                generators.append(draw.dropout_generator(group, number))
-                sizes.append(size)
+        groups = range(len(draw.dropout_seeds))
+        numbers = range(first, first + len(asked))
+        generators = [draw.dropout_generator(group, number) for number in numbers for group in groups]
+        sizes = [size for _, rows in asked for size in draw.sizes(rows)]
+        if filled:
+            generators.append(draw.dropout_generator(0, PADDING + first))
+            sizes.append(filled)
         return dropout_streams(generators, sizes)
 
 

@@ -4,10 +4,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from ltbench.networks import dropout  # noqa: F401  defines ltbench::keep
 
 AUGMENT_NUMBERS = 9  # what the engine says of an image's moves: ltbench/augment.py
+
+
+class Region(nn.Module):
+    """A part of a network that is worth compiling as one piece (ltbench.compiled). Regions hold no regions."""
+
+
+class Recomputable(Region, ABC):
+    """A block whose activations may be made again in the backward pass instead of being kept (ltbench.compiled)."""
+
+    recomputed = False
+
+    @abstractmethod
+    def body(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, ...), condition (B, D) -> (B, ...)."""
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, ...), condition (B, D) -> (B, ...)."""
+        if not (self.recomputed and torch.is_grad_enabled()):
+            return self.body(x, condition)
+        return checkpoint(
+            self.body, x, condition, use_reentrant=False, preserve_rng_state=False, context_fn=_masks_kept
+        )
+
+
+# A mask is drawn once and kept, one byte an element: its stream has moved on when the backward pass comes.
+_masks_kept = partial(create_selective_checkpoint_contexts, [torch.ops.ltbench.keep.default])
 
 
 class Network(nn.Module, ABC):
@@ -15,8 +47,10 @@ class Network(nn.Module, ABC):
 
     `classes` is K; labels run over 0..K-1 and K is the null label. `tap_widths` maps every tap it publishes to its
     (N tokens, D width), in the order of computation. `embed_augment` is there only in a network that is told how its images were
-    moved (`add_augment`).
+    moved (`add_augment`). `channels_last`: its convolutions are faster with channels innermost (ltbench.compiled.set_layout).
     """
+
+    channels_last: ClassVar[bool] = False
 
     embed_augment: nn.Linear | None
 

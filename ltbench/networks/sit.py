@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltbench.networks.base import Network
+from ltbench.networks.base import Network, Recomputable, Region
 from ltbench.networks.dropout import Dropout
 from ltbench.networks.names import SiTSize
 
@@ -63,6 +63,18 @@ def layer_norm(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
 
 
+class ModulatedNorm(Region):
+    """Layer norm, scaled and shifted by the condition."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = layer_norm(width)
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """x (B, N, D), shift and scale (B, 1, D) -> (B, N, D)."""
+        return self.norm(x) * (1 + scale) + shift
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over tokens, (B, N, D) -> (B, N, D)."""
 
@@ -79,7 +91,7 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(rows, tokens, width))
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """Attention and MLP on the residual stream, each shifted, scaled and gated by the condition (adaLN-zero, DiT section 3.2)."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -94,7 +106,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
         self.modulation = Modulation(width, 6)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def body(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, N, D), condition (B, D) -> (B, N, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)
         x = x + gate1 * self.dropout(self.attention(self.norm1(x) * (1 + scale1) + shift1))
@@ -124,7 +136,7 @@ class SiT(Network):
         self.positions: Tensor
         self.register_buffer("positions", grid_positions(self.side, width), persistent=False)
         self.blocks = nn.ModuleList(Block(width, size.heads, dropout) for _ in range(size.depth))
-        self.norm = layer_norm(width)
+        self.norm = ModulatedNorm(width)
         self.modulation = Modulation(width, 2)
         self.head = nn.Linear(width, size.patch**2 * channels)
         self._initialise()
@@ -162,7 +174,7 @@ class SiT(Network):
             tokens = block(tokens, condition)
             found[f"block{number}"] = tokens
         shift, scale = self.modulation(condition)
-        patches = self.head(self.norm(tokens) * (1 + scale) + shift)
+        patches = self.head(self.norm(tokens, shift, scale))
         return self._unpatchify(patches), [found[tap] for tap in taps]
 
     def _unpatchify(self, patches: Tensor) -> Tensor:

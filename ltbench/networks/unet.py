@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltbench.networks.base import Network
+from ltbench.networks.base import Network, Recomputable, Region
 from ltbench.networks.dropout import Dropout
 from ltbench.networks.names import UNetSize
 
@@ -40,6 +41,14 @@ def conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, 3, stride=stride, padding=1)
 
 
+class NormSwish(nn.GroupNorm, Region):
+    """Group norm, then swish."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, D, H, W) -> (B, D, H, W)."""
+        return F.silu(super().forward(input))
+
+
 class SelfAttention(nn.Module):
     """One-head self-attention over pixels with a residual, (B, D, H, W) -> (B, D, H, W)."""
 
@@ -55,7 +64,7 @@ class SelfAttention(nn.Module):
         return x + self.proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
-class ResBlock(nn.Module):
+class ResBlock(Recomputable):
     """norm-swish-conv twice, the embedding added between, over a (projected) shortcut; then attention if asked for."""
 
     def __init__(
@@ -69,9 +78,9 @@ class ResBlock(nn.Module):
         self.shortcut = nn.Identity() if inside == outside else nn.Conv2d(inside, outside, 1)
         self.attention = SelfAttention(outside, groups) if attention else nn.Identity()
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, Din, H, W), embedding (B, E) -> (B, Dout, H, W)."""
-        h = self.first(x) + self.embed(embedding)[:, :, None, None]
+    def body(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, Din, H, W), condition (B, E) -> (B, Dout, H, W)."""
+        h = self.first(x) + self.embed(condition)[:, :, None, None]
         return self.attention(self.last(self.second(h)) + self.shortcut(x))
 
 
@@ -126,6 +135,8 @@ class UNet(Network):
     the output of the middle blocks.
     """
 
+    channels_last: ClassVar[bool] = True
+
     def __init__(
         self,
         size: UNetSize,
@@ -164,7 +175,7 @@ class UNet(Network):
                 Up(width, widths[level], grow=level < len(widths) - 1, skips=taken, block=level_block)
             )
             width = widths[level]
-        self.last_norm = nn.GroupNorm(groups, base)
+        self.last_norm = NormSwish(groups, base)
         self.outlet = conv(base, channels)
         self._initialise()
         if augmented:
@@ -207,7 +218,7 @@ class UNet(Network):
         for level, stage in zip(reversed(range(len(self.up))), self.up, strict=True):
             h = stage(h, skips, embedding)
             found[f"up{level}"] = h
-        return self.outlet(F.silu(self.last_norm(h))), [tokens(found[tap]) for tap in taps]
+        return self.outlet(self.last_norm(h)), [tokens(found[tap]) for tap in taps]
 
     def _embed(self, t: Tensor, y: Tensor) -> Tensor:
         """Clock (B,) int64 and label (B,) -> (B, E); a label above K is an IndexError, as in any table."""

@@ -1,0 +1,74 @@
+"""A network made faster in place: blocks compiled one by one, channels innermost, activations made again instead of kept.
+
+None of it changes a name in a state dict or the function computed. Compiled blocks live on the module and not in a copy of it:
+`copy.deepcopy` and pickle give a network that is not compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltbench.errors import UsageError
+from ltbench.networks.base import Network, Recomputable, Region
+
+# Counts of rows (six in training, those of a sampler) times sizes of images, with gradients and without: beyond that something
+# is compiled again and again, and torch raises, as every region asks for the whole graph.
+SHAPES = 64
+
+
+def compile_blocks(network: Network, *, backend: str = "inductor") -> int:
+    """Compile every region of the network in place, for exact shapes; how many there are. Nothing is compiled until it is called.
+
+    A graph break, or more than SHAPES shapes of one region, is an error and not a slow path.
+    """
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, SHAPES)
+    regions = [module for module in network.modules() if isinstance(module, Region)]
+    for region in regions:
+        kind = (type(region), *(tuple(value.shape) for value in region.parameters()))
+        region._compiled_call_impl = partial(_entry(kind, backend), region)
+    return len(regions)
+
+
+@cache
+def _entry(kind: tuple[Any, ...], backend: str) -> Callable[..., Any]:
+    """A compiled function that calls a region, one for all regions of a kind: type and shapes of its weights.
+
+    Torch keeps what it compiled with the code of the function called and tries one after another at every call. Under
+    `nn.Module.compile` all modules share one code: in a U-Net of nine kinds of blocks at four shapes a call lost 345 us there,
+    with a code per kind 56 us.
+    """
+    own: Any = FunctionType(_call.__code__.replace(co_name=f"region_{kind[0].__name__}"), _call.__globals__)
+    return torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
+
+
+def _call(region: nn.Module, *inputs: Tensor) -> Tensor:
+    return region._call_impl(*inputs)
+
+
+def set_layout(network: Network, device: torch.device) -> bool:
+    """Lay the convolutions' weights out channels-last where the network asks for it and the device is faster so (CUDA); whether
+    it did. Weights move to new memory: call it before anything holds on to them (optimiser, EMA, DDP, a CUDA graph)."""
+    wanted = network.channels_last and device.type == "cuda"
+    if wanted:
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return wanted
+
+
+def checkpoint_blocks(network: Network) -> int:
+    """Keep no activations inside the blocks and make them again in the backward pass, about a third more work; how many blocks.
+
+    Gradients are the same, dropout included: masks are kept. Raises UsageError for a network without blocks.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, Recomputable)]
+    if not blocks:
+        raise UsageError(f"{type(network).__name__} has no blocks whose activations could be made again")
+    for block in blocks:
+        block.recomputed = True
+    return len(blocks)
