@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ltbench.errors import first_line
 from ltbench.methods import Draw, Reference, Rng
 
 SHAPES = 32  # recordings at most; a rarer shape is computed plainly
@@ -189,7 +190,7 @@ class Captured:
             self._quiet()
             self._met[key] = _Recording(draw, asked, self._compute, self._recorder)
         except Exception as error:  # torch has no class of its own for what a capture does not allow
-            self._end(f"a step cannot be recorded: {_line(error)}")
+            self._end(f"a step cannot be recorded: {type(error).__name__}: {first_line(error)}")
         return found
 
     def _compare(self, recording: _Recording, draw: Draw) -> Terms:
@@ -294,7 +295,3 @@ def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     size = torch.stack([y.double().square().sum() for y in b]).sum()
     found = float((away / size.clamp(min=1e-30)).sqrt())
     return found if found == found else float("inf")
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0][:160]}"

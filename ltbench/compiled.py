@@ -22,7 +22,7 @@ from ltbench.networks.base import Network, Recomputable, Region
 SHAPES = 64
 
 
-def compile_blocks(network: Network, *, backend: str = "inductor") -> int:
+def compile_blocks(network: Network, *, backend: str | Callable[..., Any] = "inductor") -> int:
     """Compile every region of the network in place, for exact shapes; how many there are. Nothing is compiled until it is called.
 
     A graph break, or more than SHAPES shapes of one region, is an error and not a slow path.
@@ -37,7 +37,7 @@ def compile_blocks(network: Network, *, backend: str = "inductor") -> int:
 
 
 @cache
-def _entry(kind: tuple[Any, ...], backend: str) -> Callable[..., Any]:
+def _entry(kind: tuple[Any, ...], backend: str | Callable[..., Any]) -> Callable[..., Any]:
     """A compiled function that calls a region, one for all regions of a kind: type and shapes of its weights.
 
     Torch keeps what it compiled with the code of the function called and tries one after another at every call. Under
@@ -48,8 +48,27 @@ def _entry(kind: tuple[Any, ...], backend: str) -> Callable[..., Any]:
     return torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
 
 
-def _call(region: nn.Module, *inputs: Tensor) -> Tensor:
+def _call(region: nn.Module, *inputs: Tensor) -> Any:
     return region._call_impl(*inputs)
+
+
+def compiler_failed(error: Exception) -> str | None:
+    """Why a network could not be compiled, in a line: a compiler is missing, or does not take it. None for another error.
+
+    Ask for a compiled network only: torch's compiler takes a second to load.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    if not isinstance(error, TorchDynamoException):
+        return None
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
+
+
+def uncompile(network: Network) -> None:
+    """Run every region as written again."""
+    for module in network.modules():
+        if isinstance(module, Region):
+            module._compiled_call_impl = None
 
 
 def set_layout(network: Network, device: torch.device) -> bool:

@@ -74,3 +74,8 @@ class SpecError(LtbenchError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's code says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -30,6 +30,9 @@ class Execution:
         return self.name == "graphs"
 
 
+PLAIN = Execution()
+
+
 def resolve(kind: str, device: torch.device) -> Execution:
     """What a setting means on a device: CUDA graphs need CUDA, elsewhere the rest of them is done. Raises ValueError for another word."""
     if kind not in KINDS:

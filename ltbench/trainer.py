@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ltbench import seeds, vaes
 from ltbench.captured import Captured, Compute, CudaGraphs, Recorder, Terms
+from ltbench.compiled import checkpoint_blocks, compile_blocks, compiler_failed, set_layout, uncompile
 from ltbench.curve import Curve
 from ltbench.datasets import Dataset
 from ltbench.diffusion import Process, process_for
@@ -23,7 +24,7 @@ from ltbench.distributed import Ranks
 from ltbench.draws import Ahead, Drawer, Latents, Pixels, TrainingSet
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
-from ltbench.execution import Execution
+from ltbench.execution import PLAIN, Execution
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
 from ltbench.networks import Network, build_network, resolve_tap
@@ -87,10 +88,13 @@ def build_parts(
     device: torch.device,
     latents: Latents | None = None,
     notice: Callable[[str], None] = lambda message: None,
+    execution: Execution = PLAIN,
+    recompute: bool = False,
 ) -> Parts:
     """Network, method, data order and process of a cell. Weights are keyed by (seed, "init"): equal for all methods.
 
     latents: of the training images in their order, for a cell that trains on them. notice: hears where data could not go.
+    recompute: activations are made again in the backward pass instead of being kept.
     Raises Unsupported with the method's own reason.
     """
     recipe = Recipe(**{**settings["train"], "betas": tuple(settings["train"]["betas"])})
@@ -113,9 +117,14 @@ def build_parts(
             augmented=recipe.augment != "none",
         ),
     ).to(device)
+    if recompute:
+        checkpoint_blocks(network)
+    if execution.compiled:
+        set_layout(network, device)
+        compile_blocks(network)
     beside = None if latents is None else LazyRows(lambda: place([images.images], device, notice))
     training = TrainingSet(source, labels, beside)
-    task = task_of(settings, recipe, process, network, order, training)
+    task = task_of(settings, recipe, process, network, order, training, execution.compiled)
     options = {name: value for name, value in settings["method"].items() if name != "name"}
     if reason := method.supports(task):
         raise Unsupported(reason)
@@ -145,6 +154,7 @@ def task_of(
     network: Network,
     order: Order,
     training: TrainingSet,
+    fixed_rows: bool = False,
 ) -> Task:
     device = training.labels.device
     if recipe.augment != "none" and vaes.named(settings.get("dataset", {})):
@@ -172,6 +182,7 @@ def task_of(
         passes=recipe.passes,
         dropout=recipe.dropout,
         bfloat16=recipe.precision == "bf16",
+        fixed_rows=fixed_rows,
         encoder=encoder,
     )
 
@@ -212,7 +223,7 @@ class Trainer:
     ranks: Ranks = field(default_factory=Ranks)
     origin: dict[str, Any] | None = None  # what the weights began at, if not at their initialisation
     lag: bool | None = None
-    execution: Execution = field(default_factory=Execution)
+    execution: Execution = PLAIN
     recorder: Recorder | None = None  # makes the graphs; None: CUDA
     notice: Callable[[str], None] = lambda message: None
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -257,9 +268,12 @@ class Trainer:
             self.ahead = None
 
     def _captured(self) -> Compute:
-        """Steps as CUDA graphs, where one process has the device to itself."""
+        """Steps as CUDA graphs, unless the method reads numbers on the host or several ranks train."""
+        reason = self.parts.objective.method.on_host
         if self.ranks.size > 1:
-            self.notice("no CUDA graphs: gradients of several ranks are exchanged while they are made")
+            reason = "gradients of several ranks are exchanged while they are made"
+        if reason:
+            self.notice(f"steps are not CUDA graphs: {reason}")
             return self._compute
         recipe, ahead = self.parts.recipe, self.ahead
         return Captured(
@@ -322,7 +336,19 @@ class Trainer:
         self.optimizer.step()
 
     def _gradients(self, step: int) -> _Step:
-        """Accumulate the gradient of a global batch over micro-batches, and clip it."""
+        """The step's gradient, clipped. Where a network cannot be compiled it is run as written, which is said once."""
+        try:
+            return self._accumulate(step)
+        except Exception as error:
+            why = compiler_failed(error) if self.execution.compiled else None
+            if why is None:
+                raise
+            self.notice(f"the network is not compiled, it runs as written: {why}")
+            uncompile(self.parts.objective.network)
+            return self._accumulate(step)
+
+    def _accumulate(self, step: int) -> _Step:
+        """Add up the gradient of a global batch over micro-batches, and clip it."""
         recipe = self.parts.recipe
         per_forward = self.micro_batch // recipe.local_batch
         self.optimizer.zero_grad(set_to_none=not self.execution.graphs)  # graphs know gradients by address

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ltbench import seeds, vaes
-from ltbench.errors import EnvironmentProblem
+from ltbench.errors import EnvironmentProblem, first_line
 
 BATCH = (
     16  # images that one pass holds: fixed, so that a number depends on no batch size that a user may choose
@@ -78,7 +78,7 @@ def _read(name: str) -> Any:
             )  # fmt: skip
     except Exception as error:  # diffusers and safetensors fail in ways of their own
         raise EnvironmentProblem(
-            f"{place}: the VAE cannot be loaded: {_first_line(error)}", _whole(place)
+            f"{place}: the VAE cannot be loaded: {first_line(error)}", _whole(place)
         ) from error
     model, info = found
     wrong = [*info["missing_keys"], *info["mismatched_keys"]]
@@ -104,10 +104,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # --- tiny-vae ---------------------------------------------------------------------------------------------------------

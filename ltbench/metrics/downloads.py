@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ltbench.errors import EnvironmentProblem, UsageError
+from ltbench.errors import EnvironmentProblem, UsageError, first_line
 from ltbench.extractors import INCEPTION_FILES, TIMM, Wanted, find_weights, torch_hub
 from ltbench.metrics.naming import INCEPTION_SHA256
 
@@ -25,9 +25,8 @@ def fetch(wanted: Wanted) -> Path:
     try:
         return _inception() if wanted.kind == "inception" else _timm(wanted)
     except Exception as error:  # networks, hubs and disks fail in ways of their own
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EnvironmentProblem(
-            f"the weights of '{wanted.name}' cannot be downloaded: {first}",
+            f"the weights of '{wanted.name}' cannot be downloaded: {first_line(error)}",
             "fetch them where there is a network, and put the file into a folder that LTBENCH_WEIGHTS names",
         ) from None
 

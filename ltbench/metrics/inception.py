@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltbench.errors import EnvironmentProblem
+from ltbench.errors import EnvironmentProblem, first_line
 from ltbench.extractors import Wanted, digits_of, extractors, find_weights
 from ltbench.metrics.extractor import Extractor, rgb
 from ltbench.metrics.naming import PREPARED
@@ -126,8 +126,9 @@ def read_weights(wanted: Wanted) -> Mapping[str, Tensor]:
             )
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EnvironmentProblem(f"{path}: cannot read the weights of '{wanted.name}': {first}") from None
+        raise EnvironmentProblem(
+            f"{path}: cannot read the weights of '{wanted.name}': {first_line(error)}"
+        ) from None
 
 
 def torch_fidelity(module: str) -> Any:
@@ -135,8 +136,7 @@ def torch_fidelity(module: str) -> Any:
     try:
         return __import__(f"torch_fidelity.{module}", fromlist=[module])
     except (ImportError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EnvironmentProblem(
-            f"torch-fidelity cannot be imported, which the Inception network needs: {first}",
+            f"torch-fidelity cannot be imported, which the Inception network needs: {first_line(error)}",
             "install torch, torchvision and torch-fidelity together: pip install torch torchvision torch-fidelity",
         ) from error

@@ -61,14 +61,17 @@ def _train(
     seed_globals(0)  # what a file draws on import must not depend on the cell that imports it first
     method = load_method(stage.settings["method"]["name"])
     seed_globals(_outside(stage, 0))
-    parts = build_parts(stage.settings, data, method, stage.device, latents, stage.notice)
+    how = resolve(stage.options.execution, stage.device)
+    parts = build_parts(
+        stage.settings, data, method, stage.device, latents, stage.notice, how, stage.options.recompute
+    )
     micro_batch = _micro_batch(stage.options.micro_batch, parts.recipe)
     trainer = Trainer(
         parts,
         micro_batch,
         stage.options.log_every,
         ranks=stage.ranks,
-        execution=resolve(stage.options.execution, stage.device),
+        execution=how,
         notice=stage.notice,
     )
     try:
