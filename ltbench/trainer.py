@@ -473,6 +473,5 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # a kernel per tensor, for code that reads what nobody wrote
-    )
+    # A kernel per new tensor, for code that reads what nobody wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
