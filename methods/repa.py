@@ -55,6 +55,9 @@ class REPA(Method):
         if weight == 0:
             return
         self.taps, self.needs_pixels = (task.tap(tap),), not cache  # kept tokens are found by image and flip
+        self.on_host = (
+            "tokens that are not kept yet are encoded when an image first needs them" if cache else ""
+        )
         tokens, width = task.tap_widths[self.taps[0]]
         side = math.isqrt(tokens)
         for name in (encoder,) if isinstance(encoder, str) else encoder:

@@ -112,6 +112,12 @@ WRONG = {
         {"the draw is not changed in place"},
         "draw.level is changed in place",
     ),
+    "reads": (
+        "loss",
+        "error = error * float(draw.level.max() > 0)",
+        {"nothing is read on the host"},
+        r"__float__\(\) of a tensor \(reads.py, line 22\): take draw.kept",
+    ),
     "random": (
         "loss",
         "random.random()",

@@ -17,24 +17,14 @@ from ltbench.draws import Drawer, resident
 from ltbench.errors import UsageError
 from ltbench.methods import Draw, Method, Network, Objective, Rng, Task, load_method, mean_square
 from ltbench.trainer import Trainer, build_parts, seeded
-from tests.toy import COUNTS, PIPELINES, Toy, draw, encoder, network, parts, settings, task
+from tests.toy import COUNTS, PIPELINES, Toy, draw, encoder, network, parts, settings, small, task, variants
 
 both = pytest.mark.parametrize("pipeline", PIPELINES)
 CPU = torch.device("cpu")
 NAMES = [name for name, plugin in plugins.find("methods").items() if plugin.problem is None]
 
 
-def small(name: str, pipeline: str) -> dict[str, Any]:
-    presets = plugins.get("methods", name).presets or {}
-    return {"name": name, **presets.get(pipeline, {}), **presets.get("check", {})}
-
-
-VARIANTS = [(name, pipeline, {}) for pipeline in PIPELINES for name in NAMES]
-VARIANTS = [v for v in VARIANTS if load_method(v[0]).supports(task(v[1])) is None]
-VARIANTS += [("oclt", pipeline, {"direction": "full", "reference": True}) for pipeline in PIPELINES]
-VARIANTS += [("diffrop", pipeline, {"form": "pair"}) for pipeline in PIPELINES]
-VARIANTS += [("repa", pipeline, {"cache": True}) for pipeline in PIPELINES]
-every = pytest.mark.parametrize(("name", "pipeline", "options"), VARIANTS)
+every = pytest.mark.parametrize(("name", "pipeline", "options"), variants())
 
 
 # --- exactness ------------------------------------------------------------------------------------------------------

@@ -114,7 +114,8 @@ def unet_by_hand(network: Network, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         for k in range(2):
             h = block(f"up.{turn}.blocks.{k}", torch.cat([h, skips.pop()], dim=1))
     assert not skips
-    norm = at("last_norm")(h)
+    last = network.get_submodule("last_norm")
+    norm = functional.group_norm(h, groups, last.weight, last.bias)
     return at("outlet")(norm * norm.sigmoid())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltbench import plugins
 from ltbench.datasets import Dataset, Images
 from ltbench.diffusion import process_for
 from ltbench.draws import Drawer, resident
@@ -157,6 +158,22 @@ def draw(
         reference=True,
     )
     return drawer.draw(step, range(shards))
+
+
+def small(name: str, pipeline: str) -> dict[str, Any]:
+    """The `method` setting of a row that names no parameter, small and offline."""
+    presets = plugins.get("methods", name).presets or {}
+    return {"name": name, **presets.get(pipeline, {}), **presets.get("check", {})}
+
+
+def variants() -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, pipeline, options) of every method that is found, where it runs, and of forms that take another path."""
+    names = [name for name, plugin in plugins.find("methods").items() if plugin.problem is None]
+    plain = [(name, pipeline, {}) for pipeline in PIPELINES for name in names]
+    found = [v for v in plain if load_method(v[0]).supports(task(v[1])) is None]
+    found += [("oclt", pipeline, {"direction": "full", "reference": True}) for pipeline in PIPELINES]
+    found += [("diffrop", pipeline, {"form": "pair"}) for pipeline in PIPELINES]
+    return found + [("repa", pipeline, {"cache": True}) for pipeline in PIPELINES]
 
 
 def dropping(made: Draw, dropped: torch.Tensor, **changes: Any) -> Draw:

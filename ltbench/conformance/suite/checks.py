@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ltbench.checkpoint import newest_checkpoint, save_checkpoint
 from ltbench.conformance.suite import toy
+from ltbench.conformance.suite.reads import HostRead, no_host_reads
 from ltbench.conformance.suite.subject import (
     DoesNotApply,
     Failed,
@@ -24,6 +25,7 @@ from ltbench.conformance.suite.subject import (
     backward,
     close,
     gradient,
+    last_line,
     require,
 )
 from ltbench.guard import Guard, has_children
@@ -243,6 +245,22 @@ def draw_untouched(subject: Subject) -> None:
         require(torch.equal(p, weights[name]), f"the network's {name} is changed by loss()")
 
 
+def nothing_read(subject: Subject) -> None:
+    """Loss and gradient read no number on the host, so that a GPU need not be waited for and the step can be a CUDA graph."""
+    built = subject.parts(dropout=0.2)
+    made = toy.draw(built)
+    if reason := built.objective.method.on_host:
+        raise DoesNotApply(f"it says that it does: {reason}")
+    try:
+        with no_host_reads():
+            backward(built.objective, built.objective(made))
+    except HostRead as read:
+        at = last_line(read, str(subject.plugin.path))
+        raise Failed(
+            f"it waits for the device in {read}{at}: take draw.kept, torch.where or weights of 0, or say why in `on_host`"
+        ) from read
+
+
 def own_randomness(subject: Subject) -> None:
     """Terms do not depend on torch's, NumPy's or Python's own generator, and none of them is advanced."""
     found = []
@@ -384,6 +402,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("absent classes", absent_classes),
     ("bfloat16", bfloat16),
     ("the draw is not changed in place", draw_untouched),
+    ("nothing is read on the host", nothing_read),
     ("no global random state", own_randomness),
     ("the process is left as it was", process_untouched),
     ("no output, processes or files", keeps_to_itself),

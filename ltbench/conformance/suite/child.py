@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +22,7 @@ from ltbench import plugins
 from ltbench.children import wait_or_kill
 from ltbench.conformance.suite.checks import CHECKS
 from ltbench.conformance.suite.cost import cost, size
-from ltbench.conformance.suite.subject import DoesNotApply, Failed, Subject
+from ltbench.conformance.suite.subject import DoesNotApply, Failed, Subject, last_line
 from ltbench.conformance.words import UNSUPPORTED
 from ltbench.trainer import set_precision
 
@@ -146,9 +145,7 @@ def _tell(check: Callable[[], Any], file: str, told: Any, output: int) -> None:
 
 def _in_words(error: BaseException, file: str) -> str:
     """Type, message and the plugin's own line, in one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return text + (f" ({os.path.basename(file)}, line {own[-1]})" if own else "")
+    return " ".join(f"{type(error).__name__}: {error}".split()) + last_line(error, file)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""Compiled networks: the numbers and names of plain ones, and one graph per block and count of rows."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
+from torch._dynamo.utils import counters
+
+from ltbench.checkpoint import newest_checkpoint, save_checkpoint
+from ltbench.compiled import checkpoint_blocks, compile_blocks, set_layout
+from ltbench.errors import UsageError
+from ltbench.networks import Network
+from ltbench.networks.base import Region
+from ltbench.networks.dropout import dropout_streams
+from ltbench.networks.names import UNET_SIZES, UNetSize
+from ltbench.networks.unet import NormSwish
+from ltbench.trainer import Trainer
+from tests import toy
+from tests.nets import batch, build, streams
+
+torch.set_num_threads(1)
+
+BACKEND = "aot_eager"  # all of torch.compile but the writing of kernels
+SIZES = {
+    "sit": {},
+    "ddpm": {"local_batch": 12, "label_drop_mode": "batch"},
+}  # as published: labels of a U-Net drop together
+STEPS = {"sit": 20, "ddpm": 8}
+seen: set[tuple[str, int]] = set()  # (network, rows) that this process has compiled
+
+
+@pytest.fixture(autouse=True)
+def tiny_unet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A U-Net of eight blocks, which compiles in seconds."""
+    monkeypatch.setitem(UNET_SIZES, "UNet-4", UNetSize(4, (1, 2), 1, (1,)))
+    monkeypatch.setitem(toy.NETWORKS, "ddpm", "UNet-4")
+    yield
+
+
+def loop(pipeline: str, method: dict[str, Any], *, compiled: bool) -> Trainer:
+    made = toy.parts(pipeline, method, dropout=0.1, **SIZES[pipeline])
+    if compiled:
+        made.task = made.objective.method.task = dataclasses.replace(made.task, fixed_rows=True)
+        compile_blocks(made.objective.network, backend=BACKEND)
+    return Trainer(made, 12, 1)
+
+
+@pytest.mark.parametrize(("name", "pipeline", "options"), toy.variants())
+def test_compiled_steps_are_eager_ones_and_nothing_is_compiled_twice(
+    name: str, pipeline: str, options: dict[str, Any]
+) -> None:
+    """Losses of every method while its kept rows vary, dropout included; then weights, and an EMA that has moved."""
+    method = {**toy.small(name, pipeline), **options}
+    eager, fast = (loop(pipeline, method, compiled=compiled) for compiled in (False, True))
+    network, start = fast.parts.objective.network, copy.deepcopy(fast.ema.shadow)
+    rows: set[tuple[str, int]] = set()
+    network.register_forward_pre_hook(lambda module, args: rows.add((pipeline, len(args[0]))))
+    before = counters["stats"]["unique_graphs"]
+    for _ in range(STEPS[pipeline]):
+        plain, ours = eager.advance(), fast.advance()
+        assert plain is not None
+        assert ours is not None
+        assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert not counters["graph_break"]
+    assert len(rows) <= 6
+    regions = sum(isinstance(module, Region) for module in network.modules())
+    assert counters["stats"]["unique_graphs"] - before <= regions * len(rows - seen)
+    seen.update(rows)
+    for key, value in eager.ema.shadow.items():
+        torch.testing.assert_close(fast.ema.shadow[key], value, rtol=1e-3, atol=1e-4)
+    assert any(not torch.equal(start[key], value) for key, value in fast.ema.shadow.items())
+
+
+def gradients(network: Network, rows: int = 12) -> list[Tensor]:
+    """Output, a feature and all gradients of a forward with dropout."""
+    x, t, y = batch(network, rows=rows)
+    network.zero_grad()
+    with dropout_streams(streams(1, 2)):
+        out, (feature,) = network(x, t, y, [next(iter(network.tap_widths))])
+    (out.square().mean() + feature.square().mean()).backward()
+    return [out.detach(), feature.detach(), *(p.grad for p in network.parameters() if p.grad is not None)]
+
+
+def close(ours: list[Tensor], plain: list[Tensor]) -> None:
+    assert len(ours) == len(plain)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["SiT-N/4", "UNet-4"])
+def test_activations_made_again_give_the_same_gradients(name: str) -> None:
+    """Masks are drawn once: a stream has moved on when the backward pass comes."""
+    plain, made = (build(name, filled=True, dropout=0.3) for _ in range(2))
+    assert checkpoint_blocks(made) == {"SiT-N/4": 2, "UNet-4": 8}[name]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        ours = gradients(made)
+    close(ours, gradients(plain))
+    again, kept = sum(kept), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        gradients(plain)
+    assert again < sum(kept)
+    made.eval()
+    with torch.no_grad():
+        x, t, y = batch(made)
+        assert torch.equal(made(x, t, y)[0], plain.eval()(x, t, y)[0])
+
+
+def test_compiled_blocks_keep_names_masks_and_copies_plain() -> None:
+    plain, made = (build("SiT-N/4", filled=True, dropout=0.3) for _ in range(2))
+    checkpoint_blocks(made)
+    assert compile_blocks(made, backend=BACKEND) == 3
+    assert list(made.state_dict()) == list(plain.state_dict())
+    assert copy.deepcopy(made).blocks[0]._compiled_call_impl is None  # type: ignore[index,union-attr]
+    before = counters["stats"]["unique_graphs"]
+    close(gradients(made), gradients(plain))
+    assert counters["stats"]["unique_graphs"] > before
+
+
+class Breaking(Region):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x + 1
+
+
+def test_a_graph_break_and_one_shape_too_many_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken: Any = nn.Sequential(Breaking())
+    compile_blocks(broken, backend="eager")
+    with pytest.raises(Unsupported):
+        broken(torch.ones(1))
+    many: Any = nn.Sequential(NormSwish(1, 3))
+    compile_blocks(many, backend="eager")
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    with pytest.raises(FailOnRecompileLimitHit):
+        for rows in (1, 2, 3):
+            many(torch.ones(rows, 3, 2, 2))
+    with pytest.raises(UsageError, match="no blocks"):
+        checkpoint_blocks(many)
+
+
+def test_channels_last_changes_no_value_and_is_saved_like_any_other(tmp_path: Path) -> None:
+    """The layout is asked for a GPU and looked at here."""
+    plain, made = (build("UNet-4", filled=True, dropout=0.3) for _ in range(2))
+    assert not set_layout(made, torch.device("cpu"))
+    assert not set_layout(build("SiT-N/4"), torch.device("cuda"))
+    assert set_layout(made, torch.device("cuda"))
+    assert made.get_parameter("inlet.weight").is_contiguous(memory_format=torch.channels_last)
+    close(gradients(made), gradients(plain))
+    save_checkpoint(tmp_path, 1, {"model": made.state_dict()}, {}, cell="0" * 64, run="0" * 12, attempt=1)
+    found = newest_checkpoint(tmp_path, cell="0" * 64, run="0" * 12)
+    assert found is not None
+    for key, value in plain.state_dict().items():
+        assert torch.equal(found.tensors["model"][key], value)
+    made.load_state_dict(found.tensors["model"])
+    assert made.get_parameter("inlet.weight").is_contiguous(memory_format=torch.channels_last)
