@@ -132,7 +132,7 @@ class Graphs:
 
 
 def others(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs that differ in every row from these and that any network takes: clocks stay in their range, labels are among those
-    given or class 0."""
-    clock = torch.where(t > 0, t - 1, t + 1) if not t.is_floating_point() else (t + 0.37) % 1
+    """Inputs that differ in every row from these and that any network takes: clocks stay in their range and move far, labels are
+    among those given or class 0."""
+    clock = (t + 0.37) % 1 if t.is_floating_point() else torch.where(t > 1, t // 2, t + 1)
     return x.flip(0) * 0.5 + 0.1, clock, torch.where(y == 0, y.max(), 0)

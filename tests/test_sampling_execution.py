@@ -1,0 +1,280 @@
+"""How the network is called changes no image: recorded, compiled, in blocks, with noise drawn ahead, in a lower precision only its digits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ltbench import noise, seeds
+from ltbench.diffusion import process_for
+from ltbench.generate import blocks, initial_noise
+from ltbench.networks import Network
+from ltbench.noise import noise_ahead, step_noise
+from ltbench.protocols import sampler_options
+from ltbench.sampling import Forward, multiplying, prepared
+from ltbench.sampling.graphs import Graphs, Recording, _Held
+from tests.nets import build
+from tests.sampling_oracles import NULL, Oracle, draw, noise_of
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+HALF = {"name": "interval", "low": 0.0, "high": 0.5}  # one half of the steps is guided: two numbers of rows
+CASES = [("heun", "sit", 6), ("dopri5", "sit", None), ("sde-heun", "sit", 5), ("ddim", "ddpm", 10)]
+
+
+class Again:
+    """A recording without a GPU: it does its work again, on the memory that it was captured with."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+
+    def capture(self, work: Callable[[], Tensor]) -> Tensor:
+        work()
+        self.work, self.out = work, work()
+        return self.out
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.out.copy_(self.work())
+
+
+class Album:
+    """Makes recordings, and keeps them."""
+
+    def __init__(self, kind: Callable[[], Recording] = Again) -> None:
+        self.kind = kind
+        self.made: list[Any] = []
+
+    def __call__(self) -> Recording:
+        self.made.append(self.kind())
+        return self.made[-1]
+
+
+def curved(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """A formula that depends on all it is given."""
+    clock = (t / 1000 if not t.is_floating_point() else t).view(-1, 1, 1, 1)
+    return torch.tanh(x * (1 + clock)) + 0.3 * y.view(-1, 1, 1, 1) - clock**2
+
+
+def sampled(sampler: str, pipeline: str, steps: int | None, recorder: Any = None, **more: Any) -> Tensor:
+    network = Oracle(curved)
+    fresh = step_noise(0, range(3), (1, 4, 4), CPU)
+    forward = Forward(network, recorder=recorder, notice=more.pop("notice", lambda message: None))
+    return draw(network, process_for(pipeline), sampler, steps, noise_of(dtype=torch.float32), 2.0,
+                fresh=fresh, forward=forward, **more)  # fmt: skip
+
+
+# --- recorded ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sampler", "pipeline", "steps"), CASES)
+def test_a_recorded_network_gives_the_same_images(sampler: str, pipeline: str, steps: int | None) -> None:
+    for schedule, shapes in ((None, 1), (HALF, 2)):
+        album, told = Album(), []
+        found = sampled(sampler, pipeline, steps, album, schedule=schedule, notice=told.append)
+        assert torch.equal(found, sampled(sampler, pipeline, steps, schedule=schedule))
+        assert len(album.made) == shapes  # one recording for each number of rows
+        assert sum(one.replays for one in album.made) > shapes
+        assert told == []
+
+
+def test_an_answer_stays_when_the_next_one_is_made() -> None:
+    ask = Graphs(curved, Again, rounding=1e-6, notice=pytest.fail)
+    x, y = noise_of(dtype=torch.float32), torch.tensor([0, 1, 2])
+    first, second = ask(x, torch.full((3,), 0.2), y), ask(2 * x, torch.full((3,), 0.7), y)
+    assert torch.equal(first, curved(x, torch.full((3,), 0.2), y))
+    assert torch.equal(second, curved(2 * x, torch.full((3,), 0.7), y))
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_recording_that_misses_an_input_is_not_used(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    def careless(self: _Held, *inputs: Tensor) -> Tensor:
+        for i, (place, value) in enumerate(zip(self.inputs, inputs, strict=True)):
+            if i != which:
+                place.copy_(value)
+        self.recording.replay()
+        return self.output.clone()
+
+    monkeypatch.setattr(_Held, "__call__", careless)
+    for case in CASES:
+        told: list[str] = []
+        found = sampled(*case, Album(), schedule=HALF, notice=told.append)
+        assert torch.equal(found, sampled(*case, schedule=HALF))
+        (said,) = told
+        assert "sampling without graphs: a recorded forward differs from the plain one by" in said
+
+
+class Refusing(Again):
+    def capture(self, work: Callable[[], Tensor]) -> Tensor:
+        work()
+        raise RuntimeError("operation not permitted when stream is capturing\nand a long trace")
+
+
+def test_what_cannot_be_recorded_is_called_plainly_and_said_once() -> None:
+    told: list[str] = []
+    album = Album(Refusing)
+    found = sampled("heun", "sit", 6, album, schedule=HALF, notice=told.append)
+    assert torch.equal(found, sampled("heun", "sit", 6, schedule=HALF))
+    assert told == [
+        "sampling without graphs: the forward cannot be recorded (operation not permitted when stream is capturing)"
+    ]
+    assert len(album.made) == 1
+    with pytest.raises(ZeroDivisionError):  # an error of the network itself is the network's
+        Graphs(lambda x, t, y: x / (1 // 0), Again, rounding=0.0, notice=told.append)(*[torch.ones(2)] * 3)
+
+
+def test_a_cpu_records_no_graph_and_says_so() -> None:
+    told: list[str] = []
+    network = Oracle(curved)
+    forward = prepared(network, CPU, None, "graphs", told.append)
+    assert told == ["sampling without graphs: a cpu records none"]
+    for other in (forward, prepared(network, CPU, None, "auto", pytest.fail)):
+        assert torch.equal(draw(network, process_for("sit"), "euler", 3, noise_of(), forward=other),
+                           draw(network, process_for("sit"), "euler", 3, noise_of()))  # fmt: skip
+
+
+# --- in blocks --------------------------------------------------------------------------------------------------------
+
+
+def evaluation(sampler: str, steps: int | None, **more: Any) -> dict[str, Any]:
+    plain = {"labels": "balanced", "sampler": sampler, "steps": steps, "guidance": 1.5, "block": 4, "seed": 0}
+    return {**plain, **sampler_options({"sampler": sampler, **more}), **more}
+
+
+def made(
+    network: Any, wanted: dict[str, Any], numbers: Any, forward: Any = None, pipeline: str = "sit"
+) -> Any:
+    shape = (1, 4, 4) if isinstance(network, Oracle) else (1, 16, 16)
+    found = blocks(network, pipeline, wanted, range(3), shape, CPU, numbers, None, forward)
+    return {block.number: (block.images, block.nfe) for block in found}
+
+
+def oracle(formula: Any = curved) -> Network:
+    network = Oracle(formula)
+    vars(network)["null_label"] = NULL
+    return cast(Network, network)
+
+
+@pytest.mark.parametrize(("sampler", "pipeline", "steps"), CASES)
+def test_a_block_is_the_same_whoever_makes_it_and_whatever_came_before(
+    sampler: str, pipeline: str, steps: int | None
+) -> None:
+    network, wanted = oracle(), evaluation(sampler, steps, schedule=HALF)
+    whole = made(network, wanted, range(4), pipeline=pipeline)
+    album = Album()
+    recorded = Forward(network, recorder=album, notice=pytest.fail)
+    shares = {}
+    for numbers in ([3, 1], [0], [2]):  # three devices, the first of which goes on with its recordings
+        shares |= made(network, wanted, numbers, recorded if 3 in numbers else None, pipeline)
+    assert sorted(shares) == sorted(whole)
+    for number, (images, rows) in whole.items():
+        assert torch.equal(images, shares[number][0])
+        assert rows == shares[number][1]
+    assert len(album.made) == 2  # whole blocks have the same rows: nothing is recorded again
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "sampler", "pipeline"), [("SiT-N/4", "sde-euler", "sit"), ("UNet-16", "ddim", "ddpm")])  # fmt: skip
+def test_bf16_is_of_the_network_alone(name: str, sampler: str, pipeline: str) -> None:
+    network = build(name, filled=True).eval()
+    seen: list[tuple[torch.dtype, torch.dtype, bool]] = []
+    network.register_forward_hook(
+        lambda module, inputs, out: seen.append(
+            (inputs[0].dtype, out[0].dtype, torch.is_autocast_enabled("cpu"))
+        )
+    )
+    exact, again, low = (
+        made(network, evaluation(sampler, 5, **more), [0], pipeline=pipeline)[0][0]
+        for more in ({}, {"precision": "fp32"}, {"precision": "bf16"})
+    )
+    assert torch.equal(exact, again)
+    assert low.dtype == torch.float32
+    gap = float((low - exact).norm() / exact.norm())
+    assert 1e-5 < gap < 0.05  # eight bits of a number, and not the same image
+    assert set(seen) == {
+        (torch.float32, torch.float32, False),
+        (torch.float32, torch.bfloat16, True),  # the state that it is asked about has all its digits
+    }
+    # a state in bf16 would have no more than its digits
+    assert not torch.equal(low, low.bfloat16().float())
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", True)])
+def test_matrices_are_multiplied_as_the_evaluation_says_and_afterwards_as_before(
+    precision: str, allowed: bool
+) -> None:
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    seen: set[tuple[bool, bool]] = set()
+
+    def formula(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        seen.add(flags())
+        return 0 * x
+
+    before = flags()
+    wanted = evaluation("euler", 3, precision=precision)
+    for _ in blocks(oracle(formula), "sit", wanted, range(2), (1, 4, 4), CPU, [0, 1]):
+        assert flags() == before  # the extractor's block is its own
+    assert seen == {(allowed, allowed)}
+    with pytest.raises(ZeroDivisionError), multiplying(precision):
+        raise ZeroDivisionError
+    assert flags() == before
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+SHAPE = (2, 3, 3)
+
+
+def test_noise_drawn_ahead_is_the_noise_in_its_order() -> None:
+    numbers, running = [5, 0, 9, 2, 7], threading.active_count()
+    plain = step_noise(3, numbers, SHAPE, CPU)
+    expected = [plain() for _ in range(6)]
+    for threads in (1, 3, 8):
+        with noise_ahead(3, numbers, SHAPE, CPU, threads) as fresh:
+            found = [fresh() for _ in range(6)]  # all kept: no step writes over another's memory
+            assert threading.active_count() > running
+        assert threading.active_count() == running
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    own = seeds.stream(3, "sampling-steps", 9)
+    for step in expected:
+        assert np.array_equal(step[2].numpy(), own.standard_normal(SHAPE, np.float32))
+    with noise_ahead(3, numbers, SHAPE, CPU) as fresh:  # a CPU has no cores to spare for it
+        assert torch.equal(fresh(), expected[0])
+        assert threading.active_count() == running
+
+
+def test_an_error_while_drawing_reaches_the_sampler_and_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running, fill, drawn = threading.active_count(), noise._fill, []
+
+    def failing(rows: Tensor, streams: Any) -> None:
+        drawn.append(len(rows))
+        if len(drawn) == 6:
+            raise MemoryError("no pinned memory")
+        fill(rows, streams)
+
+    monkeypatch.setattr(noise, "_fill", failing)
+    monkeypatch.setattr("ltbench.generate.noise_ahead", lambda *args: noise_ahead(*args, threads=2))
+    with pytest.raises(MemoryError, match="no pinned memory"):
+        made(oracle(), evaluation("sde-euler", 20), [0])
+    assert threading.active_count() == running
+    assert 6 <= len(drawn) <= 8
+    drawn[:] = []
+    monkeypatch.setattr(noise, "_fill", fill)
+    threaded = made(oracle(), evaluation("sde-euler", 20), [0, 1])
+    monkeypatch.undo()
+    plain = made(oracle(), evaluation("sde-euler", 20), [0, 1])
+    assert all(torch.equal(threaded[k][0], plain[k][0]) for k in plain)
+    assert threading.active_count() == running
+    assert torch.equal(initial_noise(0, [1], SHAPE), initial_noise(0, [0, 1], SHAPE)[1:])
