@@ -16,6 +16,7 @@ from ltbench import provenance, sources, vaes
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
+from ltbench.execution import Execution
 from ltbench.generate import Block, blocks, build_sampler, decoder_of, shape_of
 from ltbench.latents.codec import Decode
 from ltbench.metrics.catalogue import Estimators
@@ -28,6 +29,7 @@ from ltbench.networks import Network
 from ltbench.protocols import class_groups, sampled_classes, sampled_in
 from ltbench.reals import images_of, real_features
 from ltbench.sampling import Forward, prepared
+from ltbench.sampling.forward import EAGER
 from ltbench.shards import Arrays, Shards
 
 
@@ -57,13 +59,13 @@ class Milestone:
 @dataclass(frozen=True)
 class Bench:
     """Where and how an evaluation works. scratch: the folder of features, samples and references. keep_samples: images stay.
-    execution: how the network is called (sampling.prepared). stop: asked between blocks. progress: hears the number of images done.
+    execution: how the network is run. stop: asked between blocks. progress: hears the number of images done.
     notice: hears of damaged files, and of an execution that is not to be had."""
 
     scratch: Path
     device: torch.device
     keep_samples: bool = False
-    execution: str = "eager"
+    execution: Execution = EAGER
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int], None] = field(default=lambda done: None)
     notice: Callable[[str], None] = field(default=lambda message: None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -13,12 +16,13 @@ from torch import Tensor
 
 from ltbench import noise, seeds
 from ltbench.diffusion import process_for
+from ltbench.execution import Execution
 from ltbench.generate import blocks, initial_noise
 from ltbench.networks import Network
 from ltbench.noise import noise_ahead, step_noise
 from ltbench.protocols import sampler_options
 from ltbench.sampling import Forward, multiplying, prepared
-from ltbench.sampling.graphs import Graphs, Recording, _Held
+from ltbench.sampling.graphs import WARM_UP, Graphs, Recording, _Held, cuda_graph
 from tests.nets import build
 from tests.sampling_oracles import NULL, Oracle, draw, noise_of
 
@@ -122,21 +126,52 @@ def test_what_cannot_be_recorded_is_called_plainly_and_said_once() -> None:
     found = sampled("heun", "sit", 6, album, schedule=HALF, notice=told.append)
     assert torch.equal(found, sampled("heun", "sit", 6, schedule=HALF))
     assert told == [
-        "sampling without graphs: the forward cannot be recorded (operation not permitted when stream is capturing)"
+        "sampling without graphs: the forward cannot be recorded (RuntimeError: operation not permitted when stream is capturing)"
     ]
     assert len(album.made) == 1
     with pytest.raises(ZeroDivisionError):  # an error of the network itself is the network's
         Graphs(lambda x, t, y: x / (1 // 0), Again, rounding=0.0, notice=told.append)(*[torch.ones(2)] * 3)
 
 
-def test_a_cpu_records_no_graph_and_says_so() -> None:
-    told: list[str] = []
-    network = Oracle(curved)
-    forward = prepared(network, CPU, None, "graphs", told.append)
-    assert told == ["sampling without graphs: a cpu records none"]
-    for other in (forward, prepared(network, CPU, None, "auto", pytest.fail)):
-        assert torch.equal(draw(network, process_for("sit"), "euler", 3, noise_of(), forward=other),
-                           draw(network, process_for("sit"), "euler", 3, noise_of()))  # fmt: skip
+def test_a_cuda_recording_warms_up_aside_and_stops_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    # there is no GPU here: what CUDA would be asked for, in order, by calls that the real classes take
+    asked: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            asked.append("wait")
+
+    @contextmanager
+    def inside(name: str, *args: Any, **more: Any) -> Iterator[None]:
+        asked.append(name)
+        if name == "graph":
+            inspect.signature(graph.__init__).bind(None, *args, **more)
+            assert more == {"pool": (0, 1), "capture_error_mode": "thread_local"}
+        yield
+        asked.append(f"end {name}")
+
+    class Graph:
+        def replay(self) -> None:
+            asked.append("replay")
+
+    graph = torch.cuda.graph
+    for name in ("device", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, partial(inside, name))
+    for name, kind in (("Stream", Stream), ("current_stream", Stream), ("CUDAGraph", Graph)):
+        monkeypatch.setattr(torch.cuda, name, kind)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+
+    def work() -> Tensor:
+        assert not torch.is_grad_enabled()
+        asked.append("work")
+        return torch.ones(1)
+
+    recording = cuda_graph(torch.device("cuda"))()
+    assert torch.equal(recording.capture(work), torch.ones(1))
+    recording.replay()
+    warm = ["work"] * WARM_UP
+    assert asked == ["device", "wait", "stream", *warm, "end stream", "wait", "graph", "work", "end graph", "end device",
+                     "replay"]  # fmt: skip
 
 
 # --- in blocks --------------------------------------------------------------------------------------------------------
@@ -177,6 +212,49 @@ def test_a_block_is_the_same_whoever_makes_it_and_whatever_came_before(
         assert torch.equal(images, shares[number][0])
         assert rows == shares[number][1]
     assert len(album.made) == 2  # whole blocks have the same rows: nothing is recorded again
+
+
+# --- compiled ---------------------------------------------------------------------------------------------------------
+
+
+def compiled(
+    network: Network, precision: str | None = None, notice: Any = pytest.fail, backend: str = "aot_eager"
+) -> Forward:
+    return prepared(network, CPU, precision, Execution("compiled"), notice, backend=backend)
+
+
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_compiled_blocks_give_the_same_images_and_are_compiled_once(precision: str, close: float) -> None:
+    network = build("SiT-N/4", filled=True).eval()
+    wanted = evaluation("sde-heun", 5, schedule=HALF, precision=precision)
+    plain = made(network, wanted, [0, 1, 7])
+    forward = compiled(network, precision)
+    found = made(network, wanted, [0], forward)
+    with torch.compiler.set_stance("fail_on_recompile"):  # both numbers of rows have been there
+        found |= made(network, wanted, [1, 7], forward)
+    recorded = Forward(network, precision, compiled=True, recorder=Album(), notice=pytest.fail)
+    both = made(network, wanted, [0, 1, 7], recorded)
+    for number, (images, rows) in plain.items():
+        torch.testing.assert_close(found[number][0], images, rtol=close, atol=close)
+        assert torch.equal(both[number][0], found[number][0])
+        assert found[number][1] == both[number][1] == rows
+
+
+def test_blocks_that_cannot_be_compiled_are_called_as_written() -> None:
+    network, told = build("SiT-N/4", filled=True).eval(), []
+    wanted = evaluation("euler", 3)
+    plain = made(network, wanted, [0])[0][0]
+    forward = compiled(network, None, told.append, "ltbench-broken")
+    found = made(network, wanted, [0, 1], forward)
+    assert torch.equal(found[0][0], plain)
+    (said,) = told
+    assert said.startswith("sampling without compiled blocks: ")
+    assert "no compiler here" in said
+
+
+@torch._dynamo.register_backend(name="ltbench-broken")
+def broken(graph: Any, inputs: Any) -> Any:
+    raise RuntimeError("no compiler here\nand a thousand lines")
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

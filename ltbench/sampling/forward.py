@@ -12,7 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ltbench.sampling.graphs import Graphs, Recorder, cuda_graph
+from ltbench.execution import Execution
+from ltbench.networks import Network
+from ltbench.sampling.graphs import Graphs, Recorder, cuda_graph, first_line
 
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x (B, C, H, W), t (B,), y (B,)) -> the prediction (B, C, H, W) in the dtype of x."""
@@ -20,6 +22,9 @@ Notice = Callable[[str], None]
 
 # What two runs of one computation may differ by, as a share of the largest number: other kernels add up in another order.
 ROUNDING = {None: 1e-2, "fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
+
+
+EAGER = Execution()
 
 
 def _silent(message: str) -> None: ...
@@ -76,28 +81,22 @@ class Forward:
 
 
 def prepared(
-    network: nn.Module,
+    network: Network,
     device: torch.device,
     precision: str | None = None,
-    execution: str = "eager",
+    execution: Execution = EAGER,
     notice: Notice = _silent,
     *,
     backend: str = "inductor",
 ) -> Forward:
-    """A network, which is changed in place, as `execution` has it called: eager, compiled (block by block), graphs (the compiled
-    network recorded as CUDA graphs) or auto (graphs on a GPU, else eager)."""
-    if execution == "auto":
-        execution = "graphs" if device.type == "cuda" else "eager"
-    if execution == "graphs" and device.type != "cuda":
-        notice(f"sampling without graphs: a {device.type} records none")
-        execution = "eager"
-    if execution == "eager":
+    """A network, which is changed in place, as `execution` has it called. backend: what blocks are compiled by."""
+    if not execution.compiled:
         return Forward(network, precision, notice=notice)
     from ltbench.compiled import compile_blocks, set_layout
 
     set_layout(network, device)
     compile_blocks(network, backend=backend)
-    recorder = cuda_graph(device) if execution == "graphs" else None
+    recorder = cuda_graph(device) if execution.graphs else None
     return Forward(network, precision, compiled=True, recorder=recorder, notice=notice)
 
 
@@ -105,11 +104,6 @@ def uncompile(network: nn.Module) -> None:
     """Undo `Module.compile`, for which torch has no call."""
     for module in network.modules():
         module._compiled_call_impl = None
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line: compilers tell theirs in hundreds."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextmanager
