@@ -65,10 +65,10 @@ class Bench:
     scratch: Path
     device: torch.device
     keep_samples: bool = False
-    execution: Execution = EAGER
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int], None] = field(default=lambda done: None)
     notice: Callable[[str], None] = field(default=lambda message: None)
+    execution: Execution = EAGER
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ def test_what_cannot_be_recorded_is_called_plainly_and_said_once() -> None:
     ]
     assert len(album.made) == 1
     with pytest.raises(ZeroDivisionError):  # an error of the network itself is the network's
-        Graphs(lambda x, t, y: x / (1 // 0), Again, rounding=0.0, notice=told.append)(*[torch.ones(2)] * 3)
+        ask = Graphs(lambda x, t, y: x / (1 // 0), Again, rounding=0.0, notice=told.append)
+        ask(torch.ones(2), torch.ones(2), torch.ones(2))
 
 
 def test_a_cuda_recording_warms_up_aside_and_stops_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +187,7 @@ def made(
     network: Any, wanted: dict[str, Any], numbers: Any, forward: Any = None, pipeline: str = "sit"
 ) -> Any:
     shape = (1, 4, 4) if isinstance(network, Oracle) else (1, 16, 16)
-    found = blocks(network, pipeline, wanted, range(3), shape, CPU, numbers, None, forward)
+    found = blocks(cast(Network, network), pipeline, wanted, range(3), shape, CPU, numbers, None, forward)
     return {block.number: (block.images, block.nfe) for block in found}
 
 
@@ -289,10 +290,10 @@ def test_bf16_is_of_the_network_alone(name: str, sampler: str, pipeline: str) ->
 def test_matrices_are_multiplied_as_the_evaluation_says_and_afterwards_as_before(
     precision: str, allowed: bool
 ) -> None:
-    def flags() -> tuple[bool, bool]:
+    def flags() -> tuple[Any, Any]:
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
-    seen: set[tuple[bool, bool]] = set()
+    seen: set[tuple[Any, Any]] = set()
 
     def formula(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         seen.add(flags())
