@@ -108,7 +108,7 @@ def test_a_recording_that_misses_an_input_is_not_used(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_Held, "__call__", careless)
     for case in CASES:
         told: list[str] = []
-        found = sampled(*case, Album(), schedule=HALF, notice=told.append)
+        found = sampled(*case, recorder=Album(), schedule=HALF, notice=told.append)
         assert torch.equal(found, sampled(*case, schedule=HALF))
         (said,) = told
         assert "sampling without graphs: a recorded forward differs from the plain one by" in said
@@ -129,8 +129,8 @@ def test_what_cannot_be_recorded_is_called_plainly_and_said_once() -> None:
         "sampling without graphs: the forward cannot be recorded (RuntimeError: operation not permitted when stream is capturing)"
     ]
     assert len(album.made) == 1
+    ask = Graphs(lambda x, t, y: x / (1 // 0), Again, rounding=0.0, notice=told.append)
     with pytest.raises(ZeroDivisionError):  # an error of the network itself is the network's
-        ask = Graphs(lambda x, t, y: x / (1 // 0), Again, rounding=0.0, notice=told.append)
         ask(torch.ones(2), torch.ones(2), torch.ones(2))
 
 

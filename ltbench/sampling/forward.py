@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ltbench.compiled import compile_blocks, set_layout
 from ltbench.execution import Execution
 from ltbench.networks import Network
 from ltbench.sampling.graphs import Graphs, Recorder, cuda_graph, first_line
@@ -92,8 +93,6 @@ def prepared(
     """A network, which is changed in place, as `execution` has it called. backend: what blocks are compiled by."""
     if not execution.compiled:
         return Forward(network, precision, notice=notice)
-    from ltbench.compiled import compile_blocks, set_layout
-
     set_layout(network, device)
     compile_blocks(network, backend=backend)
     recorder = cuda_graph(device) if execution.graphs else None

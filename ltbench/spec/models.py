@@ -156,7 +156,8 @@ class Evaluate(Strict):
     rtol: Positive | None = Field(None, description="relative tolerance of dopri5; default: 1e-3")
     precision: Literal["fp32", "tf32", "bf16"] | None = Field(
         None,
-        description="of the network while sampling; default: tf32 in a cell that trains in it, else fp32",
+        description="of the network while sampling (dopri5 takes more steps in bf16); default: tf32 in a cell that trains "
+        "in it, else fp32",
     )
     samples: Count | None = Field(None, description="generated images; default: the protocol's")
     metrics: tuple[str, ...] | None = Field(
