@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltbench import noise, seeds
 from ltbench.diffusion import process_for
@@ -256,6 +258,47 @@ def test_blocks_that_cannot_be_compiled_are_called_as_written() -> None:
 @torch._dynamo.register_backend(name="ltbench-broken")
 def broken(graph: Any, inputs: Any) -> Any:
     raise RuntimeError("no compiler here\nand a thousand lines")
+
+
+# --- nothing waits ------------------------------------------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """Notes the files that would wait for a GPU: for a number that the host reads, or for a shape that depends on one."""
+
+    NAMES = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() in self.NAMES:
+            frames = [frame.filename for frame in traceback.extract_stack()[:-1]]
+            self.seen.append(next(name for name in reversed(frames) if "/torch/" not in name))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "pipeline"),
+    [("SiT-N/4", "euler", "sit"), ("SiT-N/4", "sde-heun", "sit"), ("UNet-16", "ddim", "ddpm")],
+)
+def test_no_step_waits_for_a_device(name: str, sampler: str, pipeline: str) -> None:
+    network, wanted = build(name).eval(), evaluation(sampler, 4, schedule=HALF)
+    with Waits() as waits:
+        made(network, wanted, [0], pipeline=pipeline)
+    assert waits.seen == []
+
+
+def test_dopri5_reads_its_clock_only_where_the_guidance_depends_on_it() -> None:
+    for more, expected in (({}, 0), ({"schedule": {"name": "linear"}}, 1)):
+        network = oracle()
+        with Waits() as waits:
+            made(network, evaluation("dopri5", None, **more), [0])
+        own = [
+            file for file in waits.seen if file.endswith("sampling/guidance.py")
+        ]  # the solver reads its errors
+        assert len(own) == expected * len(cast(Any, network).calls)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
