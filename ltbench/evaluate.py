@@ -16,7 +16,7 @@ from ltbench import provenance, sources, vaes
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
-from ltbench.execution import Execution
+from ltbench.execution import PLAIN, Execution
 from ltbench.generate import Block, blocks, build_sampler, decoder_of, shape_of
 from ltbench.latents.codec import Decode
 from ltbench.metrics.catalogue import Estimators
@@ -29,7 +29,6 @@ from ltbench.networks import Network
 from ltbench.protocols import class_groups, sampled_classes, sampled_in
 from ltbench.reals import images_of, real_features
 from ltbench.sampling import Forward, prepared
-from ltbench.sampling.forward import EAGER
 from ltbench.shards import Arrays, Shards
 
 
@@ -68,7 +67,7 @@ class Bench:
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int], None] = field(default=lambda done: None)
     notice: Callable[[str], None] = field(default=lambda message: None)
-    execution: Execution = EAGER
+    execution: Execution = PLAIN
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ltbench.compiled import compile_blocks, set_layout
-from ltbench.execution import Execution
+from ltbench.compiled import compile_blocks, compiler_failed, set_layout, uncompile
+from ltbench.execution import PLAIN, Execution
 from ltbench.networks import Network
-from ltbench.sampling.graphs import Graphs, Recorder, cuda_graph, first_line
+from ltbench.sampling.graphs import Graphs, Recorder, cuda_graph
 
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x (B, C, H, W), t (B,), y (B,)) -> the prediction (B, C, H, W) in the dtype of x."""
@@ -23,9 +23,6 @@ Notice = Callable[[str], None]
 
 # What two runs of one computation may differ by, as a share of the largest number: other kernels add up in another order.
 ROUNDING = {None: 1e-2, "fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
-
-
-EAGER = Execution()
 
 
 def _silent(message: str) -> None: ...
@@ -62,15 +59,14 @@ class Forward:
         try:
             return self._forward(x, t, y)
         except Exception as error:
-            if not self._compiled or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+            reason = compiler_failed(error) if self._compiled else None
+            if reason is None:
                 raise
-            self._compiled = False
-            uncompile(self.network)
-            found = self._forward(
-                x, t, y
-            )  # an error of the network itself comes again, and is the one to see
-            self._notice(f"sampling without compiled blocks: {first_line(error)}")
-            return found
+            self._notice(f"sampling without compiled blocks: {reason}")
+        assert isinstance(self.network, Network), "others are not compiled"
+        self._compiled = False
+        uncompile(self.network)
+        return self._forward(x, t, y)
 
     def _forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         if self.precision != "bf16":
@@ -85,7 +81,7 @@ def prepared(
     network: Network,
     device: torch.device,
     precision: str | None = None,
-    execution: Execution = EAGER,
+    execution: Execution = PLAIN,
     notice: Notice = _silent,
     *,
     backend: str = "inductor",
@@ -97,12 +93,6 @@ def prepared(
     compile_blocks(network, backend=backend)
     recorder = cuda_graph(device) if execution.graphs else None
     return Forward(network, precision, compiled=True, recorder=recorder, notice=notice)
-
-
-def uncompile(network: nn.Module) -> None:
-    """Undo `Module.compile`, for which torch has no call."""
-    for module in network.modules():
-        module._compiled_call_impl = None
 
 
 @contextmanager

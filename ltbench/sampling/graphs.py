@@ -112,7 +112,8 @@ class Graphs:
             if problem is None:
                 return held
         except Exception as error:  # whatever a driver says: the plain call has the last word
-            problem = f"the forward cannot be recorded ({first_line(error)})"
+            text = str(error).strip() or "no reason given"
+            problem = f"the forward cannot be recorded ({type(error).__name__}: {text.splitlines()[0][:200]})"
         self._refused = True
         self._held.clear()
         self._notice(f"sampling without graphs: {problem}")
@@ -135,9 +136,3 @@ def others(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     among those given or class 0."""
     clock = (t + 0.37) % 1 if t.is_floating_point() else torch.where(t > 1, t // 2, t + 1)
     return x.flip(0) * 0.5 + 0.1, clock, torch.where(y == 0, y.max(), 0)
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line, and of one that torch has wrapped the one inside: compilers tell theirs in hundreds."""
-    inner = getattr(error, "inner_exception", error)
-    return f"{type(inner).__name__}: {(str(inner).strip() or 'no reason given').splitlines()[0][:200]}"
