@@ -30,13 +30,15 @@ from ltbench.cost.machine import cpu_name
 from ltbench.datasets import Dataset, Images, build_dataset
 from ltbench.draws import Latents
 from ltbench.errors import LtbenchError
+from ltbench.execution import resolve
 from ltbench.generate import blocks, build_sampler, decoder_of, quantised, shape_of
 from ltbench.guard import seed_globals
 from ltbench.methods import Unsupported, load_method
 from ltbench.metrics.extractor import load_extractor
 from ltbench.networks import Network, build_network
 from ltbench.places import place
-from ltbench.sampling import count_rows
+from ltbench.protocols import sampled_in
+from ltbench.sampling import count_rows, prepared
 from ltbench.store import Store
 from ltbench.trainer import Trainer, build_parts, set_precision
 
@@ -200,6 +202,8 @@ def sampling(
     sampler, lengths = STEPS_OF[settings["pipeline"]]
     shape, decode = shape_of(settings, real), decoder_of(settings, device)
     ids = list(range(len(real.classes)))
+    precision = sampled_in(evaluation, settings["train"]["precision"])
+    forward = prepared(network, device, precision, resolve("auto", device))
     found = []
     for number in lengths:
         asked = {
@@ -213,7 +217,8 @@ def sampling(
         spent: list[int] = []
 
         def block(asked: dict[str, Any] = asked, spent: list[int] = spent) -> None:
-            for made in blocks(network, settings["pipeline"], asked, ids, shape, device, [0], decode):
+            what = settings["pipeline"], asked, ids, shape, device
+            for made in blocks(network, *what, [0], decode, forward):
                 spent.append(made.nfe)
 
         block()

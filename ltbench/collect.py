@@ -19,10 +19,13 @@ from torch import Tensor
 
 from ltbench.canonical import digest
 from ltbench.generate import Block, labels_of, quantised
+from ltbench.places import send
 from ltbench.shards import Arrays, Shards
 
 SHARD_IMAGES = 1000  # images per file, rounded down to whole blocks
-KEEP_SECONDS = 2.0  # work that a kill may cost: finished blocks of an unfinished shard are written this often
+# Work that a kill may cost: finished blocks of an unfinished shard are written this often, and more rarely where writing takes
+# longer than a tenth of a second, so that a GPU waits for a slow disk for a twentieth of the time at most.
+KEEP_SECONDS = 2.0
 TILE_COLUMNS = 8  # images per class kept with a record
 TILE_CLASSES = 12  # classes shown; with more, the first and the last half
 # What of an evaluation decides no image. Everything else does, so that a new key makes new images rather than wrong ones.
@@ -37,6 +40,7 @@ NOT_SAMPLING = {
     "estimators",
     "groups",
     "quantise",
+    "precision",  # `Sampling` has the one that it comes to
 }
 
 
@@ -55,7 +59,7 @@ class Features(Protocol):
 @dataclass(frozen=True)
 class Sampling:
     """Everything that decides generated images. milestone: sha256 of the EMA weights. ids: classes that are sampled, sorted.
-    null: the null label. code: digests of the code that samples."""
+    null: the null label. precision: of the network (protocols.sampled_in). code: digests of the code that samples."""
 
     evaluation: Mapping[str, Any]
     milestone: str
@@ -64,6 +68,7 @@ class Sampling:
     ids: Sequence[int]
     null: int
     shape: tuple[int, int, int]
+    precision: str
     code: Mapping[str, str]
 
     @property
@@ -79,6 +84,7 @@ class Sampling:
             "network": self.network,
             "classes": list(self.ids),
             "shape": list(self.shape),
+            "precision": self.precision,
             "code": dict(self.code),
         }
         return digest({**content, "sampling": settings})[:20]
@@ -151,6 +157,7 @@ class Collector:
         self._key = self.sampling.features_key(self.extractor.identity, self.extractor_code)
         self._images_key = self.sampling.images_key()
         self._per_shard = max(1, SHARD_IMAGES // self.sampling.block)
+        self._marked = np.zeros(0, dtype=bool)  # which of the first images are kept for figures
 
     def collect(self, count: int) -> Collected:
         """All features of images 0 .. count - 1. Raises Preempted between two blocks."""
@@ -197,17 +204,18 @@ class Collector:
         """A shard with `needed` blocks, written. A stop or an error keeps the blocks that are finished, a kill all but the last
         `KEEP_SECONDS` of work."""
         parts = [] if arrays is None else [arrays]
-        done, kept, kept_at = have, have, time.monotonic()
+        done, kept, kept_at, wait = have, have, time.monotonic(), KEEP_SECONDS
         try:
             with closing(self._seen(number, have, needed)) as blocks:
                 for seen in blocks:
                     parts.append(self._one(seen))
                     done += 1
                     self.progress((seen.number + 1) * self.sampling.block)
-                    if done < needed and time.monotonic() - kept_at >= KEEP_SECONDS:
+                    if done < needed and (begun := time.monotonic()) - kept_at >= wait:
                         parts = [_joined(parts)]
                         _put(self.features, self._key, number, done, parts[0])
                         kept, kept_at = done, time.monotonic()
+                        wait = KEEP_SECONDS * max(1.0, 10 * (kept_at - begun))
                     if done < needed and self.stop():
                         raise Preempted
         finally:
@@ -250,8 +258,9 @@ class Collector:
         """What is kept of one block. The extractor sees whole blocks, so that its batches are always the same."""
         found = self.extractor.features(seen.images)
         numbers = seen.number * self.sampling.block + np.arange(self.sampling.block)
-        picked = self.sampling.shown(numbers)
-        tiles = seen.images[torch.from_numpy(picked).to(seen.images.device)].cpu()
+        picked = self._shown(numbers)
+        # by places, for which a GPU is not asked how many there are
+        tiles = seen.images[send(torch.from_numpy(np.flatnonzero(picked)), seen.images.device)].cpu()
         if tiles.dtype != torch.uint8:
             tiles = (tiles * 255).round().to(torch.uint8)
         return {
@@ -260,6 +269,13 @@ class Collector:
             "shown": tiles.numpy(),
             "shown_numbers": numbers[picked],
         }
+
+    def _shown(self, numbers: np.ndarray) -> np.ndarray:
+        """(n,) bool as `Sampling.shown`, which looks at all images before these: asked for twice as many each time."""
+        last = int(numbers[-1])
+        if last >= len(self._marked):
+            self._marked = self.sampling.shown(np.arange(2 * (last + 1)))
+        return self._marked[numbers]
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

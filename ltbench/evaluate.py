@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from ltbench import provenance, sources, vaes
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
+from ltbench.execution import PLAIN, Execution
 from ltbench.generate import Block, blocks, build_sampler, decoder_of, shape_of
+from ltbench.latents.codec import Decode
 from ltbench.metrics.catalogue import Estimators
 from ltbench.metrics.extractor import Extractor, load_extractor
 from ltbench.metrics.inception_score import ISRule
 from ltbench.metrics.measure import ALL, measure
 from ltbench.metrics.sets import FeatureSet, interleaved
 from ltbench.metrics.statistics import Statistics
-from ltbench.protocols import class_groups, sampled_classes
+from ltbench.networks import Network
+from ltbench.protocols import class_groups, sampled_classes, sampled_in
 from ltbench.reals import images_of, real_features
+from ltbench.sampling import Forward, prepared
 from ltbench.shards import Arrays, Shards
 
 
@@ -53,7 +58,8 @@ class Milestone:
 @dataclass(frozen=True)
 class Bench:
     """Where and how an evaluation works. scratch: the folder of features, samples and references. keep_samples: images stay.
-    stop: asked between blocks. progress: hears the number of images done. notice: hears of damaged files."""
+    execution: how the network is run. stop: asked between blocks. progress: hears the number of images done.
+    notice: hears of damaged files, and of an execution that is not to be had."""
 
     scratch: Path
     device: torch.device
@@ -61,6 +67,7 @@ class Bench:
     stop: Callable[[], bool] = field(default=lambda: False)
     progress: Callable[[int], None] = field(default=lambda done: None)
     notice: Callable[[str], None] = field(default=lambda message: None)
+    execution: Execution = PLAIN
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,10 @@ def evaluate(
     Raises ValueError when the extractor's weights are not those the evaluation names, collect.Preempted after a stop.
     """
     extractor = planned_extractor(evaluation, bench.device)
-    collector = collector_of(settings, evaluation, milestone, data, extractor, bench)
-    made = collector.collect(int(evaluation["samples"]))
+    # not kept by name: its network is let go before the metrics want the memory
+    made = collector_of(settings, evaluation, milestone, data, extractor, bench).collect(
+        int(evaluation["samples"])
+    )
     data = data.squared(evaluation["crop"])
     real = real_features(data, settings, evaluation, extractor, references(bench), stop=bench.stop)
     named = class_groups(evaluation, data.counts())
@@ -130,6 +139,7 @@ def collector_of(
     classes = len(data.classes)
     vae = vaes.named(settings.get("dataset", {}))
     conditional = evaluation["labels"] is not None
+    precision = sampled_in(evaluation, settings["train"].get("precision"))
     sampling = Sampling(
         evaluation=evaluation,
         milestone=milestone.sha256,
@@ -138,6 +148,7 @@ def collector_of(
         ids=sampled_classes(evaluation, data.counts()) if conditional else (),
         null=classes,
         shape=shape,
+        precision=precision,
         code={
             "sampling": provenance.sampling_code(),
             "network": milestone.network_code,
@@ -147,20 +158,17 @@ def collector_of(
     if conditional:
         _require_drawn(sampling, int(evaluation["samples"]))
 
+    @cache  # weights are loaded only where an image is missing, and a network is compiled and recorded once
+    def ready() -> tuple[Network, Forward, Decode | None]:
+        network = build_sampler(settings, data, milestone.load(), bench.device)
+        forward = prepared(network, bench.device, precision, bench.execution, bench.notice)
+        return network, forward, decoder_of(settings, bench.device)
+
     def make(wanted: Iterable[int]) -> Iterator[Block]:
-        numbers = list(wanted)
-        if numbers:  # weights are loaded only where an image is missing
-            network = build_sampler(settings, data, milestone.load(), bench.device)
-            yield from blocks(
-                network,
-                settings["pipeline"],
-                evaluation,
-                sampling.ids,
-                shape,
-                bench.device,
-                numbers,
-                decoder_of(settings, bench.device),
-            )
+        if numbers := list(wanted):
+            network, forward, decode = ready()
+            what = settings["pipeline"], evaluation, sampling.ids, shape, bench.device
+            yield from blocks(network, *what, numbers, decode, forward)
 
     return Collector(
         sampling=sampling,

@@ -8,6 +8,7 @@ changes an image (under dopri5, whose rows share their steps, an image depends o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,11 @@ from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
 from ltbench.latents.codec import Decode, load_codec
 from ltbench.networks import Network, build_network
+from ltbench.noise import initial_noise, noise_ahead
+from ltbench.noise import step_noise as step_noise
+from ltbench.places import send
 from ltbench.protocols import NOISY, OPTIONS
-from ltbench.sampling import Fresh, count_rows, sample
+from ltbench.sampling import Forward, Fresh, multiplying, sample
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def labels_of(
 def _uniform(seed: int, k: np.ndarray) -> np.ndarray:
     """(n,) float64 in [0, 1), a function of (seed, k): streams of 1,024 numbers, since one stream per label costs too much."""
     pages, rows = np.divmod(k, 1024)
-    drawn = {int(p): seeds.stream(seed, "sampling-labels", int(p)).random(1024) for p in np.unique(pages)}
-    return np.array([drawn[int(p)][r] for p, r in zip(pages, rows, strict=True)])
+    known, place = np.unique(pages, return_inverse=True)
+    drawn = [seeds.stream(seed, "sampling-labels", int(page)).random(1024) for page in known]
+    return np.stack(drawn)[place, rows] if drawn else np.empty(0)
 
 
 def blocks(
@@ -99,49 +104,44 @@ def blocks(
     device: torch.device,
     wanted: Iterable[int],
     decode: Decode | None = None,
+    forward: Forward | None = None,
 ) -> Iterator[Block]:
     """The blocks with the numbers `wanted`, one after another. shape: (C, H, W) of what the network makes. ids: classes that are
-    sampled. decode: from there to images, where the network makes latents."""
-    block, seed, process = int(evaluation["block"]), int(evaluation["seed"]), process_for(pipeline)
+    sampled. decode: from there to images, where the network makes latents. forward: how the network is called, by default plainly
+    in the precision that the evaluation names."""
+    block = int(evaluation["block"])
+    forward = forward or Forward(network, evaluation.get("precision"))
     for number in wanted:
         rows = np.arange(number * block, (number + 1) * block)
         labels = labels_of(rows, evaluation, ids, network.null_label)
-        with count_rows(network) as counted:
+        before = forward.rows
+        with _fresh(evaluation, rows, shape, device) as fresh, multiplying(forward.precision):
             images = sample(
                 network,
-                process,
+                process_for(pipeline),
                 sampler=evaluation["sampler"],
                 steps=evaluation["steps"],
                 guidance=float(evaluation["guidance"]),
-                noise=initial_noise(seed, rows, shape).to(device),
-                labels=torch.from_numpy(labels).to(device),
+                noise=send(initial_noise(int(evaluation["seed"]), rows, shape), device),
+                labels=send(torch.from_numpy(labels), device),
                 null=network.null_label,
-                fresh=step_noise(seed, rows, shape, device) if evaluation["sampler"] in NOISY else None,
+                fresh=fresh,
                 schedule=evaluation.get("schedule"),
                 guidance_channels=evaluation.get("guidance_channels"),
                 options={key: evaluation[key] for key in OPTIONS.get(evaluation["sampler"], {})},
+                forward=forward,
             )
-        images = images if decode is None else decode(images)
-        yield Block(number, images, labels, counted.rows // block)
+            images = images if decode is None else decode(images)
+        yield Block(number, images, labels, (forward.rows - before) // block)
 
 
-def initial_noise(seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int]) -> Tensor:
-    """(n, C, H, W) float32: the starting noise of images `numbers`, each from its own stream."""
-    rows = [seeds.stream(seed, "sampling-noise", int(k)).standard_normal(shape, np.float32) for k in numbers]
-    return torch.from_numpy(np.stack(rows))
-
-
-def step_noise(
-    seed: int, numbers: Sequence[int] | np.ndarray, shape: tuple[int, int, int], device: torch.device
-) -> Fresh:
-    """Draws (n, C, H, W) float32 at every call: the noise of the next step of images `numbers`, each from its own stream."""
-    streams = [seeds.stream(seed, "sampling-steps", int(k)) for k in numbers]
-
-    def fresh() -> Tensor:
-        rows = [stream.standard_normal(shape, np.float32) for stream in streams]
-        return torch.from_numpy(np.stack(rows)).to(device)
-
-    return fresh
+def _fresh(
+    evaluation: Mapping[str, Any], rows: np.ndarray, shape: tuple[int, int, int], device: torch.device
+) -> AbstractContextManager[Fresh | None]:
+    """The noise of the steps of images `rows`, for a sampler that takes some."""
+    if evaluation["sampler"] not in NOISY:
+        return nullcontext()
+    return noise_ahead(int(evaluation["seed"]), rows, shape, device)
 
 
 def to_uint8(images: Tensor, rule: str = "round") -> Tensor:

@@ -18,9 +18,9 @@ from ltbench.diffusion import process_for
 from ltbench.embedding import embed
 from ltbench.evaluate import Bench, Milestone, Tiles, collector_of, planned_extractor, references, tiles
 from ltbench.generate import Block, build_sampler, decoder_of, initial_noise, quantised, shape_of, step_noise
-from ltbench.protocols import NOISY, OF_TRAINING, OPTIONS
+from ltbench.protocols import NOISY, OF_TRAINING, OPTIONS, sampled_in
 from ltbench.reals import real_features
-from ltbench.sampling import evaluating, sample
+from ltbench.sampling import Forward, evaluating, multiplying, sample
 
 GENERATED = 3  # images of a class whose nearest training images are looked for
 ANCHORS = 2  # training images of a class whose nearest generated images are looked for
@@ -248,6 +248,7 @@ def _reverse_of(
     ranked = sorted(range(len(counts)), key=lambda c: (-counts[c], c))
     classes: list[int | None] = [None, ranked[0], ranked[len(ranked) // 2], ranked[-1]]
     network = build_sampler(settings, data, milestone.load(), bench.device)
+    precision = sampled_in(evaluation, settings["train"].get("precision"))
     frames, levels = reverse(
         network,
         settings["pipeline"],
@@ -256,9 +257,13 @@ def _reverse_of(
         len(data.classes),
         shape_of(settings, data),
         bench.device,
+        precision,
     )
     decode = decoder_of(settings, bench.device)
-    shown = frames if decode is None else torch.stack([decode(frame.to(bench.device)) for frame in frames])
+    with multiplying(precision):
+        shown = (
+            frames if decode is None else torch.stack([decode(frame.to(bench.device)) for frame in frames])
+        )
     return Reverse(shown.float().cpu().numpy().swapaxes(0, 1), levels, classes)
 
 
@@ -270,6 +275,7 @@ def reverse(
     null: int,
     shape: tuple[int, int, int],
     device: torch.device,
+    precision: str | None = None,
 ) -> tuple[Tensor, list[float]]:
     """(frames (F, R, C, H, W), noise levels): image 0 of a sampling, for each of `classes` from the same noise at every step.
 
@@ -281,7 +287,8 @@ def reverse(
     film = _Film([1 - i / (FRAMES - 1) for i in range(FRAMES - 1)], len(rows), pipeline)
     handle = network.register_forward_pre_hook(film.see)
     try:
-        with evaluating(network):
+        forward = Forward(network, precision or evaluation.get("precision"))
+        with evaluating(network), multiplying(forward.precision):
             last = sample(
                 network,
                 process_for(pipeline),
@@ -295,6 +302,7 @@ def reverse(
                 schedule=evaluation.get("schedule"),
                 guidance_channels=evaluation.get("guidance_channels"),
                 options={key: evaluation[key] for key in OPTIONS.get(evaluation["sampler"], {})},
+                forward=forward,
             )
     finally:
         handle.remove()

@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sde-euler": _SDE,
     "sde-heun": _SDE,
 }
+PRECISIONS = ("fp32", "tf32", "bf16")  # of a network's arithmetic
 # guidance schedule -> its parameters; None: has no default
 SCHEDULES: dict[str, dict[str, float | None]] = {
     "constant": {},
@@ -223,6 +224,14 @@ def sampler_options(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "last_step_size": None} if options.get("last_step") == "none" else options
 
 
+def sampled_in(evaluation: Mapping[str, Any], trained_in: str | None) -> str:
+    """The precision in which an evaluation samples a network that was trained in `trained_in` (None: elsewhere).
+
+    An evaluation that names none goes by the training for TF32 alone: bf16 loses digits, and is asked for where they are lost.
+    """
+    return evaluation.get("precision") or ("tf32" if trained_in == "tf32" else "fp32")
+
+
 def guidance_options(entry: Mapping[str, Any], w: float) -> dict[str, Any]:
     """`schedule` and `guidance_channels` of a sound entry as far as they change anything at w: evaluations that sample the same
     images have one id, and constant guidance of all channels has the id it had before there was anything else."""
@@ -298,6 +307,8 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
         norm = "" if options["diffusion_norm"] == 1 else f" x {options['diffusion_norm']:g}"
         size = "" if options["last_step_size"] is None else f" of {options['last_step_size']:g}"
         text += f" (diffusion {options['diffusion']}{norm}, last step {options['last_step']}{size})"
+    if "precision" in options:
+        text += f" in {options['precision']}"
     if evaluation.get("labels", "balanced") is None:
         return f"{text}, unconditional"
     if "search" in options:

@@ -74,7 +74,12 @@ class House:
 
     def collector(self, evaluation: dict[str, Any] | None = None, **more: Any) -> Collector:
         evaluation = {**EVALUATION, **(evaluation or {})}
-        fixed = {"milestone": "m", "code": {"sampling": "s", "network": "n"}, **more.pop("sampling", {})}
+        fixed = {
+            "milestone": "m",
+            "precision": "fp32",
+            "code": {"sampling": "s", "network": "n"},
+            **more.pop("sampling", {}),
+        }
         sampling = Sampling(evaluation, pipeline="sit", network="SiT-N/4", ids=range(5), null=5, shape=SHAPE, **fixed)  # fmt: skip
         shards = {name: Shards(self.folder / name, self.notices.append) for name in ("features", "samples")}
         code = more.pop("extractor_code", "e")
@@ -119,6 +124,7 @@ CHANGES: list[dict[str, Any]] = [
     {"evaluation": {"block": 5}},
     {"evaluation": {"some_new_setting": 1}},
     {"sampling": {"milestone": "other weights"}},
+    {"sampling": {"precision": "bf16"}},
     {"sampling": {"code": {"sampling": "edited", "network": "n"}}},
     {"extractor_code": "edited"},
 ]

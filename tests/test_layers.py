@@ -46,6 +46,7 @@ LAYERS = {
     "ltbench.seeds": 1,
     "ltbench.execution": 1,
     "ltbench.captured": 3,
+    "ltbench.noise": 1,
     "ltbench.ema": 1,
     "ltbench.distributed": 1,
     "ltbench.encoders": 1,

@@ -187,3 +187,15 @@ def test_values_against_other_real_images_are_refused(name):
     found = entry(table, "ccua")
     assert found.n == 1
     assert f"other {name} images ({real[name][:8]}, here cccccccc)" in notes(table, found)
+
+
+def test_rows_sampled_in_another_precision_are_marked():
+    cells, records = two_cells()
+    assert build(cells, records).notes == ()
+    train = {**cells[0]["settings"]["train"], "precision": "tf32"}
+    planted = [change(one, lambda body: body["settings"].update(train=train)) for one in records[2:]]
+    table = build(cells, [*records[:2], *planted])
+    assert [row.notes for row in table.sections[0].rows].count(()) == 1
+    assert table.notes == (
+        "Mixed precision of sampling: fp32 in sit seed 0, sit seed 1; tf32 in ccua seed 0, ccua seed 1.",
+    )

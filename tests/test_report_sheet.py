@@ -91,6 +91,8 @@ def other(**changes):
         (None, other(guidance=3.0), "guidance (1.5, here 3.0)"),
         (None, other(labels=None), "labels (balanced, here none)"),
         (None, other(seed=1), "seed (0, here 1)"),
+        (None, other(precision="bf16"), "precision (fp32, here bf16)"),
+        (settings(train={"precision": "tf32"}), None, "precision (fp32, here tf32)"),
     ],
 )  # fmt: skip
 def test_a_line_of_other_settings_is_marked_and_not_ranked(edit, which, said):

@@ -12,7 +12,7 @@ import pytest
 from ltbench.canonical import digest
 from ltbench.errors import Problem, SpecError
 from ltbench.plan import expand
-from ltbench.protocols import OPTIONS, SAMPLERS, SCHEDULES, sampling_text
+from ltbench.protocols import OPTIONS, PRECISIONS, SAMPLERS, SCHEDULES, sampled_in, sampling_text
 from ltbench.report.assemble import build_table
 from ltbench.report.axes import sections_of
 from ltbench.report.definition import load_definition
@@ -92,6 +92,16 @@ def test_an_evaluation_says_what_was_asked_and_nothing_idle(tmp_path: Path) -> N
     assert two["schedule"] == {"name": "gamma", "gamma": 100.0}
 
 
+def test_a_precision_is_stated_where_it_is_asked_for_and_follows_the_training_else(tmp_path: Path) -> None:
+    plain = evaluations(tmp_path, PLAIN)
+    for name in PRECISIONS:
+        asked = evaluations(tmp_path, PLAIN + f", precision: {name}")
+        assert asked == [{**one, "precision": name} for one in plain]
+        assert {sampled_in(one, trained) for one in asked for trained in (*PRECISIONS, None)} == {name}
+    found = [sampled_in(plain[0], trained) for trained in ("fp32", "tf32", "bf16", None)]
+    assert found == ["fp32", "tf32", "fp32", "fp32"]
+
+
 def test_a_sampler_writes_its_own_settings_out(tmp_path: Path) -> None:
     (one,) = evaluations(tmp_path, "sampler: sde-euler, steps: 250, guidance: 1.5")
     assert {key: one[key] for key in OPTIONS["sde-euler"]} == {
@@ -148,6 +158,7 @@ MISTAKES = [
     ("sampler: euler, steps: 5, guidance: 2, guidance_channels: 0", "0}", ["at least 1"]),
     ("sampler: euler, steps: 5, guidance: 0, labels: null", "0,", ["not guided", "leave guidance out"]),
     ("sampler: euler, steps: 5, labels: null, schedule: {name: linear}", "{name: l", ["leave schedule out"]),
+    ("sampler: euler, steps: 5, guidance: 1, precision: fp16", "fp16", ["fp32", "bf16"]),
     ("sampler: euler, steps: 5, guidance: 1, labels: even", "even", ["balanced"]),
 ]  # fmt: skip
 
@@ -183,6 +194,7 @@ def test_models_name_what_protocols_know() -> None:
     assert names | {"constant"} == set(SCHEDULES)
     assert {key for taken in SCHEDULES.values() for key in taken} == set(Schedule.model_fields) - {"name"}
     assert {key for options in OPTIONS.values() for key in options} <= set(Evaluate.model_fields)
+    assert literals(Evaluate.model_fields["precision"].annotation) == set(PRECISIONS)
     assert "Schedule" in schema()["$defs"]
     assert schema()["$defs"]["Evaluate"]["properties"]["schedule"]["anyOf"][0] == {"enum": list(SCHEDULES)}
 
@@ -200,6 +212,7 @@ def test_a_schedule_may_be_its_name_alone(tmp_path: Path) -> None:
     ("entry", "words"),
     [
         ("sampler: euler, steps: 20, guidance: 1.5", "euler 20 steps, guidance 1.5"),
+        ("sampler: euler, steps: 20, guidance: 1.5, precision: bf16", "euler 20 steps in bf16, guidance 1.5"),
         (
             "sampler: dopri5, guidance: 7.5, guidance_channels: 3",
             "dopri5 (atol 1e-06, rtol 0.001, steps shared by blocks of 100), guidance 7.5 on the first 3 channels",

@@ -40,6 +40,7 @@ OF_SAMPLING = (
     "search",
     "schedule",
     "guidance_channels",
+    "precision",
 )
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 Pairs = list[tuple[dict[str, Any], dict[str, Any]]]  # (data set settings, evaluation)

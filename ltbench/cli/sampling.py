@@ -88,7 +88,7 @@ def sample(
         say("this evaluation measures unrounded images; a file holds rounded ones")
     tell = heavy.teller("sampled", count)
     made = heavy.call("ltbench.stages.export:export", found, step, settings, chosen, count,
-                      classes=ids, out=out_, grid=grid, device=device, progress=tell)  # fmt: skip
+                      classes=ids, out=out_, grid=grid, device=device, notice=say, progress=tell)  # fmt: skip
     result = {"cell": found, "count": count, **made, "out": out_ and str(out_), "grid": grid and str(grid)}
     if json:
         dump(result)

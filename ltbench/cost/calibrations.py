@@ -20,6 +20,7 @@ from ltbench import files, provenance, vaes
 from ltbench.canonical import digest
 from ltbench.cost.work import data_shape
 from ltbench.errors import LtbenchError
+from ltbench.protocols import sampled_in
 from ltbench.store import Store, sealed
 
 FOLDER = "calibrations"
@@ -84,7 +85,7 @@ def sample_question(settings: Mapping[str, Any], evaluation: Mapping[str, Any]) 
         "data": _seen(settings),
         "latents": vaes.named(settings["dataset"]),
         "block": int(evaluation["block"]),
-        "precision": train["precision"],
+        "precision": sampled_in(evaluation, train["precision"]),
         "augmented": train.get("augment", "none") != "none",
     }
     return Question(what, settings, evaluation)

@@ -37,6 +37,7 @@ from ltbench.cost.work import (
     rows_per_call,
     rows_per_image,
 )
+from ltbench.protocols import sampled_in
 
 NEIGHBOURS = {"precision", "recall", "density", "coverage", "CT", "copied", "authenticity"}
 EXTRACT = (
@@ -212,9 +213,13 @@ class Speeds:
             return Figure(images * (rows * row.seconds + image.seconds), basis, sources)
         train = settings["train"]
         forward = forward_operations(settings["network"], data.network(train))
-        rate = assumed(self.machine.device, train["precision"], self.machine.threads)
+        precision = sampled_in(evaluation, train["precision"])
+        rate = assumed(self.machine.device, precision, self.machine.threads)
+        float32 = (
+            "fp32" if precision == "fp32" else "tf32"
+        )  # sampling.multiplying: the decoder is under no autocast
         decode = (
-            decode_operations(data) / assumed(self.machine.device, "fp32", self.machine.threads).operations
+            decode_operations(data) / assumed(self.machine.device, float32, self.machine.threads).operations
         )
         near = self._nearest_sampling(question)
         if near is not None:

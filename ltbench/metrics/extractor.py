@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ltbench.errors import EnvironmentProblem, UsageError
 from ltbench.extractors import extractor_problem, parse
+from ltbench.places import send
 
 BATCH = 50  # pytorch-fid's, and half a sampling block
 
@@ -62,12 +63,17 @@ class Extractor:
         """
         self._check(images, batch)
         found = {key: torch.empty(len(images), dim) for key, dim in self.dims.items()}
+        seen: dict[str, list[Tensor]] = {key: [] for key in found}
         with exact(self._device):
             for start in range(0, len(images), batch):
-                rows = images[start : start + batch].to(self._device)
+                rows = send(images[start : start + batch], self._device)
                 out = self._network(filled(rows if rows.dtype == torch.uint8 else rows.float(), batch))
-                for key, values in found.items():
-                    values[start : start + len(rows)] = out[key][: len(rows)].float().cpu()
+                for key, parts in seen.items():
+                    parts.append(out[key][: len(rows)].float())
+            # a device is waited for once, not once per batch
+            for key, parts in seen.items():
+                if parts:
+                    found[key].copy_(torch.cat(parts))
         return found
 
     def _check(self, images: Tensor, batch: int) -> None:

@@ -56,6 +56,7 @@ EVALUATION_KEYS = (
     "schedule",
     "guidance",
     "guidance_channels",
+    "precision",
     "reference",
 )
 TRAIN_VALUES = ("steps_per_s", "GB_per_image")  # of a training record instead of an evaluation's

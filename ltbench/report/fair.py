@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltbench.canonical import canonical_json, digest
+from ltbench.protocols import sampled_in
 from ltbench.report.axes import Planned, compared, flat, setting_text
 from ltbench.report.columns import most_common, nfe_text
 from ltbench.report.identity import ROW_KEYS, differing, fixed_steps, groups_id
@@ -56,6 +57,8 @@ def facts_of(cell: Planned, step: int, evaluation: Mapping[str, Any], varies: It
         for key, value in evaluation.items()
         if key not in ("id", "metrics", "search") and key not in skip - set(_NOT_HELD)
     }
+    if evaluation and "precision" not in skip:  # one that an evaluation leaves open follows the training
+        shared["precision"] = sampled_in(evaluation, cell["settings"]["train"].get("precision"))
     return Facts(known, shared)
 
 

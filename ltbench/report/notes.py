@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ltbench.protocols import extractor_family
+from ltbench.protocols import extractor_family, sampled_in
 from ltbench.report.axes import RowPlan, flat, seed_of, start_text, stated_seed
 from ltbench.report.columns import nfe_text
 from ltbench.report.versions import mixed_versions
@@ -52,6 +52,7 @@ def row_notes(
     _mixed(found, "training data", lambda r: r["body"].get("data_sha256"), notes, numbers)
     coded = [(row, [r for r in records if "vae" in r["body"]]) for row, records in found]
     _mixed(coded, "VAE", lambda r: r["body"]["vae"]["sha256"], notes, numbers)
+    _mixed(found, "precision of sampling", _sampled_in, notes, numbers)
     if mixed := mixed_versions([(row.label, records) for row, records in found]):
         number = notes.number(mixed[0])
         for place in mixed[1]:
@@ -72,6 +73,11 @@ def row_notes(
         if text := _flattered(row, extractor):
             numbers[place].append(notes.number(text))
     return [tuple(row) for row in numbers]
+
+
+def _sampled_in(record: Record) -> str:
+    body = record["body"]
+    return sampled_in(body["evaluation"], body["settings"]["train"].get("precision"))
 
 
 def _flattered(row: RowPlan, extractor: str) -> str | None:

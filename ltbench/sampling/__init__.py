@@ -1,9 +1,10 @@
 """Samplers: from given noise to images, with classifier-free guidance. `sample` is the entrance.
 
 flow.py integrates the flow's ODE (euler, heun, dopri5), sde.py its SDE (sde-euler, sde-heun), ddpm.py the discrete chain (ddim,
-ddim-corrected, ddpm); guidance.py mixes the conditional and the unconditional answer. Which sampler takes which settings is said
-in ltbench/protocols.py. Samplers are pure: noise and labels come from the caller, nothing is drawn here, and image k of the result
-depends on row k alone, except under dopri5, whose step sizes the rows of a call share.
+ddim-corrected, ddpm); guidance.py mixes the conditional and the unconditional answer; forward.py and graphs.py are how the network
+is called. Which sampler takes which settings is said in ltbench/protocols.py. Samplers are pure: noise and labels come from the
+caller, nothing is drawn here, and image k of the result depends on row k alone, except under dopri5, whose step sizes the rows of
+a call share.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from ltbench.diffusion import PROCESSES, DiscreteDDPM, Process
 from ltbench.errors import UsageError
 from ltbench.sampling import ddpm, flow, sde
 from ltbench.sampling.ddpm import corrected_grid, ddim_grid
+from ltbench.sampling.forward import Forward, multiplying, prepared
 from ltbench.sampling.guidance import Answer, Guidance, guided
 from ltbench.sampling.sde import Fresh
 
 __all__ = [
     "SAMPLERS",
     "Answer",
+    "Forward",
     "Fresh",
     "Guidance",
     "check_sampling",
@@ -35,7 +38,9 @@ __all__ = [
     "ddim_grid",
     "evaluating",
     "guided",
+    "multiplying",
     "nfe",
+    "prepared",
     "sample",
 ]
 
@@ -99,6 +104,7 @@ def sample(
     schedule: Mapping[str, Any] | None = None,
     guidance_channels: int | None = None,
     options: Mapping[str, Any] | None = None,
+    forward: Forward | None = None,
 ) -> Tensor:
     """Images (B, C, H, W), dtype and device of `noise`, not clipped, from noise (B, C, H, W) ~ N(0, I) and labels (B,) int64.
 
@@ -107,7 +113,8 @@ def sample(
     needed half is computed. `schedule` ({"name": "linear"}, ...) lets w depend on the noise level; `guidance_channels` guides
     the first channels only and leaves the others conditional. `fresh()` gives the noise (B, C, H, W) of one step, called once per
     noisy step of sde-euler, sde-heun and ddpm, which need it. `options` are the sampler's own settings, by default those of
-    `protocols.OPTIONS`. Raises UsageError as `check_sampling` does, and for a noisy sampler without `fresh`.
+    `protocols.OPTIONS`. `forward` is how `network` is called, by default plainly. Raises UsageError as `check_sampling` does, and
+    for a noisy sampler without `fresh`.
     """
     check_sampling(process, sampler=sampler, steps=steps, options=options)
     if sampler in protocols.NOISY and fresh is None:
@@ -118,7 +125,7 @@ def sample(
     settings = protocols.sampler_options({"sampler": sampler, **(options or {})})
     with torch.no_grad(), evaluating(network):
         strength = Guidance(guidance, schedule, guidance_channels)
-        answer = guided(network, strength, labels, null, process)
+        answer = guided(forward or Forward(network), strength, labels, null, process)
         if sampler == "dopri5":
             return flow.dopri5(answer, noise, **settings)
         assert steps is not None, "checked above"

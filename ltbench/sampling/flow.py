@@ -43,7 +43,7 @@ def dopri5(answer: Answer, x: Tensor, *, atol: float, rtol: float) -> Tensor:
 
     ends = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
     try:
-        path = odeint(lambda s, at: answer(at, float(s)), x, ends, method="dopri5", atol=atol, rtol=rtol)
+        path = odeint(lambda s, at: answer(at, s), x, ends, method="dopri5", atol=atol, rtol=rtol)
     except (
         AssertionError
     ) as error:  # torchdiffeq's way of saying that a step vanished or a state is not finite

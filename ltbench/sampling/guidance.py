@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ltbench.diffusion import DiscreteDDPM, Process
+from ltbench.sampling.forward import Ask
 
-Answer = Callable[[Tensor, float], Tensor]
-"""The guided network at one clock value for all rows: (x (B, C, H, W), t) -> (B, C, H, W)."""
+Answer = Callable[[Tensor, float | Tensor], Tensor]
+"""The guided network at one clock value for all rows: (x (B, C, H, W), t) -> (B, C, H, W). A clock that the device has computed
+is a tensor (), which the host reads only where the guidance depends on it."""
 
 _EDGE = 1e-9  # so that 1 - 6/20 lies inside an interval that ends at 0.7
 
@@ -60,35 +62,34 @@ class Guidance:
         return 1 if self.at(level) in (0, 1) else 2
 
 
-def guided(network: nn.Module, guidance: Guidance, labels: Tensor, null: int, process: Process) -> Answer:
-    """The network under guidance, both halves in one forward where both are needed.
+def guided(forward: Ask, guidance: Guidance, labels: Tensor, null: int, process: Process) -> Answer:
+    """`forward` under guidance, both halves in one call where both are needed.
 
     The released SiT guides the first 3 channels and leaves the rest conditional (willisma/SiT:models.py, forward_with_cfg): that
     is `channels = 3`, which changes latents and no picture of 3 channels.
     """
     nulls = torch.full_like(labels, null)
+    both_labels = torch.cat([labels, nulls])
     integer_clock = isinstance(process, DiscreteDDPM)
 
-    def level(t: float) -> float:
-        return t / DiscreteDDPM.steps if integer_clock else 1 - t
+    def strength(t: float | Tensor) -> float:
+        if guidance.schedule is None:
+            return guidance.w
+        return guidance.at(float(t) / DiscreteDDPM.steps if integer_clock else 1 - float(t))
 
-    def clock(x: Tensor, t: float, rows: int) -> Tensor:
-        return torch.full((rows,), t, device=x.device, dtype=torch.int64 if integer_clock else x.dtype)
+    def clock(x: Tensor, t: float | Tensor, rows: int) -> Tensor:
+        kind = torch.int64 if integer_clock else x.dtype
+        if isinstance(t, Tensor):
+            return t.to(kind).expand(rows)
+        return torch.full((rows,), t, device=x.device, dtype=kind)
 
-    def one_pass(x: Tensor, t: float, y: Tensor) -> Tensor:
-        return network(x, clock(x, t, len(x)), y)[0]
-
-    def two_halves(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        both, _ = network(torch.cat([x, x]), clock(x, t, 2 * len(x)), torch.cat([labels, nulls]))
-        conditional, unconditional = both.chunk(2)
-        return conditional, unconditional
-
-    def answer(x: Tensor, t: float) -> Tensor:
-        w = guidance.at(level(t))
+    def answer(x: Tensor, t: float | Tensor) -> Tensor:
+        w = strength(t)
         split = guidance.channels is not None and guidance.channels < x.shape[1]
         if w == 1 or (w == 0 and not split):
-            return one_pass(x, t, labels if w == 1 else nulls)
-        conditional, unconditional = two_halves(x, t)
+            return forward(x, clock(x, t, len(x)), labels if w == 1 else nulls)
+        both = forward(torch.cat([x, x]), clock(x, t, 2 * len(x)), both_labels)
+        conditional, unconditional = both.chunk(2)
         mixed = unconditional + w * (conditional - unconditional)
         if split:
             mixed = torch.cat([mixed[:, : guidance.channels], conditional[:, guidance.channels :]], dim=1)

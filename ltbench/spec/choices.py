@@ -364,6 +364,7 @@ def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
         "metrics": list(entry.metrics or protocol.metrics),
         "estimators": dict(protocol.estimators),
         **({} if entry.groups == "thirds" else {"groups": thawed_groups(entry.groups)}),
+        **({} if entry.precision is None else {"precision": entry.precision}),
         **sampler_options(given),
     }
     if entry.illustrate is not None:

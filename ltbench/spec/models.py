@@ -154,6 +154,11 @@ class Evaluate(Strict):
     last_step_size: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="default: 0.04")
     atol: Positive | None = Field(None, description="absolute tolerance of dopri5; default: 1e-6")
     rtol: Positive | None = Field(None, description="relative tolerance of dopri5; default: 1e-3")
+    precision: Literal["fp32", "tf32", "bf16"] | None = Field(
+        None,
+        description="of the network while sampling (dopri5 takes more steps in bf16); default: tf32 in a cell that trains "
+        "in it, else fp32",
+    )
     samples: Count | None = Field(None, description="generated images; default: the protocol's")
     metrics: tuple[str, ...] | None = Field(
         None, min_length=1, description="what is measured; default: the protocol's"

@@ -16,6 +16,7 @@ from ltbench.collect import Preempted
 from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
 from ltbench.evaluate import Bench, Milestone, collector_of, evaluate, planned_extractor, references
+from ltbench.execution import resolve
 from ltbench.reals import real_features
 from ltbench.stages.common import Stage, Superseded, context, present, put, put_tiles
 from ltbench.stages.illustrate import illustrate_milestone
@@ -112,6 +113,7 @@ def _bench(stage: Stage, step: int, total: int) -> Bench:
         scratch=stage.run.store.scratch,
         device=stage.device,
         keep_samples=stage.options.keep_samples,
+        execution=resolve(stage.options.execution, stage.device),
         stop=stage.stop,
         progress=progress,
         notice=stage.notice,

@@ -14,10 +14,12 @@ from ltbench import files
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, shown_classes
 from ltbench.datasets import build_dataset
 from ltbench.errors import UsageError
+from ltbench.execution import resolve
 from ltbench.generate import blocks, decoder_of, labels_of, quantised, shape_of
 from ltbench.networks import Network
-from ltbench.protocols import sampled_classes
+from ltbench.protocols import sampled_classes, sampled_in
 from ltbench.samples import write_folder, write_npz
+from ltbench.sampling import prepared
 from ltbench.tiles import grid_png
 
 
@@ -32,12 +34,15 @@ def export(
     out: Path | None = None,
     grid: Path | None = None,
     device: str | None = None,
+    execution: str = "auto",
+    notice: Callable[[str], None] = lambda message: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Sample images 0 .. count - 1 of an evaluation from the EMA weights of a cell's milestone (the last one by default).
 
     classes: only these, as an evaluation of a group samples only its classes. out: an .npz for ADM's evaluator, or a folder of
-    PNG. grid: a sheet of the first images of each class. Returns {"labels": images by class}.
+    PNG. grid: a sheet of the first images of each class. execution: how the network is run (ltbench/execution.py); notice hears of
+    what of it is not to be had. Returns {"labels": images by class}.
     """
     for path in (out, grid):
         if path is not None and path.exists():
@@ -57,8 +62,10 @@ def export(
         wanted = range(-(-count // int(evaluation["block"])))
         done = 0
         where = torch.device(chosen)
-        made_of, decode = shape_of(settings, data), decoder_of(settings, where)
-        for block in blocks(network, settings["pipeline"], evaluation, ids, made_of, where, wanted, decode):
+        precision = sampled_in(evaluation, settings["train"]["precision"])
+        forward = prepared(network, where, precision, resolve(execution, where), notice)
+        what = settings["pipeline"], evaluation, ids, shape_of(settings, data), where
+        for block in blocks(network, *what, wanted, decoder_of(settings, where), forward):
             rows = quantised(block.images, rule).cpu().numpy()[: count - done]
             sheet.see(rows, done)
             done += len(rows)

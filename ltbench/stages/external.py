@@ -18,6 +18,7 @@ from ltbench.collect import Preempted
 from ltbench.datasets import Dataset, build_dataset
 from ltbench.errors import EnvironmentProblem, UsageError
 from ltbench.evaluate import Bench, Evaluated, Milestone, evaluate
+from ltbench.execution import resolve
 from ltbench.external import read_external
 from ltbench.foreign import evaluate_samples, fitting, groups_known, target_of
 from ltbench.networks import build_network
@@ -277,4 +278,5 @@ def _bench(stage: Stage, total: int) -> Bench:
         stage.claim.beat(**state)
         stage.emit({"type": "progress", "cell": stage.run.cell, **state})
 
-    return Bench(stage.run.store.scratch, stage.device, False, stage.stop, progress, stage.notice)
+    how = resolve(stage.options.execution, stage.device)
+    return Bench(stage.run.store.scratch, stage.device, False, stage.stop, progress, stage.notice, how)
