@@ -13,12 +13,13 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ltbench.errors import first_line
+from ltbench.graphs import Recorder, aside
 from ltbench.methods import Draw, Reference, Rng
 
 SHAPES = 32  # recordings at most; a rarer shape is computed plainly
@@ -40,47 +41,6 @@ Kind = Literal["uniform", "permutation"]
 
 Compute = Callable[[Draw], Terms]
 """Forward and backward of one micro-batch; gradients are added to those that are there."""
-
-
-class Recorder(Protocol):
-    """Makes recordings: `CudaGraphs`, or a stand-in that runs the code again."""
-
-    def aside(self, run: Callable[[], Terms]) -> Terms:
-        """Run where a recording may follow: its memory must not belong to the main stream."""
-        ...
-
-    def record(
-        self, run: Callable[[], Terms], generators: Sequence[torch.Generator]
-    ) -> tuple[Terms, Callable[[], None]]:
-        """Record `run`, whose result is filled anew by every call of the function that comes with it."""
-        ...
-
-
-class CudaGraphs:
-    """CUDA graphs of one pool of memory: recordings are replayed one at a time, and their results copied before the next."""
-
-    def __init__(self) -> None:
-        self._pool: Any = None
-
-    def aside(self, run: Callable[[], Terms]) -> Terms:
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
-            found = run()
-        main.wait_stream(side)
-        return found
-
-    def record(
-        self, run: Callable[[], Terms], generators: Sequence[torch.Generator]
-    ) -> tuple[Terms, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            graph.register_generator_state(generator)
-        # thread_local: what a thread of a data set does meanwhile must not end the recording
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            found = run()
-        self._pool = graph.pool()
-        return found, graph.replay
 
 
 @dataclass
@@ -172,7 +132,7 @@ class Captured:
             return self._record(key, draw)
         recording = self._met.get(key)
         if recording is None:
-            return self._recorder.aside(lambda: self._compute(draw))
+            return aside(draw.xt.device, lambda: self._compute(draw))
         return recording(draw) if recording.trusted else self._compare(recording, draw)
 
     def _sizes(self, draw: Draw) -> tuple[int, ...]:
@@ -181,7 +141,7 @@ class Captured:
     def _listen(self, draw: Draw) -> tuple[Terms, _Asked]:
         asked = _Asked()
         heard = _heard(draw, asked)
-        return self._recorder.aside(lambda: self._compute(heard)), asked
+        return aside(draw.xt.device, lambda: self._compute(heard)), asked
 
     def _record(self, key: tuple[Any, ...], draw: Draw) -> Terms:
         """Compute plainly and listen, then record the same."""
@@ -241,7 +201,8 @@ class _Recording:
             rng = _Buffered(self._numbers)
             return compute(dataclasses.replace(still, rng=rng, generators=generators))
 
-        self._found, self._replay = recorder.record(run, self._generators)
+        self._recording = recorder()
+        self._found = self._recording.capture(run, self._generators)
 
     def __call__(self, draw: Draw) -> Terms:
         for name, value in _tensors(draw).items():
@@ -251,7 +212,7 @@ class _Recording:
             buffer.copy_(draw.rng.placed(kind))
         for (group, number), generator in zip(self._asked.masks, self._generators, strict=True):
             generator.manual_seed(draw.dropout_seeds[group] ^ number)
-        self._replay()
+        self._recording.replay()
         seen = {name: value.clone() for name, value in self._found.seen.items()}
         return Terms(seen, [value.clone() for value in self._found.checks])
 

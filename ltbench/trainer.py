@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ltbench import seeds, vaes
-from ltbench.captured import Captured, Compute, CudaGraphs, Recorder, Terms
+from ltbench.captured import Captured, Compute, Terms
 from ltbench.compiled import checkpoint_blocks, compile_blocks, compiler_failed, set_layout, uncompile
 from ltbench.curve import Curve
 from ltbench.datasets import Dataset
@@ -25,6 +25,7 @@ from ltbench.draws import Ahead, Drawer, Latents, Pixels, TrainingSet
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
 from ltbench.execution import PLAIN, Execution
+from ltbench.graphs import Recorder, cuda_graph
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
 from ltbench.networks import Network, build_network, resolve_tap
@@ -281,7 +282,7 @@ class Trainer:
             list(self.named.values()),
             recipe.precision,
             dropout=recipe.dropout > 0,
-            recorder=self.recorder or CudaGraphs(),
+            recorder=self.recorder or cuda_graph(self.parts.drawer.data.labels.device),
             notice=self.notice,
             quiet=lambda: None if ahead is None else ahead.wait(),
         )

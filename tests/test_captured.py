@@ -14,63 +14,60 @@ from ltbench.compiled import compile_blocks
 from ltbench.execution import Execution
 from ltbench.methods import load_method
 from ltbench.trainer import Parts, Trainer, build_parts
-from tests.test_methods_engine import VARIANTS, small
-from tests.toy import Toy, parts, settings
+from tests.toy import Toy, parts, settings, small, variants
 
 STEPS = 14  # shapes are met, recorded and compared before they are replayed
 
 
 class Again:
-    """A recorder for a CPU: what was recorded runs again, and leaves its results where they were the first time."""
+    """A recording on a CPU: what was recorded runs again, and leaves its results where they were the first time."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parameters, self.replayed = parameters, 0
+    def __init__(self, album: Album) -> None:
+        self.album = album
 
-    def aside(self, run: Callable[[], Terms]) -> Terms:
-        return run()
-
-    def record(
-        self, run: Callable[[], Terms], generators: Sequence[torch.Generator]
-    ) -> tuple[Terms, Callable[[], None]]:
-        held = [(p.grad, p.grad.clone()) for p in self.parameters if p.grad is not None]
-        found = run()
+    def capture(self, work: Callable[[], Terms], generators: Sequence[torch.Generator] = ()) -> Terms:
+        held = [(p.grad, p.grad.clone()) for p in self.album.parameters if p.grad is not None]
+        self.work, self.found = work, work()
         for grad, before in held:  # a recording computes nothing
             grad.copy_(before)
+        return self.found
 
-        def replay() -> None:
-            self.replayed += 1
-            new = run()
-            for name, value in new.seen.items():
-                found.seen[name].copy_(value)
-            for old, value in zip(found.checks, new.checks, strict=True):
-                old.copy_(value)
-
-        return found, replay
+    def replay(self) -> None:
+        self.album.replayed += 1
+        new = self.work()
+        for name, value in new.seen.items():
+            self.found.seen[name].copy_(value)
+        for old, value in zip(self.found.checks, new.checks, strict=True):
+            old.copy_(value)
 
 
 class Stale(Again):
     """What a recording does with a number that came from the host: it stays as it was."""
 
-    def record(
-        self, run: Callable[[], Terms], generators: Sequence[torch.Generator]
-    ) -> tuple[Terms, Callable[[], None]]:
-        found, _ = super().record(run, generators)
-        return found, lambda: None
+    def replay(self) -> None: ...
 
 
 class Refusing(Again):
-    def record(
-        self, run: Callable[[], Terms], generators: Sequence[torch.Generator]
-    ) -> tuple[Terms, Callable[[], None]]:
+    def capture(self, work: Callable[[], Terms], generators: Sequence[torch.Generator] = ()) -> Terms:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+class Album:
+    """Makes recordings of a kind and counts their replays."""
+
+    def __init__(self, kind: type[Again], parameters: Sequence[nn.Parameter]) -> None:
+        self.kind, self.parameters, self.replayed = kind, parameters, 0
+
+    def __call__(self) -> Again:
+        return self.kind(self)
 
 
 def built(name: str, pipeline: str, **options: Any) -> Parts:
     return parts(pipeline, {**small(name, pipeline), **options}, batch=4, dropout=0.1, clip_norm=1.0)
 
 
-def replaying(made: Parts, kind: type[Again], told: list[str]) -> tuple[Trainer, Again]:
-    recorder = kind([p for p in made.objective.parameters() if p.requires_grad])
+def replaying(made: Parts, kind: type[Again], told: list[str]) -> tuple[Trainer, Album]:
+    recorder = Album(kind, [p for p in made.objective.parameters() if p.requires_grad])
     trainer = Trainer(made, 4, 5, execution=Execution("graphs"), recorder=recorder, notice=told.append)
     return trainer, recorder
 
@@ -82,7 +79,7 @@ def assert_equal_weights(a: Trainer, b: Trainer) -> None:
 
 
 # The U-Net differs in its masks alone, and a step of it takes long.
-SOME = [case for case in VARIANTS if case[1] == "sit" or case[0] == "ccua"]
+SOME = [case for case in variants() if case[1] == "sit" or case[0] == "ccua"]
 
 
 @pytest.mark.parametrize(("name", "pipeline", "options"), SOME)

@@ -45,6 +45,7 @@ LAYERS = {
     "ltbench.networks": 1,
     "ltbench.seeds": 1,
     "ltbench.execution": 1,
+    "ltbench.graphs": 1,
     "ltbench.captured": 3,
     "ltbench.noise": 1,
     "ltbench.ema": 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -20,11 +20,12 @@ from ltbench import noise, seeds
 from ltbench.diffusion import process_for
 from ltbench.execution import Execution
 from ltbench.generate import blocks, initial_noise
+from ltbench.graphs import Recording, aside, cuda_graph
 from ltbench.networks import Network
 from ltbench.noise import noise_ahead, step_noise
 from ltbench.protocols import sampler_options
 from ltbench.sampling import Forward, multiplying, prepared
-from ltbench.sampling.graphs import WARM_UP, Graphs, Recording, _Held, cuda_graph
+from ltbench.sampling.graphs import Graphs, _Held
 from tests.nets import build
 from tests.sampling_oracles import NULL, Oracle, draw, noise_of
 
@@ -40,8 +41,7 @@ class Again:
     def __init__(self) -> None:
         self.replays = 0
 
-    def capture(self, work: Callable[[], Tensor]) -> Tensor:
-        work()
+    def capture(self, work: Callable[[], Tensor], generators: Sequence[torch.Generator] = ()) -> Tensor:
         self.work, self.out = work, work()
         return self.out
 
@@ -117,7 +117,7 @@ def test_a_recording_that_misses_an_input_is_not_used(monkeypatch: pytest.Monkey
 
 
 class Refusing(Again):
-    def capture(self, work: Callable[[], Tensor]) -> Tensor:
+    def capture(self, work: Callable[[], Tensor], generators: Sequence[torch.Generator] = ()) -> Tensor:
         work()
         raise RuntimeError("operation not permitted when stream is capturing\nand a long trace")
 
@@ -165,16 +165,16 @@ def test_a_cuda_recording_warms_up_aside_and_stops_no_thread(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
 
     def work() -> Tensor:
-        assert not torch.is_grad_enabled()
         asked.append("work")
         return torch.ones(1)
 
-    recording = cuda_graph(torch.device("cuda"))()
+    device = torch.device("cuda")
+    recording = cuda_graph(device)()
+    aside(device, work)
     assert torch.equal(recording.capture(work), torch.ones(1))
     recording.replay()
-    warm = ["work"] * WARM_UP
-    assert asked == ["device", "wait", "stream", *warm, "end stream", "wait", "graph", "work", "end graph", "end device",
-                     "replay"]  # fmt: skip
+    assert asked == ["device", "wait", "stream", "work", "end stream", "wait", "end device",
+                     "device", "graph", "work", "end graph", "end device", "replay"]  # fmt: skip
 
 
 # --- in blocks --------------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ltbench.compiled import compile_blocks, compiler_failed, set_layout, uncompile
 from ltbench.execution import PLAIN, Execution
+from ltbench.graphs import Recorder, cuda_graph
 from ltbench.networks import Network
-from ltbench.sampling.graphs import Graphs, Recorder, cuda_graph
+from ltbench.sampling.graphs import Graphs
 
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x (B, C, H, W), t (B,), y (B,)) -> the prediction (B, C, H, W) in the dtype of x."""

@@ -8,56 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ltbench.errors import first_line
+from ltbench.graphs import Recorder, Recording, aside
+
 WARM_UP = 3  # calls before a recording: libraries choose kernels and take memory at the first ones
-
-
-class Recording(Protocol):
-    """Work on fixed memory that can be done again."""
-
-    def capture(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record `work`, and return the tensor that every replay fills."""
-        ...
-
-    def replay(self) -> None:
-        """Do it again."""
-        ...
-
-
-Recorder = Callable[[], Recording]
-
-
-class CudaGraph:
-    """A CUDA graph. Graphs of one `pool` share memory, so an answer must be taken away before another one is replayed."""
-
-    def __init__(self, device: torch.device, pool: Any) -> None:
-        self._device, self._pool = device, pool
-        self._graph = torch.cuda.CUDAGraph()
-
-    def capture(self, work: Callable[[], Tensor]) -> Tensor:
-        with torch.cuda.device(self._device), torch.no_grad():
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    work()
-            torch.cuda.current_stream().wait_stream(side)
-            # thread_local: the threads that draw noise ask for pinned memory meanwhile
-            with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
-                return work()
-
-    def replay(self) -> None:
-        self._graph.replay()
-
-
-def cuda_graph(device: torch.device) -> Recorder:
-    """What makes graphs on a GPU that share their memory."""
-    pool = torch.cuda.graph_pool_handle()
-    return lambda: CudaGraph(device, pool)
 
 
 @dataclass(frozen=True)
@@ -106,14 +64,14 @@ class Graphs:
     def _record(self, x: Tensor, t: Tensor, y: Tensor) -> _Held | None:
         places = x.clone(), t.clone(), y.clone()
         try:
+            aside(x.device, lambda: [self._plain(*places) for _ in range(WARM_UP)])
             recording = self._recorder()
             held = _Held(recording, places, recording.capture(lambda: self._plain(*places)))
             problem = self._problem(held, x, t, y)
             if problem is None:
                 return held
         except Exception as error:  # whatever a driver says: the plain call has the last word
-            text = str(error).strip() or "no reason given"
-            problem = f"the forward cannot be recorded ({type(error).__name__}: {text.splitlines()[0][:200]})"
+            problem = f"the forward cannot be recorded ({type(error).__name__}: {first_line(error)[:200]})"
         self._refused = True
         self._held.clear()
         self._notice(f"sampling without graphs: {problem}")
