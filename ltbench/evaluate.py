@@ -135,20 +135,17 @@ def collector_of(
     bench: Bench,
 ) -> Collector:
     """What makes or finds the features of the images that a milestone gives under an evaluation."""
-    shape = shape_of(settings, data)
-    classes = len(data.classes)
     vae = vaes.named(settings.get("dataset", {}))
     conditional = evaluation["labels"] is not None
-    precision = sampled_in(evaluation, settings["train"].get("precision"))
     sampling = Sampling(
         evaluation=evaluation,
         milestone=milestone.sha256,
         pipeline=settings["pipeline"],
         network=settings["network"],
         ids=sampled_classes(evaluation, data.counts()) if conditional else (),
-        null=classes,
-        shape=shape,
-        precision=precision,
+        null=len(data.classes),
+        shape=shape_of(settings, data),
+        precision=sampled_in(evaluation, settings["train"].get("precision")),
         code={
             "sampling": provenance.sampling_code(),
             "network": milestone.network_code,
@@ -158,29 +155,37 @@ def collector_of(
     if conditional:
         _require_drawn(sampling, int(evaluation["samples"]))
 
-    @cache  # weights are loaded only where an image is missing, and a network is compiled and recorded once
-    def ready() -> tuple[Network, Forward, Decode | None]:
-        network = build_sampler(settings, data, milestone.load(), bench.device)
-        forward = prepared(network, bench.device, precision, bench.execution, bench.notice)
-        return network, forward, decoder_of(settings, bench.device)
-
-    def make(wanted: Iterable[int]) -> Iterator[Block]:
-        if numbers := list(wanted):
-            network, forward, decode = ready()
-            what = settings["pipeline"], evaluation, sampling.ids, shape, bench.device
-            yield from blocks(network, *what, numbers, decode, forward)
-
     return Collector(
         sampling=sampling,
         extractor=extractor,
         extractor_code=provenance.extractor_code(),
-        make=make,
+        make=_maker(settings, sampling, milestone, data, bench),
         features=Shards(sources.features_root(bench.scratch), bench.notice),
         samples=Shards(sources.samples_root(bench.scratch), bench.notice),
         keep_samples=bench.keep_samples,
         stop=bench.stop,
         progress=bench.progress,
     )
+
+
+def _maker(
+    settings: Mapping[str, Any], sampling: Sampling, milestone: Milestone, data: Dataset, bench: Bench
+) -> Callable[[Iterable[int]], Iterator[Block]]:
+    """Samples blocks by number. Weights are loaded where an image is missing; a network is compiled and recorded once for all."""
+
+    @cache
+    def ready() -> tuple[Network, Forward, Decode | None]:
+        network = build_sampler(settings, data, milestone.load(), bench.device)
+        forward = prepared(network, bench.device, sampling.precision, bench.execution, bench.notice)
+        return network, forward, decoder_of(settings, bench.device)
+
+    def make(wanted: Iterable[int]) -> Iterator[Block]:
+        if numbers := list(wanted):
+            network, forward, decode = ready()
+            what = sampling.pipeline, sampling.evaluation, sampling.ids, sampling.shape, bench.device
+            yield from blocks(network, *what, numbers, decode, forward)
+
+    return make
 
 
 def _require_drawn(sampling: Sampling, count: int) -> None:

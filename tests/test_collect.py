@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ltbench import collect
 from ltbench.collect import Collector, Preempted, Sampling, shown_classes
 from ltbench.generate import Block, labels_of
 from ltbench.protocols import class_groups, sampled_classes
@@ -229,6 +230,29 @@ def test_a_kill_loses_no_finished_block(tmp_path: Path, monkeypatch: pytest.Monk
     for name, array in whole.arrays.items():
         assert array.tobytes() == found.arrays[name].tobytes()
     assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 1
+
+
+def test_a_slow_disk_is_written_to_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ltbench.collect.SHARD_IMAGES", 200)
+    now, put, kept = [0.0], collect._put, []
+
+    def slow(place: Shards, key: str, number: int, blocks: int, arrays: Any) -> None:
+        put(place, key, number, blocks, arrays)
+        kept.append(blocks)
+        now[0] += 1.0
+
+    monkeypatch.setattr(collect.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(collect, "_put", slow)
+    house = House(tmp_path)
+    plain = house.extractor.features
+
+    def features(images: Tensor) -> dict[str, Tensor]:
+        now[0] += 3.0
+        return plain(images)
+
+    house.extractor.features = features
+    house.collector().collect(200)
+    assert kept == [1, 8, 15, 20]  # a write of a second is made every twenty, the last one when all is there
 
 
 def test_kept_samples_serve_another_extractor(tmp_path: Path) -> None:
