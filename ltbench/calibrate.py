@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -87,21 +87,39 @@ class StandIn(Dataset):
 
 def main(argv: Sequence[str]) -> None:
     """The questions of standard input, one after another."""
+    store, scratch, device, threads, steps, seconds = argv
+
+    def measured(asked: dict[str, Any]) -> dict[str, Any]:
+        question = Question(**asked)
+        found = ask(question, store, scratch, device, int(threads), int(steps))
+        return {"question": question.id, **found}
+
+    def named(asked: dict[str, Any]) -> dict[str, str]:
+        return {"question": Question(**asked).id}
+
+    answer_all(measured, named, float(seconds))
+
+
+def answer_all(
+    measure: Callable[[dict[str, Any]], dict[str, Any]],
+    name: Callable[[dict[str, Any]], dict[str, str]],
+    seconds: float,
+) -> None:
+    """One JSON line of answer per JSON line of standard input, each made in a fork that has `seconds`.
+
+    Answers go to a copy of stdout that no plugin sees. name: what an answer says that the fork could not give.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    store, scratch, device, threads, steps, seconds = argv
     with torch.device("meta"):  # imports that torch puts off: here, not in every fork
         build_network("UNet-16", channels=1, resolution=16, classes=2)
     for asked in map(json.loads, sys.stdin.read().splitlines()):
-        question = Question(**asked)
-        place = (store, scratch, device, int(threads), int(steps))
         begun = time.monotonic()
-        code, found = in_fork(lambda question=question, place=place: ask(question, *place), float(seconds))
+        code, found = in_fork(lambda asked=asked: measure(asked), seconds)
         if found is None:
-            how = f"did not end within {float(seconds):g} s" if code is None else "ended the process"
-            found = {"outcome": "failed", "message": f"measuring it {how}"}
-        line = {"question": question.id, **found, "seconds": time.monotonic() - begun}
-        answers.write(json.dumps(line) + "\n")
+            how = f"did not end within {seconds:g} s" if code is None else "ended the process"
+            found = {**name(asked), "outcome": "failed", "message": f"measuring it {how}"}
+        answers.write(json.dumps({**found, "seconds": time.monotonic() - begun}) + "\n")
         answers.flush()
 
 
@@ -109,7 +127,8 @@ def ask(
     question: Question, store: str, scratch: str, device: str, threads: int, steps: int
 ) -> dict[str, Any]:
     """Measure, unless that was done, and keep it. Never raises: what a plugin does is a line of the answer."""
-    try:
+
+    def work() -> dict[str, Any]:
         house = Store.open(Path(store), Path(scratch))
         torch.set_num_threads(threads)
         where = torch.device(device)
@@ -120,6 +139,14 @@ def ask(
         result = measure(question, where, steps)
         path = calibrations.keep(house, question, name, threads, result)
         return {"outcome": "done", "message": "", "file": path.name, "device": name, "result": result}
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What it gives, or how it failed: a plugin may do anything."""
+    try:
+        return work()
     except Unsupported as reason:
         return {"outcome": "unsupported", "message": str(reason)}
     except LtbenchError as error:
@@ -153,19 +180,13 @@ def training(
     {"seconds_per_step": median, "quartiles", "process_seconds_per_step", "steps", "rows": network rows per image,
     "parameters", "own_parameters": of the method itself, "terms": names of a loss curve, "memory_bytes", "data"}.
     """
-    real = build_dataset(settings["dataset"])
-    coded = vaes.named(settings["dataset"]) is not None
-    data = StandIn(real) if coded or real.missing() else real
-    method = load_method(settings["method"]["name"])
-    seed_globals(0)
-    parts = build_parts(settings, data, method, device, _latents(settings, data, device) if coded else None)
-    trainer = Trainer(parts, micro_batch or parts.recipe.batch, log_every=1)
-    point = None
+    trainer, data = trial(settings, micro_batch, device)
+    parts, point = trainer.parts, None
     for _ in range(WARM_UP):
         point = trainer.advance()
     _reset_memory(device)
     with count_rows(parts.objective.network) as counted:
-        walls, busy = _timed(trainer.advance, steps, device)
+        walls, busy = timed(trainer.advance, steps, device)
     own = sum(p.numel() for p in parts.objective.method.parameters() if p.requires_grad)
     return {
         "seconds_per_step": statistics.median(walls),
@@ -177,8 +198,22 @@ def training(
         "own_parameters": own,
         "terms": len(point["terms"]) if point else 0,
         "memory_bytes": _peak_memory(device),
-        "data": "stand-in" if isinstance(data, StandIn) else "real",
+        "data": data,
     }
+
+
+def trial(
+    settings: Mapping[str, Any], micro_batch: int | None, device: torch.device
+) -> tuple[Trainer, Literal["real", "stand-in"]]:
+    """The trainer of a cell as a job builds it, from fresh weights, and which data it has: the real one where it is here."""
+    real = build_dataset(settings["dataset"])
+    coded = vaes.named(settings["dataset"]) is not None
+    data = StandIn(real) if coded or real.missing() else real
+    method = load_method(settings["method"]["name"])
+    seed_globals(0)
+    parts = build_parts(settings, data, method, device, _latents(settings, data, device) if coded else None)
+    trainer = Trainer(parts, micro_batch or parts.recipe.batch, log_every=1)
+    return trainer, "stand-in" if isinstance(data, StandIn) else "real"
 
 
 def _latents(settings: Mapping[str, Any], data: Dataset, device: torch.device) -> Latents:
@@ -222,7 +257,7 @@ def sampling(
                 spent.append(made.nfe)
 
         block()
-        walls, _ = _timed(block, REPEATS, device)
+        walls, _ = timed(block, REPEATS, device)
         found.append((spent[0], min(walls)))  # what disturbs a block makes it longer, never shorter
     (rows, few), (more_rows, many) = found
     images = int(evaluation["block"])
@@ -265,7 +300,7 @@ def extracting(
     noise = torch.rand((images, data.channels, data.resolution, data.resolution), device=device) * 2 - 1
     seen = quantised(noise, evaluation["quantise"])
     extractor.features(seen)
-    walls, _ = _timed(lambda: extractor.features(seen), REPEATS, device)
+    walls, _ = timed(lambda: extractor.features(seen), REPEATS, device)
     return {
         "seconds_per_image": statistics.median(walls) / images,
         "numbers": sum(extractor.dims.values()),
@@ -283,7 +318,7 @@ def _real_images(data: Dataset) -> dict[str, int]:
     return {name: len(images) for name, images in sets.items()}
 
 
-def _timed(work: Callable[[], object], times: int, device: torch.device) -> tuple[list[float], float]:
+def timed(work: Callable[[], object], times: int, device: torch.device) -> tuple[list[float], float]:
     """(wall seconds of each call, process seconds of all of them); a GPU is waited for."""
     walls = []
     busy = time.process_time()

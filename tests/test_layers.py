@@ -77,6 +77,7 @@ LAYERS = {
     "ltbench.caches": 0,
     "ltbench.needs": 0,
     "ltbench.calibrate": 4,
+    "ltbench.stepcost": 4,
     "ltbench.archive": 0,
     "ltbench.trackers": 0,
     "ltbench.children": 0,

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json as json_
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ltbench.cli import measuring
 from ltbench.cli.jobs import OnCluster
 from ltbench.cli.options import (
     AsJson,
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
     from ltbench.cost.calibrations import Question
     from ltbench.plan import Cell
     from ltbench.profiles import Profile
-    from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
 
@@ -70,7 +63,7 @@ def calibrate(
     """
     from ltbench.cli import jobs, stores, targets
     from ltbench.cost import calibrations
-    from ltbench.launch.devices import check, gpus
+    from ltbench.launch.devices import check
 
     chosen = None
     if profile is not None:
@@ -81,15 +74,13 @@ def calibrate(
     if chosen is not None and profile is not None:
         raise typer.Exit(_as_job(chosen, profile, spec, device, threads, json))
     check(None, threads, device)
-    on_gpu = device != "cpu" and bool(gpus())
-    where = device or ("cuda" if on_gpu else "cpu")
-    count = threads or threads_of_run(benchmark, device)
+    where, count = measuring.place_of(benchmark, device, threads)
     house = stores.open_store(write=True)
     asked = questions(cells)
     known, bad = calibrations.read_all(house)
     for line in bad:
         say(line)
-    name = device_of(where)
+    name = measuring.device_of(where)
     due = [q for q in asked if calibrations.present(known, q, name, count) is None]
     say(f"{plural(len(asked), 'measurement')} on {name}, {len(asked) - len(due)} of them there already")
     answers = _measure(due, house, where, count, steps, seconds) if due else []
@@ -132,23 +123,6 @@ def questions(cells: Sequence[Cell]) -> list[Question]:
     return [*found.values(), *later.values()]
 
 
-def threads_of_run(benchmark: Spec, device: str | None) -> int:
-    """CPU threads that a worker of `run` has for this benchmark here."""
-    import math
-
-    from ltbench.launch.devices import seats
-
-    cells = sum(math.prod(map(len, part.axes.values())) for part in benchmark.parts)
-    return seats(cells, workers=None, threads=None, device=device).threads
-
-
-def device_of(where: str) -> str:
-    """The name of this machine's device as records have it."""
-    from ltbench.cost.machine import cpu_name, gpu_names
-
-    return next(iter(gpu_names()), "a GPU") if where == "cuda" else cpu_name()
-
-
 def _measure(
     due: Sequence[Question], store: Store, device: str, threads: int, steps: int, seconds: float
 ) -> list[dict[str, Any]]:
@@ -167,33 +141,11 @@ def _measure(
 def _asked(
     due: Sequence[Question], store: Store, device: str, threads: int, steps: int, seconds: float
 ) -> Iterator[dict[str, Any]]:
-    """Run `ltbench.calibrate`; its lines as they come. Everything that it started is gone afterwards."""
+    """Run `ltbench.calibrate`; its lines as they come."""
     from ltbench.cost.calibrations import questions_json
 
     words = [str(store.root), str(store.scratch), device, str(threads), str(steps), str(seconds)]
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    cards = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    with tempfile.TemporaryFile("w+") as text:
-        text.write(questions_json(due))
-        text.seek(0)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "ltbench.calibrate", *words],
-            stdin=text,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-            env={**os.environ, **limits, **cards},
-        )
-        assert child.stdout is not None, "the pipe was asked for"
-        try:
-            for line in child.stdout:
-                yield json_.loads(line)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.stdout.close()
-            child.wait()
+    return measuring.answers("ltbench.calibrate", words, questions_json(due), device, threads)
 
 
 def described(what: dict[str, Any]) -> str:

@@ -68,6 +68,13 @@ def run(
     keep_samples: Annotated[
         bool, typer.Option("--keep-samples", help="Keep generated images in the scratch folder.")
     ] = False,
+    profile_step: Annotated[
+        bool,
+        typer.Option(
+            "--profile-step",
+            help="Train nothing: profile a step of the first cell of each method, write traces, print the five largest costs.",
+        ),
+    ] = False,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
@@ -90,11 +97,25 @@ def run(
       python harness.py run table1 --filter method=ccua --filter seed=0
       python harness.py run quickstart --set train.batch=32 --with mine
       python harness.py run table1 --smoke --report
+      python harness.py run table1 --profile-step --filter method=ccua
     """
     from ltbench.cli import targets
 
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
+    if profile_step:
+        from ltbench.cli import profiling
+
+        profiling.refuse(
+            workers=workers,
+            ranks=ranks > 1,
+            report=report,
+            retry_failed=retry_failed,
+            split=split > 1,
+            keep_samples=keep_samples,
+        )
+        where = profiling.Where(device, threads)
+        raise typer.Exit(profiling.profile_step(benchmark, filter_ or [], where, json=json))
     pool = Pool(workers, threads, device, ranks, job, split, keep_samples)
     asked = Asked("run", spec, tuple(filter_ or ()), ask, report, retry_failed, json)
     raise typer.Exit(carry_out(benchmark, pool, asked))
