@@ -42,7 +42,8 @@ from ltbench.sampling import count_rows, prepared
 from ltbench.store import Store
 from ltbench.trainer import Trainer, build_parts, set_precision
 
-WARM_UP = 5  # steps before the clock starts; on a GPU kernels are chosen and memory is grown meanwhile
+# Steps before the clock starts; on a GPU kernels are chosen, memory grows, and a graph is made of every number of rows.
+WARM_UP = {"cpu": 5, "cuda": 20}
 FEW, MORE = 3, 9  # calls of the two samplings whose difference is the cost of a call
 REPEATS = 3
 COUNTED = 1 << 31  # bytes of images that are read to count them
@@ -178,12 +179,12 @@ def training(
     """Steps of the real trainer after a warm-up, on real images where they are here.
 
     {"seconds_per_step": median, "quartiles", "process_seconds_per_step", "steps", "rows": network rows per image,
-    "parameters", "own_parameters": of the method itself, "terms": names of a loss curve, "memory_bytes", "data"}.
+    "parameters", "own_parameters": of the method itself, "terms": names of a loss curve, "memory_bytes", "data", "execution"}.
     """
     trainer, data = trial(settings, micro_batch, device)
     parts, point = trainer.parts, None
-    for _ in range(WARM_UP):
-        point = trainer.advance()
+    for _ in range(WARM_UP[device.type]):
+        point = trainer.advance() or point
     _reset_memory(device)
     with count_rows(parts.objective.network) as counted:
         walls, busy = timed(trainer.advance, steps, device)
@@ -199,11 +200,12 @@ def training(
         "terms": len(point["terms"]) if point else 0,
         "memory_bytes": _peak_memory(device),
         "data": data,
+        "execution": trainer.execution.name,
     }
 
 
 def trial(
-    settings: Mapping[str, Any], micro_batch: int | None, device: torch.device
+    settings: Mapping[str, Any], micro_batch: int | None, device: torch.device, execution: str = "auto"
 ) -> tuple[Trainer, Literal["real", "stand-in"]]:
     """The trainer of a cell as a job builds it, from fresh weights, and which data it has: the real one where it is here."""
     real = build_dataset(settings["dataset"])
@@ -212,7 +214,8 @@ def trial(
     method = load_method(settings["method"]["name"])
     seed_globals(0)
     parts = build_parts(settings, data, method, device, _latents(settings, data, device) if coded else None)
-    trainer = Trainer(parts, micro_batch or parts.recipe.batch, log_every=1)
+    size, how = micro_batch or parts.recipe.batch, resolve(execution, device)
+    trainer = Trainer(parts, size, log_every=1, execution=how)
     return trainer, "stand-in" if isinstance(data, StandIn) else "real"
 
 

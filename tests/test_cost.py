@@ -254,6 +254,8 @@ def test_calibrate_measures_once_and_survives_a_method_that_ends_the_process(cli
     assert 1.7 < rows["ccua"]["rows"] <= 2
     assert rows["sit"]["parameters"] == rows["ccua"]["parameters"]
     assert all(row["data"] == "real" for row in rows.values())
+    cli("report", "little.yaml", "--format", "md", "--out", here / "out")
+    assert re.search(r"\| ccua \(calibrated\) \| [\d.]+ \|", (here / "out" / "little.md").read_text())
     code, out, _ = cli("plan", "little.yaml", "--json", "--on", "cpu", "--no-ask")
     cost = json.loads(out)["cost"]
     threads = cost["machine"]["threads"]

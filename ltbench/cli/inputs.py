@@ -38,6 +38,7 @@ def gather(found: Plan, store: Store) -> Inputs:
             if row.state in ("running", "failed", "partial") or row.cause == "impossible"
         },
         externals=_externals(found, store),
+        calibrations=_calibrations(found, store),
     )
 
 
@@ -54,7 +55,27 @@ def gather_all(plans: Sequence[Plan], store: Store, name: str) -> Inputs:
         externals=list(externals.values()),
         states={cell: state for each in found for cell, state in each.states.items()},
         problems=list(dict.fromkeys(line for each in found for line in each.problems)),
+        calibrations=list({c["name"]: c for each in found for c in each.calibrations}.values()),
     )
+
+
+def _calibrations(found: Plan, store: Store) -> list[dict[str, Any]]:
+    """Those of training steps that could be of this benchmark: of its networks. A damaged one is `plan`'s to name."""
+    from ltbench.cost.calibrations import read_all
+
+    networks = {item.cell.settings["network"] for item in found.cells}
+    return [
+        {
+            "name": each.name,
+            "what": each.what,
+            "device": each.device,
+            "threads": each.threads,
+            "result": each.result,
+            "date": each.envelope.get("date") or "",
+        }
+        for each in read_all(store)[0]
+        if each.kind == "train" and each.what["network"] in networks
+    ]
 
 
 def _by_place(records: Sequence[Any]) -> list[tuple[tuple[Any, ...], Any]]:

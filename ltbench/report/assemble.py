@@ -18,6 +18,7 @@ from ltbench.report.axes import (
     stated_seed,
 )
 from ltbench.report.columns import Measured, Pool, seed_value
+from ltbench.report.costs import build_costs
 from ltbench.report.definition import Definition
 from ltbench.report.differences import against_baselines
 from ltbench.report.externals import external_rows, unplaced
@@ -73,6 +74,7 @@ def build_table(inputs: Inputs, definition: Definition, *, verdicts: bool = Fals
         decimals=dict(definition.table.decimals),
         paired=definition.table.differences,
         sheet=sheet,
+        costs=build_costs(inputs.planned, inputs.records, inputs.calibrations, inputs.states),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.files import make_directory, replace
+from ltbench.report import render_cost
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition
 from ltbench.report.figure_data import Fetch
@@ -68,7 +69,7 @@ def write_report(
     *,
     verdicts: bool = False,
 ) -> Report:
-    """Assemble, render and write `out`/NAME.{md,tex,csv,html} and `out`/figures/*.{png,pdf,svg}, each replaced atomically.
+    """Assemble, render and write `out`/NAME.{md,tex,csv,html}, `out`/NAME-cost.tex where costs are known, and `out`/figures/*.{png,pdf,svg}, each replaced atomically.
 
     `fetch` gives the pictures that records name (`fetch_from(store)`). Equal records give equal bytes, in whatever order they are listed.
     `verdicts`: lines with the difference from published numbers.
@@ -90,6 +91,9 @@ def write_report(
     for name in formats:
         if name in _TEXT:
             paths[name] = _write(out / f"{inputs.name}.{name}", _TEXT[name](table).encode())
+    if "tex" in formats and table.costs is not None:
+        text = render_cost.latex(table.costs, inputs.name)
+        paths["cost.tex"] = _write(out / f"{inputs.name}-cost.tex", text.encode())
     if "html" in formats:
         page = render_html(table, pictures, [r for found in selected.chosen.values() for r in found])
         paths["html"] = _write(out / f"{inputs.name}.html", page.encode())

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ltbench.protocols import sampling_text
-from ltbench.report import words
+from ltbench.report import render_cost, words
 from ltbench.report.sheet import Sheet, SheetCell
 from ltbench.report.table import Entry, Section, Table
 
@@ -26,6 +26,8 @@ FIELDS: tuple[str, ...] = (
     # lines of a sheet: kind published (value: the digits as printed; source: file and line), and kind ours with what the published
     # number is, the difference (printed units) and whether it is within the tolerance, or why it cannot be compared
     "block", "column", "source", "published", "against_published", "published_verdict", "not_compared",
+    # lines of the cost section (kind cost): metric is steps_per_s, memory_bytes ...; what kind of step it was, and on what
+    "setting", "where",
 )  # fmt: skip
 
 
@@ -43,6 +45,8 @@ def render_csv(table: Table) -> str:
     for section in table.sections:
         for line in _lines(section):
             writer.writerow({key: _field(value) for key, value in line.items()})
+    for line in () if table.costs is None else render_cost.csv_lines(table.costs):
+        writer.writerow({key: _field(value) for key, value in line.items()})
     for line in () if table.sheet is None else _sheet_lines(table.sheet):
         writer.writerow({key: _field(value) for key, value in line.items()})
     return target.getvalue()

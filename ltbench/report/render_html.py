@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltbench.report import sheet_words, words
+from ltbench.report import render_cost, sheet_words, words
 from ltbench.report.select import Record
 from ltbench.report.sheet import Sheet, SheetCell
 from ltbench.report.table import Column, Entry, Section, SeedValue, Table
@@ -29,14 +29,20 @@ class Picture:
 
 def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Record]) -> str:
     """`records` are those in the table, for the list of what it was made from; their envelopes tell where and with what."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    template = environment.get_template("page.html")
     return template.render(
         title=words.clean(table.title),
         lead=_lead(table),
         sheet=None if table.sheet is None else _sheet(table.sheet),
+        cost=None if table.costs is None else render_cost.page(table.costs),
         sections=[_section(table, i, section, pictures) for i, section in enumerate(table.sections)],
         notes=[words.clean(note) for note in table.notes],
         legend=[*_sheet_legend(table), *words.legend(table, "bold on a tint", "underlined")],

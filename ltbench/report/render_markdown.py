@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ltbench.report import sheet_words, words
+from ltbench.report import render_cost, sheet_words, words
 from ltbench.report.sheet import Sheet, SheetCell, SheetLine
 from ltbench.report.table import Section, Table
 
@@ -39,6 +39,7 @@ def render_markdown(table: Table) -> str:
         if section.missing:
             lines += [f"**{words.missing_heading(section)}**", ""]
             lines += [f"- {escape_block(line)}" for line in words.missing_lines(section)] + [""]
+    lines += [] if table.costs is None else render_cost.markdown(table.costs)
     lines += [f"<sup>{place}</sup> {escape(note)}  " for place, note in enumerate(table.notes, 1)]
     lines += [""] if table.notes else []
     if table.sheet is None:

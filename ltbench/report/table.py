@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ltbench.report.cost_table import Costs
     from ltbench.report.published import Publication
     from ltbench.report.sheet import Sheet
 
@@ -173,6 +174,7 @@ class Table:
     decimals: Mapping[str, int] = field(default_factory=dict)
     paired: bool = False  # views print the differences against the baseline as tables of their own
     sheet: Sheet | None = None  # in a paper's form; views print it instead of a table per evaluation
+    costs: Costs | None = None  # what the methods cost; None: nothing tells
 
     def labels(self) -> list[str]:
         """Row labels in order of appearance, once each: the order of colours in figures."""
@@ -191,6 +193,7 @@ class Inputs:
     states: cell id -> {"text": "running 63 %", "detail": ...} for cells that are not simply waiting.
     published: the numbers that a definition's sheet sets beside ours.
     problems: what could not be used, one line each (a damaged record and why): printed below the table.
+    calibrations: of training steps: {"name", "what", "device", "threads", "result", "date"}, in any order.
     """
 
     name: str
@@ -201,3 +204,4 @@ class Inputs:
     problems: Sequence[str] = ()
     externals: Sequence[Mapping[str, Any]] = ()
     published: Publication | None = None
+    calibrations: Sequence[Mapping[str, Any]] = ()

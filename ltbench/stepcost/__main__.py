@@ -2,9 +2,9 @@
 
     python -m ltbench.stepcost DEVICE THREADS STEPS SECONDS < CELLS
 
-reads one JSON line {"cell", "settings", "micro_batch", "trace"} per cell, warms its trainer up, times steps as they are, profiles
-STEPS more, writes the profiler's trace to the path `trace`, and prints one JSON line {"cell", "outcome", "message", "result"}. As in
-ltbench.calibrate, whose trainer it uses: each in a fork that has SECONDS, and no store is touched.
+reads one JSON line {"cell", "settings", "micro_batch", "execution", "trace"} per cell, warms its trainer up, times steps as they are,
+profiles STEPS more, writes the profiler's trace to the path `trace`, and prints one JSON line {"cell", "outcome", "message",
+"result"}. As in ltbench.calibrate, whose trainer it uses: each in a fork that has SECONDS, and no store is touched.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def take_apart(asked: dict[str, Any], device: torch.device, steps: int) -> dict[str, Any]:
-    """{"device", "threads", "precision", "data", "steps", "seconds_per_step", "steps_per_s" and "images_per_s" without the profiler,
+    """{"device", "threads", "precision", "execution", "data", "steps", "seconds_per_step", "steps_per_s" and "images_per_s" without the profiler,
     "profiled_seconds_per_step", "parts", "costs", "trace"}."""
     settings = asked["settings"]
     set_precision(settings["train"]["precision"])
-    trainer, data = trial(settings, asked["micro_batch"], device)
+    trainer, data = trial(settings, asked["micro_batch"], device, asked["execution"])
     try:
-        for _ in range(WARM_UP):
+        for _ in range(WARM_UP[device.type]):
             trainer.advance()
         walls, _ = timed(trainer.advance, TIMED, device)
         plain = statistics.median(walls)
@@ -61,6 +61,7 @@ def take_apart(asked: dict[str, Any], device: torch.device, steps: int) -> dict[
         "threads": torch.get_num_threads(),
         "precision": settings["train"]["precision"],
         "data": data,
+        "execution": trainer.execution.name,
         "steps": steps,
         "seconds_per_step": plain,
         "steps_per_s": 1 / plain,
