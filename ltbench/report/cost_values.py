@@ -38,7 +38,9 @@ class Stretch:
 
     @property
     def hours(self) -> float:
-        return float(self.told["gpu_hours"] if self.where.gpu else self.told["seconds"] / 3600)
+        return (
+            float(self.told.get("gpu_hours") or 0.0) if self.where.gpu else float(self.told["seconds"]) / 3600
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def stretches_of(records: Iterable[Record], seed: int) -> Iterator[Stretch]:
             last[key] = record
     for record in sorted(last.values(), key=lambda r: (r["body"]["step"], r["digest"])):
         told = record["envelope"]
-        device = str(told.get("device") or "a device that is not named")
+        device = str(told["device"])
         threads = int(told.get("threads") or 0) if device.startswith("cpu") else 0
         where = Where(device, threads, int(told.get("ranks") or 1), str(told.get("execution") or ""))
         yield Stretch(where, record, seed)

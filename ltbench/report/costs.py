@@ -81,7 +81,8 @@ def build_costs(
     """
     of_cell: dict[str, list[Record]] = {}
     for record in records:
-        if (record.get("envelope") or {}).get("seconds") is not None:
+        told = record.get("envelope") or {}
+        if told.get("seconds") is not None and told.get("device"):
             of_cell.setdefault(record["body"]["cell"], []).append(record)
     if not any(cell["cell"] in of_cell for cell in planned) and not calibrations:
         return None
@@ -170,7 +171,7 @@ class _House:
             elif state := self.states.get(cell["cell"]):
                 reasons[state["text"]] = None
             else:
-                reasons["no training record, and not calibrated"] = None
+                reasons["no record tells what its training took, and it was not calibrated"] = None
         return "; ".join(reasons)
 
     def costs(self) -> Costs:
@@ -216,9 +217,9 @@ class _House:
         made = [r for cell in cells for r in self.records.get(cell, ()) if r["body"]["kind"] != "train"]
         if not made:
             return Known(None, "not evaluated")
-        here = [r for r in made if str(r["envelope"].get("device")) == where.device]
+        here = [r for r in made if str(r["envelope"]["device"]) == where.device]
         if not here:
-            others = sorted({str(r["envelope"].get("device") or "a device not named") for r in made})
+            others = sorted({str(r["envelope"]["device"]) for r in made})
             return Known(None, f"evaluated on {', '.join(others)}")
         which = where.device, line.row.cells[0]["cell"]
         if which in counted:
