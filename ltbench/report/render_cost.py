@@ -14,6 +14,7 @@ BARS = (
     "time_ratio",
     "operations_ratio",
 )  # have a bar, as long as the value is of the largest in its block
+LISTED = 500  # records below a block, at most
 
 
 def page(costs: Costs) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def _page_block(block: CostBlock) -> dict[str, Any]:
             "bar": f"{100 * share:.1f}" if share else "",
         }
 
+    behind = [each for row in block.rows for each in cost_words.sources(row)]
     return {
         "title": cost_words.title(block),
         "where": cost_words.where(block),
@@ -62,9 +64,9 @@ def _page_block(block: CostBlock) -> dict[str, Any]:
                 "what": source.what,
                 "whose": whose,
             }
-            for row in block.rows
-            for source, whose in cost_words.sources(row)
+            for source, whose in behind[:LISTED]
         ],
+        "more": max(0, len(behind) - LISTED),
     }
 
 
