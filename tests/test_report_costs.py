@@ -17,6 +17,7 @@ from ltbench.cost.size import Shape, forward_operations
 from ltbench.report import cost_words, render_csv, render_html, render_markdown
 from ltbench.report.assemble import build_table
 from ltbench.report.build import write_report
+from ltbench.report.cost_table import Costs
 from ltbench.report.costs import build_costs
 from ltbench.report.definition import load_definition
 from ltbench.report.table import Inputs
@@ -73,8 +74,14 @@ def world() -> Inputs:
     return Inputs("costs", "What it costs", list(cells.values()), records, states, calibrations=known)
 
 
-def costs_of(inputs):
-    return build_costs(inputs.planned, inputs.records, inputs.calibrations, inputs.states)
+def costs_of(inputs) -> Costs:
+    return built(inputs.planned, inputs.records, inputs.calibrations, inputs.states)
+
+
+def built(*world) -> Costs:
+    costs = build_costs(*world)
+    assert costs is not None
+    return costs
 
 
 def values(block, label):
@@ -114,7 +121,7 @@ def test_other_batches_precisions_threads_and_executions_are_other_blocks():
     cells.append(cell("cbdm", passes="serial"))
     records = [told(train_record(each, 560)) for each in (*cells[:3], cells[4])]
     records.append(told(train_record(cells[3], 560), execution="eager"))
-    costs = build_costs(cells, records, (), {})
+    costs = built(cells, records, (), {})
     assert sorted(len(block.rows) for block in costs.blocks) == [1, 1, 1, 2]
     ratios = [row.values["time_ratio"] for block in costs.blocks for row in block.rows if row.method != "sit"]
     assert [known.value for known in ratios] == [1.0, None, None, None]
@@ -125,7 +132,7 @@ def test_attempts_add_up_and_a_speed_is_the_middle_of_them():
     of = cell("sit")
     first = [told(train_record(of, 280), seconds=s, rate=6400.0, started=1.0) for s in (10.0,)]
     later = told(train_record(of, 560), seconds=30.0, rate=3200.0, started=5.0)
-    (block,) = build_costs([of], [*first, later], (), {}).blocks
+    (block,) = built([of], [*first, later], (), {}).blocks
     row = block.rows[0].values
     assert row["train_hours"].value == pytest.approx(40 / 3600)
     assert row["images_per_s"].value == statistics.median([6400.0, 3200.0])
@@ -135,6 +142,7 @@ def test_attempts_add_up_and_a_speed_is_the_middle_of_them():
 def test_views_show_the_same_numbers_and_lead_to_records():
     inputs = world()
     table = build_table(inputs, SUMMARY)
+    assert table.costs is not None
     known = {each["digest"] for each in inputs.records} | {each["name"] for each in inputs.calibrations}
     rows = [row for row in csv.DictReader(io.StringIO(render_csv.render_csv(table))) if row["kind"] == "cost"]
     page, markdown = render_html.render_html(table, [], []), render_markdown.render_markdown(table)
@@ -170,6 +178,7 @@ def test_devices_and_labels_stay_text():
     cells = [{**cell(f"m{k}"), "label": text} for k, text in enumerate(HOSTILE)]
     records = [told(train_record(each, 560), each["label"]) for each in cells]
     table = build_table(Inputs("hostile", "x", cells, records), SUMMARY)
+    assert table.costs is not None
     assert len(table.costs.blocks) == len(HOSTILE)
     page = render_html.render_html(table, [], [])
     assert "<script" not in page
