@@ -120,7 +120,9 @@ def _show(each: dict[str, Any]) -> None:
     gpu = not result["device"].startswith("cpu")
     threads = "" if gpu else f", {plural(result['threads'], 'thread')}"
     stand_in = ", stand-in data" if result["data"] == "stand-in" else ""
-    out(f"{each['label']}: {each['network']}, batch {each['batch']}, {result['precision']}, {result['execution']}{stand_in}")
+    out(
+        f"{each['label']}: {each['network']}, batch {each['batch']}, {result['precision']}, {result['execution']}{stand_in}"
+    )
     out(
         f"{result['device']}{threads}: {result['steps_per_s']:.3g} steps/s, {result['images_per_s']:.4g} images/s, "
         f"{_ms(result['seconds_per_step'])} a step without the profiler, "
