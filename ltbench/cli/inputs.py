@@ -38,6 +38,7 @@ def gather(found: Plan, store: Store) -> Inputs:
             if row.state in ("running", "failed", "partial") or row.cause == "impossible"
         },
         externals=_externals(found, store),
+        benchmarks=(found.spec.name,),
     )
 
 
@@ -54,6 +55,7 @@ def gather_all(plans: Sequence[Plan], store: Store, name: str) -> Inputs:
         externals=list(externals.values()),
         states={cell: state for each in found for cell, state in each.states.items()},
         problems=list(dict.fromkeys(line for each in found for line in each.problems)),
+        benchmarks=tuple(dict.fromkeys(name for each in found for name in each.benchmarks)),
     )
 
 
@@ -90,6 +92,7 @@ def _is_external(store: Store, cell: str, datasets: set[bytes]) -> bool:
 
 
 def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict[str, Any]:
+    described = [{"id": key, **value} for key, value in cell.evaluations.items()]
     return {
         "cell": cell.id,
         "label": cell.label,
@@ -97,9 +100,8 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
         "part_title": title,
         "settings": cell.settings,
         "milestones": list(cell.milestones),
-        "evaluations": [
-            {"id": key, **value} for key, value in cell.evaluations.items() if "illustrate" not in value
-        ],
+        "evaluations": [each for each in described if "illustrate" not in each],
+        "illustrations": [each for each in described if "illustrate" in each],
         "unsupported": unsupported.get(cell.id),
         "recipe": cell.recipe,
     }

@@ -194,7 +194,6 @@ def build(
     from ltbench.cli import definitions
     from ltbench.cli.inputs import gather_all
     from ltbench.report.build import PICTURES, USUAL, fetch_from, write_report
-    from ltbench.report.figure_kinds import ILLUSTRATED
 
     plans = [found] if not isinstance(found, Sequence) else found
     asked = asked or definitions.of_benchmark(plans[0].spec.name)
@@ -218,7 +217,4 @@ def build(
         pictures = [path for name, path in made.paths.items() if name.startswith(f"{kind}:")]
         if pictures:
             say(f"{kind:5} {pictures[0].parent}/ ({len(pictures)} figures)")
-    needs = [kind for kind in made.absent if kind in ILLUSTRATED]
-    if needs:
-        say(f"not drawn: {', '.join(needs)}; `evaluate SPEC --add 'illustrate: tail'` makes what they show")
     return made

@@ -38,7 +38,6 @@ class Report:
     inputs: Inputs
     definition: Definition
     paths: dict[str, Path] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()  # kinds of figures that were asked for and have nothing to show anywhere
 
     def terminal(self, console: Console) -> None:
         """Print the table."""
@@ -98,10 +97,7 @@ def write_report(
         for picture in pictures:
             data = picture.png if name == "png" else picture.vectors[name]
             paths[f"{name}:{picture.name}"] = _write(out / "figures" / f"{picture.name}.{name}", data)
-    drawn = {picture.kind for picture in pictures}
-    asked = dict.fromkeys(figure.kind for figure in definition.figures)
-    absent = tuple(kind for kind in asked if kind not in drawn) if {*PICTURES, "html"} & set(formats) else ()
-    return Report(table, inputs, definition, paths, absent)
+    return Report(table, inputs, definition, paths)
 
 
 def _write(path: Path, data: bytes) -> Path:

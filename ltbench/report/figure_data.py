@@ -306,12 +306,7 @@ def sample_grid(
     all rows share one evaluation. pictured: (label, seed, illustration); they are shown in the place of the evaluations' pictures
     where every row has one and they hold more of the classes.
     """
-    measured = list(_evaluated(section, selected))
-    wanted = _chosen(measured, which, classes)
-    if pictured and {label for label, *_ in measured} <= {label for label, *_ in pictured}:
-        better = _chosen(pictured, which, classes)
-        if len(better) > len(wanted) or (which != "spread" and len(better) == len(wanted)):
-            measured, wanted = list(pictured), better
+    measured, wanted = shown_classes(section, selected, classes, which, pictured)
     if not wanted:
         return None
     tiles, seeds = {}, {}
@@ -331,6 +326,22 @@ def sample_grid(
     return SampleGrid(names, counts, tuple(_group_of(body, c) for c in wanted), tiles, seeds)
 
 
+Pictured = Sequence[tuple[str, int, Record]]  # (label, training seed, record with a picture)
+
+
+def shown_classes(
+    section: Section, selected: Selected, classes: int, which: Shown, pictured: Pictured
+) -> tuple[Pictured, list[int]]:
+    """The pictures that a grid takes, of evaluations or of illustrations, and the classes that it shows of them."""
+    measured = list(_evaluated(section, selected))
+    wanted = _chosen(measured, which, classes)
+    if pictured and {label for label, *_ in measured} <= {label for label, *_ in pictured}:
+        better = _chosen(pictured, which, classes)
+        if len(better) > len(wanted) or (which != "spread" and len(better) == len(wanted)):
+            return pictured, better
+    return measured, wanted
+
+
 def _evaluated(section: Section, selected: Selected) -> Iterator[tuple[str, int, Record]]:
     """(label, training seed, record with a picture) of every own row."""
     for i, row in enumerate(section.rows):
@@ -341,7 +352,7 @@ def _evaluated(section: Section, selected: Selected) -> Iterator[tuple[str, int,
             yield clean(row.label), int(found[0]["body"]["settings"]["seed"]), found[0]
 
 
-def _chosen(pictured: Sequence[tuple[str, int, Record]], which: Shown, most: int) -> list[int]:
+def _chosen(pictured: Pictured, which: Shown, most: int) -> list[int]:
     """The classes to show of those that the first record's picture holds, from most to fewest training images."""
     if not pictured:
         return []

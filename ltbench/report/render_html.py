@@ -38,6 +38,8 @@ def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Rec
         lead=_lead(table),
         sheet=None if table.sheet is None else _sheet(table.sheet),
         sections=[_section(table, i, section, pictures) for i, section in enumerate(table.sections)],
+        undrawn=table.undrawn,
+        undrawn_heading=words.UNDRAWN_HEADING,
         notes=[words.clean(note) for note in table.notes],
         legend=[*_sheet_legend(table), *words.legend(table, "bold on a tint", "underlined")],
         floor_label=words.FLOOR_LABEL,

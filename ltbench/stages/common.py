@@ -129,10 +129,10 @@ def present(run: Run, kind: str, step: int, evaluation: str, code: str) -> dict[
 
 
 def put(stage: Stage, body: dict[str, Any], evaluation: str) -> None:
-    """Keep a record of an evaluation. Raises Superseded when the claim is lost."""
+    """Keep a record of a selection or an illustration. Raises Superseded when the claim is lost."""
     if not stage.claim.still_mine():
         raise Superseded
-    envelope = stage.envelope(evaluation_code=provenance.evaluation_code()["evaluation"])
+    envelope = stage.envelope(evaluation_code=provenance.measuring_code(body["kind"]))
     stage.run.put_record(body["kind"], body["step"], body, envelope, evaluation=evaluation)
 
 

@@ -32,7 +32,7 @@ def illustrate_milestone(
 
     Raises Preempted after a stop, Superseded when another attempt has taken over.
     """
-    code = provenance.evaluation_code()["evaluation"]["digest"]
+    code = provenance.measuring_code("illustration")["digest"]
     evaluation_id = stage.run.store.put_evaluation(dict(evaluation))
     if present(stage.run, "illustration", step, evaluation_id, code) is not None:
         return
