@@ -131,12 +131,14 @@ def _problems(cell: str, found: Sequence[Records]) -> list[str]:
 
 def _state(row: Row) -> dict[str, str]:
     """`running 63 %`, `failed nan`: what an empty entry of the table says."""
+    from ltbench.report.words import INTERRUPTED
+
     if row.state == "running" and row.progress is not None:
         text = f"running {row.progress:.0%}"
     elif row.cause == "impossible":
         text = "cannot run here"
     elif row.state == "partial":
-        text = "interrupted"
+        text = INTERRUPTED
     else:
         text = f"{row.state} {row.cause}" if row.cause else row.state
     return {"text": text, "detail": row.reason}

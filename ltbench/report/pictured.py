@@ -11,7 +11,7 @@ from ltbench.report.figure_data import shown_classes
 from ltbench.report.figure_kinds import ILLUSTRATED, Samples
 from ltbench.report.select import Record, Selected
 from ltbench.report.table import Row, Section
-from ltbench.report.words import clean
+from ltbench.report.words import INTERRUPTED, clean
 
 # What does not decide image k of a sampling, beside the number of images; labels differ, since other classes are shown.
 _NOT_SAMPLING = {
@@ -120,7 +120,8 @@ def _standing(
             continue
         if cell.get("unsupported"):
             return f"n/a: {cell['unsupported']}"
-        if state := states.get(cell["cell"]):
+        state = states.get(cell["cell"])
+        if state and state["text"] != INTERRUPTED:  # which may be of another record that it lacks
             return ": ".join(filter(None, (state["text"], state.get("detail"))))
         return "not made yet" if (cell["cell"], section.shown) in selected.train else "not trained yet"
     return ""
