@@ -102,7 +102,9 @@ def test_a_milestone_is_illustrated_once_and_its_facts_are_small(house):
         assert body["evaluation"]["illustrate"]["classes"] == [7, 8, 9], "the rarest three of the tail"
 
 
-def test_pictures_go_stale_by_their_own_code_and_are_accepted_apart_from_numbers(house, tmp_path, monkeypatch):
+def test_pictures_go_stale_by_their_own_code_and_are_accepted_apart_from_numbers(
+    house, tmp_path, monkeypatch
+):
     own = House.__new__(House)
     for name in ("store", "scratch"):
         shutil.copytree(getattr(house.store, {"store": "root"}.get(name, name)), tmp_path / name)
@@ -128,7 +130,9 @@ def test_pictures_go_stale_by_their_own_code_and_are_accepted_apart_from_numbers
     accept(own.store, cell, "only names")
     assert look()[0] == "done"
     edit("nearest")
-    assert look()[:3] == ("stale", said.replace("feature_map", "nearest"), 2), "what was accepted is that code"
+    assert look()[:3] == ("stale", said.replace("feature_map", "nearest"), 2), (
+        "what was accepted is that code"
+    )
     monkeypatch.undo()
     assert look()[0] == "done"
 

@@ -19,6 +19,7 @@ from ltbench.tiles import read_grid
 if TYPE_CHECKING:
     import numpy as np
 
+
 @dataclass(frozen=True)
 class Neighbour:
     """One image and its nearest. image: (C, H, W) uint8; nearest: (k, C, H, W); distances: (k,); classes: (k,) ids."""

@@ -18,7 +18,11 @@ _NOT_SAMPLING = {
     *("id", "metrics", "samples", "classes", "labels", "groups", "estimators", "illustrate", "block"),
     *("reference", "crop", "protocol"),
 }
-_WORDS = {"neighbours": "nearest images", "feature_map": "maps of features", "reverse_process": "the reverse process"}
+_WORDS = {
+    "neighbours": "nearest images",
+    "feature_map": "maps of features",
+    "reverse_process": "the reverse process",
+}
 
 
 def illustrations(section: Section, selected: Selected) -> Iterator[tuple[str, int, Record]]:
@@ -86,7 +90,9 @@ def picture_gaps(
         lines += _told(section, found, held, name)
     if nobody and sections:
         what = ", ".join(_WORDS[kind] for kind in kinds)
-        lines.append(f"Not drawn: {what}. No illustration is planned; {_command(name, 'tail')} makes what they show.")
+        lines.append(
+            f"Not drawn: {what}. No illustration is planned; {_command(name, 'tail')} makes what they show."
+        )
     return lines
 
 
@@ -95,12 +101,18 @@ def _command(name: str, classes: str) -> str:
 
 
 def _lacking(
-    section: Section, selected: Selected, cells: Mapping[str, Planned], states: Mapping[str, Mapping[str, str]]
+    section: Section,
+    selected: Selected,
+    cells: Mapping[str, Planned],
+    states: Mapping[str, Mapping[str, str]],
 ) -> dict[str, list[str]]:
     """Labels of own rows without an illustration, by how the planned one stands; "" where none is planned."""
     found: dict[str, list[str]] = {}
     for row in section.rows:
-        if row.external is None and next(_of_cells(section, selected, [c for _, c in row.cells]), None) is None:
+        if (
+            row.external is None
+            and next(_of_cells(section, selected, [c for _, c in row.cells]), None) is None
+        ):
             found.setdefault(_standing(section, row, selected, cells, states), []).append(clean(row.label))
     return found
 

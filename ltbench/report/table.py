@@ -173,7 +173,9 @@ class Table:
     decimals: Mapping[str, int] = field(default_factory=dict)
     paired: bool = False  # views print the differences against the baseline as tables of their own
     sheet: Sheet | None = None  # in a paper's form; views print it instead of a table per evaluation
-    undrawn: tuple[str, ...] = ()  # pictures that the definition asks for and no record holds, a sentence each
+    undrawn: tuple[
+        str, ...
+    ] = ()  # pictures that the definition asks for and no record holds, a sentence each
 
     def labels(self) -> list[str]:
         """Row labels in order of appearance, once each: the order of colours in figures."""
