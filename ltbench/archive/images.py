@@ -44,9 +44,9 @@ def kept_images(records: Iterable[Record], scratch: Path) -> Kept:
     for record in records:
         if record.kind not in ("evaluation", "illustration"):
             continue
-        key = record.envelope.get("images")
-        own = _shards(samples_root(scratch), key, found.damaged) if isinstance(key, str) else {}
-        if not own:
+        key = _key(record)
+        own = {} if key is None else _shards(samples_root(scratch), key, found.damaged)
+        if key is None or not own:
             found.without.append(record)
             continue
         if key not in found.keys:
@@ -54,6 +54,12 @@ def kept_images(records: Iterable[Record], scratch: Path) -> Kept:
             found.members |= own
             found.bytes += sum(path.stat().st_size for path in own.values())
     return found
+
+
+def _key(record: Record) -> str | None:
+    """None for a record from before images had their key in it, or with anything else there: it becomes a folder's name."""
+    key = record.envelope.get("images")
+    return key if isinstance(key, str) and re.fullmatch("[0-9a-f]{20}", key) else None
 
 
 def _shards(root: Path, key: str, damaged: list[Path]) -> dict[str, Path]:

@@ -29,7 +29,10 @@ def gather(found: Plan, store: Store) -> Inputs:
     return Inputs(
         name=found.spec.name,
         title=found.spec.title,
-        planned=[_planned(item.cell, titles.get(item.cell.part), unsupported) for item in found.cells],
+        planned=[
+            {**_planned(item.cell, titles.get(item.cell.part), unsupported), "benchmark": found.spec.name}
+            for item in found.cells
+        ],
         records=[_plain(record) for runs in held.values() for records in runs for record in records],
         problems=[line for cell, runs in held.items() for line in _problems(cell, runs)],
         states={

@@ -187,8 +187,8 @@ class Inputs:
     """What a report is made from, as plain JSON values.
 
     planned: {"cell", "label", "part", "settings", "milestones": [int], "evaluations": [evaluation with "id"],
-              "unsupported": text or None, "part_title", "recipe": text or None, "illustrations": [evaluation with "id"] (the last
-              three may be absent)}, in spec order.
+              "unsupported": text or None, "part_title", "recipe": text or None, "illustrations": [evaluation with "id"],
+              "benchmark": its spec's name (the last four may be absent)}, in spec order.
     benchmarks: names of the specs that it is of.
     records: record files {"body", "digest", "envelope"}, in any order.
     externals: evaluation records of what was not trained here: "cell" is the digest of body["external"] {"name", "declared",
