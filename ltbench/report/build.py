@@ -90,7 +90,11 @@ def write_report(
         if name in _TEXT:
             paths[name] = _write(out / f"{inputs.name}.{name}", _TEXT[name](table).encode())
     if "html" in formats:
-        page = render_html(table, pictures, [r for found in selected.chosen.values() for r in found])
+        held = [
+            *(r for found in selected.chosen.values() for r in found),
+            *selected.train.values(),
+        ]
+        page = render_html(table, pictures, held)
         paths["html"] = _write(out / f"{inputs.name}.html", page.encode())
     for name in (name for name in PICTURES if name in formats):
         make_directory(out / "figures")

@@ -320,6 +320,10 @@ def sample_grid(
             tiles[label], seeds[label] = found, seed
     if not seeds:
         return None
+    columns = max(
+        tiles[label].shape[1] for label in seeds
+    )  # real images fill no column that nobody generated
+    tiles = {label: grid[:, :columns] for label, grid in tiles.items()}
     body = measured[0][2]["body"]
     counts = tuple(int(body["train_counts"][c]) for c in wanted)
     names = tuple(clean(body["classes"][c]) for c in wanted)
