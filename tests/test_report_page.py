@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from ltbench.canonical import digest
-from ltbench.report import figure_data
+from ltbench.report import figure_data, sample_data
 from ltbench.report.assemble import build_table
 from ltbench.report.build import fetch_from, write_report
 from ltbench.report.definition import load_definition
@@ -106,13 +106,13 @@ def test_per_class_nulls_leave_gaps():
 
 def test_sample_rows_show_the_same_tiles_of_every_method(world):
     _, table, selected = world
-    grid = figure_data.sample_grid(table.sections[0], selected, fetch, per_class=3, classes=4)
+    grid = sample_data.sample_grid(table.sections[0], selected, fetch, per_class=3, classes=4)
     assert list(grid.tiles) == ["real images", "sit", "cbdm", "dispersive", "ccua"]
     assert grid.names == tuple(NAMES[c] for c in (0, 3, 6, 9))
     for label, file in (("cbdm", "cbdm-0.png"), ("real images", "real.png")):
         assert np.array_equal(grid.tiles[label], read_grid(fact(file), 32)[[0, 3, 6, 9], :3])
     assert grid.seeds == dict.fromkeys(["sit", "cbdm", "dispersive", "ccua"], 0)
-    assert figure_data.sample_grid(table.sections[0], selected, lambda r, n: None, 2, 10) is None
+    assert sample_data.sample_grid(table.sections[0], selected, lambda r, n: None, 2, 10) is None
 
 
 def test_loss_curves_average_seeds_and_skip_windows_without_the_group(world):

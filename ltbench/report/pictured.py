@@ -7,8 +7,8 @@ from typing import Any
 
 from ltbench.report.axes import Planned
 from ltbench.report.definition import Definition
-from ltbench.report.figure_data import shown_classes
 from ltbench.report.figure_kinds import ILLUSTRATED, Samples
+from ltbench.report.sample_data import shown_classes
 from ltbench.report.select import Record, Selected
 from ltbench.report.table import Row, Section
 from ltbench.report.words import INTERRUPTED, clean

@@ -16,7 +16,6 @@ from ltbench.report.figure_data import (
     guidance_curve,
     loss_curves,
     metric_steps,
-    sample_grid,
 )
 from ltbench.report.figure_kinds import (
     ClassQuality,
@@ -35,6 +34,7 @@ from ltbench.report.identity import family_id
 from ltbench.report.illustrated import class_maps, neighbour_sheet, reverse_sheet
 from ltbench.report.pictured import illustrations, mixed_code
 from ltbench.report.render_html import Picture
+from ltbench.report.sample_data import sample_grid
 from ltbench.report.select import Selected
 from ltbench.report.table import Section, Table
 from ltbench.report.words import clean

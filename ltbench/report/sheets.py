@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ltbench.report.figure_data import SampleGrid
 from ltbench.report.figures import INK, MUTED, Look, legend, new_figure, short
 from ltbench.report.illustrated import ClassMap, MapPanel, NeighbourSheet, ReverseSheet
+from ltbench.report.sample_data import SampleGrid
 
 if TYPE_CHECKING:
     import numpy as np
