@@ -1,4 +1,7 @@
-"""CIFAR-100-LT (Krizhevsky 2009; cut as by Cao et al., arXiv 1906.07413): 32x32 colour photographs, 100 fine classes."""
+"""CIFAR-100-LT (Krizhevsky 2009; cut as by Cao et al., arXiv 1906.07413): 32x32 colour photographs, 100 fine classes.
+
+Cite: krizhevsky2009cifar, cao2019ldam.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """ImageNet-LT in the seed paper's sense: ILSVRC 2012 cut exponentially, as Cao et al. (arXiv 1906.07413) cut CIFAR; 1,000 classes.
 
 Not the ImageNet-LT of Liu et al. (arXiv 1904.05160), whose Pareto lists are `imagenet_lt_oltr`.
+
+Cite: russakovsky2015imagenet, cao2019ldam.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Places-LT in the seed paper's sense: Places365-standard cut exponentially, as Cao et al. (arXiv 1906.07413) cut CIFAR; 365 scenes.
 
 Not the Places-LT of Liu et al. (arXiv 1904.05160), whose Pareto lists are `places_lt_oltr`.
+
+Cite: zhou2018places, cao2019ldam.
 """
 
 from __future__ import annotations

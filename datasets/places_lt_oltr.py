@@ -1,4 +1,7 @@
-"""Places-LT of Liu et al. (OLTR, arXiv 1904.05160): the published list of a Pareto cut. Not what the seed paper trains on."""
+"""Places-LT of Liu et al. (OLTR, arXiv 1904.05160): the published list of a Pareto cut. Not what the seed paper trains on.
+
+Cite: zhou2018places, liu2019oltr.
+"""
 
 from __future__ import annotations
 

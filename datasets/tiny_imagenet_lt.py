@@ -1,4 +1,7 @@
-"""Tiny ImageNet (Stanford CS231n 2015), long-tailed as Cao et al. (arXiv 1906.07413) cut CIFAR: 64x64 photographs, 200 classes."""
+"""Tiny ImageNet (Stanford CS231n 2015), long-tailed as Cao et al. (arXiv 1906.07413) cut CIFAR: 64x64 photographs, 200 classes.
+
+Cite: le2015tiny, cao2019ldam.
+"""
 
 from __future__ import annotations
 

@@ -126,18 +126,13 @@ def references(bench: Bench) -> Shards:
     return Shards(sources.references_root(bench.scratch), bench.notice)
 
 
-def collector_of(
-    settings: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    milestone: Milestone,
-    data: Dataset,
-    extractor: Extractor,
-    bench: Bench,
-) -> Collector:
-    """What makes or finds the features of the images that a milestone gives under an evaluation."""
+def sampling_of(
+    settings: Mapping[str, Any], evaluation: Mapping[str, Any], milestone: Milestone, data: Dataset
+) -> Sampling:
+    """What decides the images that a milestone gives under an evaluation."""
     vae = vaes.named(settings.get("dataset", {}))
     conditional = evaluation["labels"] is not None
-    sampling = Sampling(
+    return Sampling(
         evaluation=evaluation,
         milestone=milestone.sha256,
         pipeline=settings["pipeline"],
@@ -152,7 +147,19 @@ def collector_of(
             **({} if vae is None else {"vae": vaes.identity(vae)}),
         },
     )
-    if conditional:
+
+
+def collector_of(
+    settings: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    milestone: Milestone,
+    data: Dataset,
+    extractor: Extractor,
+    bench: Bench,
+) -> Collector:
+    """What makes or finds the features of the images that a milestone gives under an evaluation."""
+    sampling = sampling_of(settings, evaluation, milestone, data)
+    if evaluation["labels"] is not None:
         _require_drawn(sampling, int(evaluation["samples"]))
 
     return Collector(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -346,7 +346,7 @@ class _Look:
         self.store, self.verify = store, verify
         self.known = set(store.cells())
         self.answers = Answers(store)
-        self._evaluation = ""
+        self._codes: dict[str, str] = {}
         self._digester = Digester()
 
     def at(self, cell: Cell) -> Planned:
@@ -369,7 +369,7 @@ class _Look:
         code = provenance.train_code(cell.settings)
         found, accepted = self._current(cell, runs, code)
         if found is not None:
-            seen = _Seen(cell, found, self._good_evaluations(accepted), self.verify)
+            seen = _Seen(cell, found, lambda kind: self._good(kind, accepted), self.verify)
             if seen.begun:
                 return seen.planned()
         changed = self._changes(cell, [run for run in runs if found is None or run.run != found.run], code)
@@ -405,17 +405,20 @@ class _Look:
                 kept = (run.accepted() or {}).get("code") or {}
             except Unreadable:
                 continue  # a damaged acceptance accepts nothing; the store's own check names it
-            if kept and all(now.get(part) == value for part, value in kept.items()):
+            if kept and all(now.get(part) == value for part, value in kept.items() if part != "illustration"):
                 return run, kept
         own = provenance.run_id(code, cell.settings, self._digester)
         return next((run for run in runs if run.run == own), None), {}
 
-    def _good_evaluations(self, accepted: dict[str, str]) -> str | None:
-        """Digest that an evaluation record must have; None when whatever code made it was accepted."""
-        if "evaluation" in accepted:
-            return None
-        self._evaluation = self._evaluation or provenance.evaluation_code()["evaluation"]["digest"]
-        return self._evaluation
+    def _good(self, kind: str, accepted: dict[str, str]) -> str | None:
+        """Digest that a record of a kind must have; None when whatever code made it was accepted.
+
+        Illustrations are accepted as long as the code of pictures stays: it may change beside an accepted run.
+        """
+        if kind not in self._codes:
+            self._codes[kind] = provenance.measuring_code(kind)["digest"]
+        pictures = accepted.get("illustration") == self._codes[kind] if kind == "illustration" else True
+        return None if "evaluation" in accepted and pictures else self._codes[kind]
 
     def _changes(self, cell: Cell, others: Sequence[Run], code: provenance.Code) -> list[str] | None:
         """What has changed since the run that is nearest to the present code; None if no run has left a record."""
@@ -464,7 +467,7 @@ def _all_stages(milestones: tuple[int, ...], evaluations: tuple[str, ...], reaso
 class _Seen:
     """What one run holds of what its cell wants."""
 
-    def __init__(self, cell: Cell, run: Run, good: str | None, verify: bool) -> None:
+    def __init__(self, cell: Cell, run: Run, good: Callable[[str], str | None], verify: bool) -> None:
         self.cell, self.run = cell, run
         whole = run.records() if verify else Records()
         known: Sequence[Record | Glimpse] = whole if verify else run.glimpses()
@@ -472,7 +475,8 @@ class _Seen:
         self.spent = tuple(spent for record in whole if (spent := _spent(record)))
         self.trained = {record.step for record in known if record.kind == "train"}
         made = [record for record in known if record.kind in ("evaluation", "selection", "illustration")]
-        fresh = [r for r in made if good is None or r.evaluation_code == good]
+        wanted = {kind: good(kind) for kind in {record.kind for record in made}}
+        fresh = [r for r in made if wanted[r.kind] in (None, r.evaluation_code)]
         self.made = {(record.step, record.evaluation) for record in fresh}
         self.old = {(r.step, r.evaluation): r for r in made if r not in fresh}
         self.begun = bool(known or self.damaged or self._touched)
@@ -548,7 +552,8 @@ class _Seen:
         if reason:
             return reason
         if (step, key) in self.old:
-            self.stale.append(evaluation_change(self.old[(step, key)].envelope.get("evaluation_code")))
+            old = self.old[(step, key)]
+            self.stale.append(evaluation_change(old.kind, old.envelope.get("evaluation_code")))
             return self.stale[-1]
         if step not in self.trained:
             return "after training"
@@ -606,11 +611,11 @@ def _spent(record: Record) -> Spent | None:
     )
 
 
-def evaluation_change(old: dict[str, Any] | None) -> str:
-    """What changed in the evaluation code, as far as the record's envelope tells."""
-    now = provenance.evaluation_code()
-    said = provenance.changes({"evaluation": old}, now) if old else []
-    return f"evaluation code changed: {said[0]}" if said else "evaluation code changed"
+def evaluation_change(kind: str, old: dict[str, Any] | None) -> str:
+    """What changed in the code that makes records of a kind, as far as the record's envelope tells."""
+    what = "illustration" if kind == "illustration" else "evaluation"
+    said = provenance.changes({what: old}, {what: provenance.measuring_code(kind)}) if old else []
+    return f"{what} code changed: {said[0]}" if said else f"{what} code changed"
 
 
 def register(cells: Sequence[Cell], store: Store) -> None:

@@ -112,6 +112,12 @@ def evaluation_code() -> Code:
     return {"evaluation": _evaluation()}
 
 
+def measuring_code(kind: str) -> dict[str, Any]:
+    """Digest and files of the code that makes records of a kind: evaluation, selection or illustration. Pictures need all that
+    numbers need, and more: their code may change while every number stays."""
+    return _illustration() if kind == "illustration" else evaluation_code()["evaluation"]
+
+
 def sampling_code() -> str:
     """Digest of the code that turns weights into images."""
     return _images()["digest"]
@@ -163,6 +169,7 @@ def forget() -> None:
         _plugin,
         _network,
         _evaluation,
+        _illustration,
         _images,
         _extractor,
         _latents,
@@ -187,6 +194,12 @@ def _trainer() -> dict[str, Any]:
 @functools.cache
 def _evaluation() -> dict[str, Any]:
     roots = [PACKAGE / "evaluate.py", PACKAGE / "groups.py"]
+    return _component(_closure(roots, (*PLUMBING, "networks", "datasets", "methods", "trainer")))
+
+
+@functools.cache
+def _illustration() -> dict[str, Any]:
+    roots = [PACKAGE / "illustrate.py", PACKAGE / "groups.py"]
     return _component(_closure(roots, (*PLUMBING, "networks", "datasets", "methods", "trainer")))
 
 

@@ -16,6 +16,8 @@ signal s, noise 1 - s and the velocity (x_j - x_s) / (1 - s), our port. Under `a
 and the network is told the moves of image i: nobody published that combination.
 
 Cost: 1 network pass; the weights are one product of B x D and D x B, where the released code builds B x B x D twice.
+
+Cite: zhang2024oclt.
 """
 
 from __future__ import annotations

@@ -11,12 +11,14 @@ import pytest
 
 from ltbench.archive import MANIFEST
 from ltbench.archive.merge import merge, read_archive
+from ltbench.archive.pack import Packed
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.files import sha256_bytes
 from ltbench.store import Store
 from tests import cli_world
 from tests.store_world import CELL, SETTINGS, evaluation, make
 
+KEY = 20 * "a"  # of images
 cli, here, run = cli_world.cli, cli_world.here, cli_world.run  # fixtures
 
 
@@ -117,7 +119,7 @@ def test_an_imported_record_counts_beside_later_attempts_of_this_store(tmp_path)
     for _ in range(3):
         with ours.claim("train") as claim:
             claim.release("preempted")
-    archive = pack_run(tmp_path, theirs)
+    archive = pack_run(tmp_path, theirs).path
     assert merge(archive, ours.store).added["record"] == 1
     (record,) = ours.records()
     assert record.envelope["imported"] == {"from": "run.zip", "attempt": 1}
@@ -128,7 +130,7 @@ def test_a_record_with_other_values_is_named_and_left_out(tmp_path):
     for run, value in ((theirs, 2.0), (ours, 1.0)):
         run.put_record("evaluation", 20, evaluation(run.store, value), {"attempt": 1})
     before = [record.digest for record in ours.records()]
-    done = merge(pack_run(tmp_path, theirs), ours.store)
+    done = merge(pack_run(tmp_path, theirs).path, ours.store)
     assert len(done.conflicts) == 1
     assert CELL[:12] in done.conflicts[0]
     assert "step 20" in done.conflicts[0]
@@ -213,6 +215,47 @@ def test_a_newer_archive_is_left_alone(packed, here):
         read_archive(here / "new.zip")
 
 
+def test_kept_images_travel_and_come_to_lie_where_evaluations_find_them(tmp_path):
+    theirs, data = make(tmp_path / "theirs"), bytes(range(256)) * 100
+    name = f"shard-000000-0002-{sha256_bytes(data)[:16]}.safetensors"
+    folder = theirs.store.scratch / "samples" / KEY
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(data)
+    (folder / f"shard-000001-0001-{16 * '0'}.safetensors").write_bytes(b"flipped")
+    keys = {1: KEY, 2: 20 * "b", 3: "../../evil"}
+    for step, key in keys.items():
+        body = evaluation(theirs.store, float(step))
+        theirs.put_record("evaluation", step, body, {"attempt": 1, "images": key}, body["evaluation"]["id"])
+    packed = pack_run(tmp_path, theirs, samples=True)
+    kept = packed.images
+    assert kept is not None
+    assert (list(kept.members), kept.bytes) == ([f"images/{KEY}/{name}"], len(data))
+    assert [record.step for record in kept.without] == [2, 3]
+    assert len(kept.damaged) == 1
+    assert pack_run(tmp_path, theirs).images is None
+
+    archive = pack_run(tmp_path, theirs, samples=True).path
+    ours = make(tmp_path / "ours").store
+    assert merge(archive, ours).added["image"] == 1
+    assert (ours.scratch / "samples" / KEY / name).read_bytes() == data
+    assert merge(archive, ours).present["image"] == 1
+    other = ours.scratch / "samples" / KEY / f"shard-000000-0002-{16 * 'c'}.safetensors"
+    (ours.scratch / "samples" / KEY / name).rename(other)
+    done = merge(archive, ours)
+    assert (done.added["image"], len(done.conflicts)) == (0, 1)
+    assert KEY in done.conflicts[0]
+    assert other.read_bytes() == data
+
+    place = f"images/{KEY}/{name}"
+    with pytest.raises(LtbenchError, match="does not match its name"):
+        read_archive(rewritten(archive, lambda members: members.update({place: b"other"})))
+    spoiled = archive.read_bytes().replace(data[:256], data[:255] + b"x", 1)
+    (tmp_path / "spoiled.zip").write_bytes(spoiled)
+    with pytest.raises(LtbenchError):
+        merge(tmp_path / "spoiled.zip", make(tmp_path / "third").store)
+    assert not (tmp_path / "third" / "scratch" / "samples").exists()
+
+
 def test_nothing_to_export_is_an_error(here, cli):
     code, _, err = cli("export", "little.yaml")
     assert code == 1
@@ -220,7 +263,7 @@ def test_nothing_to_export_is_an_error(here, cli):
     assert not (here / "little.zip").exists()
 
 
-def pack_run(folder: Path, run) -> Path:
+def pack_run(folder: Path, run, *, samples: bool = False) -> Packed:
     """The archive of the one cell of a store, as `export` makes it."""
     from types import SimpleNamespace
 
@@ -228,7 +271,8 @@ def pack_run(folder: Path, run) -> Path:
 
     settings = {**SETTINGS, "method": {"name": "sit"}, "dataset": {"name": "digits"}}
     cell = SimpleNamespace(id=CELL, settings=settings)
-    return pack(folder / "run.zip", "toy", b"name: toy\n", [cell], run.store).path  # pyright: ignore
+    cells: list = [cell]
+    return pack(folder / "run.zip", "toy", b"name: toy\n", cells, run.store, samples=samples)
 
 
 def test_code_and_spec_are_inside(packed):

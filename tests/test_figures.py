@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import gaussian_kde
 
-from ltbench import embedding, illustrate, spec
+from ltbench import embedding, illustrate, provenance, spec
+from ltbench.cli.cell import accept, reasons
 from ltbench.errors import LtbenchError, SpecError
 from ltbench.job import run_job
 from ltbench.packed import pack, unpack
@@ -97,6 +100,41 @@ def test_a_milestone_is_illustrated_once_and_its_facts_are_small(house):
         run = house.store.run(body["cell"], body["run"])
         assert all(run.fact(name).stat().st_size <= 1 << 20 for name in run.fact_names())
         assert body["evaluation"]["illustrate"]["classes"] == [7, 8, 9], "the rarest three of the tail"
+
+
+def test_pictures_go_stale_by_their_own_code_and_are_accepted_apart_from_numbers(
+    house, tmp_path, monkeypatch
+):
+    own = House.__new__(House)
+    for name in ("store", "scratch"):
+        shutil.copytree(getattr(house.store, {"store": "root"}.get(name, name)), tmp_path / name)
+    own.store = Store.open(tmp_path / "store", tmp_path / "scratch")
+
+    def look():
+        found = plan(house.benchmark, own.store).cells[0]
+        stages = {due.stage.split(":")[0] for due in found.due}
+        return found.state, found.reason, len(found.due), stages
+
+    def edit(name):
+        monkeypatch.undo()
+        code = copy.deepcopy(provenance.measuring_code("illustration"))
+        code["files"]["ltbench/illustrate.py"][f"function {name}"] = 8 * "0"
+        monkeypatch.setattr(provenance, "_illustration", lambda: {**code, "digest": 64 * name[0]})
+
+    assert look()[0] == "done"
+    cell = house.cells[0].id
+    edit("feature_map")
+    said = "illustration code changed: ltbench/illustrate.py: function `feature_map` changed"
+    assert look() == ("stale", said, 2, {"evaluate"}), "two milestones, and no number of theirs"
+    assert reasons(own.store, cell)["evaluations"].popitem()[1] == [said]
+    accept(own.store, cell, "only names")
+    assert look()[0] == "done"
+    edit("nearest")
+    assert look()[:3] == ("stale", said.replace("feature_map", "nearest"), 2), (
+        "what was accepted is that code"
+    )
+    monkeypatch.undo()
+    assert look()[0] == "done"
 
 
 def test_neighbours_are_those_of_brute_force():
@@ -380,7 +418,6 @@ def test_every_kind_is_drawn_from_the_store_and_twice_the_same(drawn):
         *("samples", "neighbours", "feature_map", "reverse_process", "metric_steps", "group_bars"),
         *("class_quality", "quality_cost", "loss_curves"),
     }
-    assert first.absent == ("guidance_curve",)
     assert [section.title for section in first.table.sections if "illustr" in section.title] == []
     for name, path in first.paths.items():
         assert path.read_bytes() == second.paths[name].read_bytes(), name

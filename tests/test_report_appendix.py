@@ -13,7 +13,7 @@ import pytest
 from ltbench import plan
 from ltbench import spec as specs
 from ltbench.report.appendix import appendix
-from ltbench.report.citations import by_arxiv, entries, of_plugin
+from ltbench.report.citations import by_name, entries, of_plugin
 from ltbench.report.compute import spent
 from ltbench.report.render_appendix import render_bib, render_latex, render_markdown
 from tests import cli_world, latex_world
@@ -90,8 +90,11 @@ def test_it_does_not_depend_on_the_order_of_records(quick):
 def test_references_win_over_lines_and_a_plugins_own_entries_over_both(tmp_path):
     known = {each.key: each for each in entries(REFERENCES)}
     assert "chen2025ccua" in known
-    ccua = of_plugin(ROOT / "methods" / "ccua.py", "ccua", by_arxiv(known))
-    assert [each.key for each in ccua] == ["chen2025ccua"]
+    for name, key in (("ccua", "chen2025ccua"), ("sit", "ma2024sit"), ("oclt", "zhang2024oclt")):
+        found = of_plugin(ROOT / "methods" / f"{name}.py", name, by_name(known))
+        assert [each.key for each in found] == [key]
+    cifar = of_plugin(ROOT / "datasets" / "cifar10_lt.py", "cifar10_lt", by_name(known))
+    assert [each.key for each in cifar] == ["krizhevsky2009cifar", "cao2019ldam"]
     assert [each.key for each in of_plugin(ROOT / "methods" / "sit.py", "sit", {})] == ["arxiv2401.08740"]
     mine = tmp_path / "mine.py"
     mine.write_text(

@@ -14,7 +14,7 @@ from ltbench.canonical import digest
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition, TableDefinition
-from ltbench.report.pins import Moved, compare, parse_lock, pin, read_lock, write_lock
+from ltbench.report.pins import Moved, Pins, compare, parse_lock, pin, read_lock, write_lock
 from ltbench.report.table import Inputs
 from ltbench.store import Store
 from tests import cli_world
@@ -119,6 +119,16 @@ def test_formatting_alone_is_told_from_values():
     found = moved(inputs, inputs, more)
     assert kinds(found) == {"formatting"}
     assert any("the definition was" in line for line in found.lines["formatting"])
+
+
+def test_a_published_number_is_pinned_by_its_text():
+    """It comes from no record: another digit in the csv is another value, not another format."""
+    place = ("250k steps", "", "SiT", "FID", "", 0, "published")
+    old, new = (
+        Pins("d", {}, {place: {"printed": text, "value": None, "from": {}}}) for text in ("33.8", "33.9")
+    )
+    assert kinds(compare(old, new, set())) == {"value"}
+    assert not compare(old, old, set())
 
 
 def test_the_file_is_sorted_reads_back_and_holds_several_reports(tmp_path):

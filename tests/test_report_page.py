@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from ltbench.canonical import digest
-from ltbench.report import figure_data
+from ltbench.report import figure_data, sample_data
 from ltbench.report.assemble import build_table
 from ltbench.report.build import fetch_from, write_report
 from ltbench.report.definition import load_definition
@@ -106,13 +106,13 @@ def test_per_class_nulls_leave_gaps():
 
 def test_sample_rows_show_the_same_tiles_of_every_method(world):
     _, table, selected = world
-    grid = figure_data.sample_grid(table.sections[0], selected, fetch, per_class=3, classes=4)
+    grid = sample_data.sample_grid(table.sections[0], selected, fetch, per_class=3, classes=4)
     assert list(grid.tiles) == ["real images", "sit", "cbdm", "dispersive", "ccua"]
     assert grid.names == tuple(NAMES[c] for c in (0, 3, 6, 9))
     for label, file in (("cbdm", "cbdm-0.png"), ("real images", "real.png")):
         assert np.array_equal(grid.tiles[label], read_grid(fact(file), 32)[[0, 3, 6, 9], :3])
     assert grid.seeds == dict.fromkeys(["sit", "cbdm", "dispersive", "ccua"], 0)
-    assert figure_data.sample_grid(table.sections[0], selected, lambda r, n: None, 2, 10) is None
+    assert sample_data.sample_grid(table.sections[0], selected, lambda r, n: None, 2, 10) is None
 
 
 def test_loss_curves_average_seeds_and_skip_windows_without_the_group(world):
@@ -179,7 +179,7 @@ def test_the_page_is_one_file_that_holds_its_figures(written):
         path.read_bytes() for name, path in written.paths.items() if name.startswith("png:")
     ]
     bare = re.sub(r'src="data:[^"]+"', "", text)
-    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|https?://", bare)
+    assert not re.search(r"(src|href)=\"(?!data:|#)|url\(|@import|https?://", bare)
     assert not re.search(r"\b(FID|sFID|IS|KID)\b", bare)
     assert len(written.paths["html"].read_bytes()) < 4_000_000
 
@@ -279,5 +279,35 @@ def test_hostile_labels_run_nothing_in_a_browser(chromium, tmp_path):
     report = write_report(hostile_inputs(), SUMMARY, fetch, tmp_path, ("html",))
     done = browse(chromium, report.paths["html"], "--dump-dom", "--enable-logging=stderr", "--log-level=0")
     assert b"CONSOLE" not in done.stderr
-    assert b"<script" not in done.stdout
+    assert done.stdout.count(b"<script") == 1
     assert b"&lt;script&gt;alert(1)" in done.stdout
+    assert b'aria-sort="none"' in done.stdout, "the page's own script ran"
+
+
+@pytest.mark.chromium
+def test_tables_sort_in_a_browser_and_values_lead_to_their_records(chromium, written, tmp_path):
+    text = written.paths["html"].read_text()
+    targets = set(re.findall(r'id="r-([0-9a-f]{16})"', text))
+    links = re.findall(r'<td[^>]*><a href="#r-([0-9a-f]{16})">', text)
+    assert len(links) > 50
+    assert set(links) <= targets
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy".*?>', text)
+    assert policy
+    clicks = "document.querySelectorAll('thead')[0].rows[0].cells[4].click();"
+    page = tmp_path / "sorted.html"
+    found = []
+    for times in (0, 1, 2, 3):
+        script = f"<script>{clicks * times}</script></body>"
+        page.write_text(text.replace(policy[0], "").replace("</body>", script))
+        dom = browse(chromium, page, "--dump-dom").stdout.decode()
+        table = dom.split("<tbody>")[1].split("</tbody>")[0]
+        found.append(re.findall(r'<th scope="row">([a-z]+)', table))
+    section = written.table.sections[0]
+    j = next(j for j, c in enumerate(section.columns) if (c.metric, c.group) == ("FD", "tail"))
+    order = sorted(range(len(section.rows)), key=lambda i: section.entry(i, j).mean)
+    wanted = [section.rows[i].label for i in order]
+    plain = [row.label for row in section.rows]
+    assert found == [plain, wanted, wanted[::-1], plain]
+    (tmp_path / "evil.html").write_text(text.replace("</body>", "<script>document.title='x'</script></body>"))
+    dom = browse(chromium, tmp_path / "evil.html", "--dump-dom").stdout.decode()
+    assert "<title>x</title>" not in dom, "the policy lets no other script run"

@@ -22,7 +22,7 @@ from ltbench.report.render_markdown import render_markdown
 from ltbench.report.render_terminal import render_terminal
 from ltbench.report.table import Inputs
 from tests.paper_world import CSV, TABLES, cell, line, notes, sheet_of
-from tests.report_world import GROUPS, evaluation, planned, record
+from tests.report_world import GROUPS, evaluation, external, planned, record
 
 METHODS = ("sit", "cbdm", "dispersive", "ccua")
 
@@ -192,6 +192,26 @@ def test_what_no_row_means_is_a_row_of_its_own():
     table = build(cells, [*records, record(cells[-1], 560)])
     assert cell(sheet_of(table), "mine", "FD").value
     assert line(sheet_of(table), "mine").count == "n=1"
+
+
+def test_what_was_not_trained_here_has_a_line_that_is_never_ranked(tmp_path):
+    cells, records = world()
+    made = external("adm")
+    inputs = Inputs("b", "B", cells, records, externals=[made])
+    sheet = sheet_of(build_table(inputs, define(blocks=[{"title": "one"}, {"title": "two"}])))
+    (found,) = [each for _, each in sheet.lines() if each.kind == "external"]
+    assert sheet.blocks[-1].lines == (found,), "once, whatever the blocks"
+    (value,) = [
+        r["value"] for r in made["body"]["rows"] if r["group"] == "all" and r["name"].startswith("FD[")
+    ]
+    assert (found.cells[0].value, found.cells[0].mark) == (f"{value:.2f}", "")
+    assert found.name == "adm (external)"
+    report = write_report(inputs, define(), lambda record, name: None, tmp_path)
+    for view in ("md", "tex", "html"):
+        text = report.paths[view].read_text()
+        assert "adm (external)" in text
+        assert "Not trained here, not ranked" in text
+    assert made["digest"] in report.table.records
 
 
 def test_a_row_of_two_labels_is_two_lines():
@@ -369,7 +389,7 @@ def test_names_and_notes_inject_nothing_into_any_view(tmp_path):
     parser = html.parser.HTMLParser()
     parser.handle_starttag = lambda tag, attrs: tags.add(tag)  # type: ignore[method-assign]
     parser.feed(page)
-    assert "script" not in tags
+    assert page.count("<script") == 1, "the page's own"
     tex = made.paths["tex"].read_text()
     assert "\\input{" not in tex
     text = made.paths["md"].read_text()

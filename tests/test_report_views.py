@@ -164,7 +164,7 @@ def test_marks_are_shown_and_said(table):
         "terminal": r"\*\d",
         "markdown": r"\*\*\d+\.\d+\*\*",
         "latex": r"\\mathbf\{\d",
-        "html": r'class="best"[^>]*><b>\d',
+        "html": r'class="best"[^>]*>(?:<a[^>]*>)?<b>\d',
         "csv": r",best,",
     }
     wanted = sum(
@@ -237,7 +237,8 @@ def test_html_holds_no_tag_or_attribute_from_a_label(hostile):
     reader = Reader()
     text = page(hostile)
     reader.feed(text)
-    assert "script" not in reader.tags
+    assert text.count("<script") == 1, "the page's own"
+    assert text.count("script-src 'sha256-") == 1
     assert not {name for name in reader.attributes if name.startswith("on")}
     shown = " ".join("".join(reader.text).split())
     for label in HOSTILE:

@@ -8,6 +8,7 @@ An archive is a zip file that any tool opens. Its members lie as in a store, so 
     spec/NAME.yaml          the benchmark, complete in itself
     lock/..                 a lock file (`export --lock`): which records are behind which printed number
     plugins/methods/..      the files of the methods and data sets of its cells; plugins/datasets/..
+    images/KEY/..           generated images that were kept (`export --samples`), as they lie in the scratch folder
 
 The same store gives the same bytes. Claims, heartbeats and checkpoints belong to a place and stay there.
 """

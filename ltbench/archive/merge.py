@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ltbench import files
-from ltbench.archive import FORMAT, MANIFEST
+from ltbench.archive import FORMAT, MANIFEST, images
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.store import Run, Store, sealed
 from ltbench.store.records import evaluation_of, parse_record
 
 # What zipfile and zlib raise for damaged bytes: they have no common base.
 _BROKEN = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError, OSError)
-LIMIT = 4 << 30  # bytes of all members: a zip can claim to hold far more than it is long
+LIMIT = 4 << 30  # bytes of all members but images: a zip can claim to hold far more than it is long
 _RUN = r"store/cells/[0-9a-f]{2}/(?P<cell>[0-9a-f]{12,64})/runs/(?P<run>[0-9a-f]{12})"
 _PLACES = {
     "cell": re.compile(r"store/cells/[0-9a-f]{2}/(?P<cell>[0-9a-f]{12,64})/cell\.json"),
@@ -32,6 +32,7 @@ _PLACES = {
     "spec": re.compile(r"spec/(?P<name>[a-z0-9][a-z0-9._-]{0,63})\.yaml"),
     "lock": re.compile(r"lock/(?P<name>[a-zA-Z0-9][a-zA-Z0-9._-]{0,63})"),
     "plugin": re.compile(r"plugins/(methods|datasets)/(?P<name>[a-z][a-z0-9_]*)\.py"),
+    "image": images.PLACE,
 }  # in the order in which they are merged: a record's cell and run are there before it
 
 
@@ -43,6 +44,7 @@ class Merged:
     added: Counter[str] = field(default_factory=Counter)
     present: Counter[str] = field(default_factory=Counter)
     conflicts: list[str] = field(default_factory=list)
+    image_bytes: int = 0  # of images that were added
 
     def note(self, kind: str, new: bool) -> None:
         (self.added if new else self.present)[kind] += 1
@@ -60,11 +62,26 @@ def merge(path: Path, store: Store) -> Merged:
         for name, data in members.items():
             if match := _PLACES[kind].fullmatch(name):
                 add(store, match.groupdict(), data, path.name, done)
+    _images(path, store, done)
     return done
 
 
+def _images(path: Path, store: Store, done: Merged) -> None:
+    """Generated images go to the scratch folder, where evaluations of them find them."""
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if images.PLACE.fullmatch(name):
+                new, conflict = images.place(archive, name, store.scratch)
+                if conflict:
+                    done.conflicts.append(conflict)
+                else:
+                    done.note("image", new)
+                    done.image_bytes += archive.getinfo(name).file_size if new else 0
+
+
 def read_archive(path: Path) -> dict[str, bytes]:
-    """The members of an archive, each checked against the manifest, in the order of their names.
+    """The members of an archive, each checked against the manifest, in the order of their names; images are checked and left where
+    they are.
 
     Raises UsageError for a path without a file, LtbenchError for a damaged archive, a newer one, and names that do not belong.
     """
@@ -75,7 +92,12 @@ def read_archive(path: Path) -> dict[str, bytes]:
             manifest = _manifest(path, archive)
             listed: Mapping[str, Any] = manifest["files"]
             _check_names(path, archive, listed)
-            return {name: _member(path, archive, name, listed[name]) for name in sorted(listed)}
+            pictures = {name for name in listed if images.PLACE.fullmatch(name)}
+            for name in sorted(pictures):
+                images.check(path, archive, name, listed[name])
+            return {
+                name: _member(path, archive, name, listed[name]) for name in sorted(set(listed) - pictures)
+            }
     except _BROKEN as error:
         raise LtbenchError(f"{path} is damaged, or no zip archive: {error}", "copy it again") from None
 
@@ -102,7 +124,8 @@ def _check_names(path: Path, archive: zipfile.ZipFile, listed: Mapping[str, Any]
     if sorted(inside) != sorted(listed):
         odd = sorted(set(inside) ^ set(listed)) or ["a name twice"]
         raise LtbenchError(f"{path}: its manifest and its members differ ({odd[0]})", "copy it again")
-    if (total := sum(entry.file_size for entry in archive.infolist())) > LIMIT:
+    sizes = [e.file_size for e in archive.infolist() if not images.PLACE.fullmatch(e.filename)]
+    if (total := sum(sizes)) > LIMIT:
         raise LtbenchError(f"{path} unpacks to {total:,} bytes; the limit is {LIMIT:,}")
 
 

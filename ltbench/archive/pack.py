@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +12,17 @@ from pathlib import Path
 
 from ltbench import files, plugins
 from ltbench.archive import FORMAT, MANIFEST
+from ltbench.archive.images import PLACE, Kept, kept_images, write
 from ltbench.errors import LtbenchError
 from ltbench.plan import Cell
-from ltbench.store import Run, Store
+from ltbench.store import Record, Run, Store
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first day: an archive's bytes depend on its content alone
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What went into an archive. absent: cells that the store has nothing of."""
+    """What went into an archive. absent: cells that the store has nothing of. images: those packed, if they were asked for."""
 
     path: Path
     cells: int
@@ -29,16 +30,25 @@ class Packed:
     members: int
     bytes: int
     absent: tuple[str, ...]
+    images: Kept | None = None
 
 
 def pack(
-    path: Path, benchmark: str, spec: bytes, cells: Sequence[Cell], store: Store, lock: Path | None = None
+    path: Path,
+    benchmark: str,
+    spec: bytes,
+    cells: Sequence[Cell],
+    store: Store,
+    lock: Path | None = None,
+    *,
+    samples: bool = False,
 ) -> Packed:
     """Write the archive of a benchmark's cells beside `path` and rename it.
 
     Every run of a cell is packed, of older code too; what the store's readers would not take (damaged, superseded) is not.
-    With `lock` the file goes in as well, and the cells of every record that it pins. Raises LtbenchError when the store has none
-    of the cells or lacks a pinned record, StorageProblem when the disk refuses.
+    With `lock` the file goes in as well, and the cells of every record that it pins; with `samples` the generated images that the
+    scratch folder holds of its records. Raises LtbenchError when the store has none of the cells or lacks a pinned record,
+    StorageProblem when the disk refuses.
     """
     known = set(store.cells())
     pinned = {} if lock is None else _pinned(lock)
@@ -52,16 +62,14 @@ def pack(
     members: dict[str, bytes | Path] = {f"spec/{benchmark}.yaml": spec, **_plugins(cells)}
     if lock is not None:
         members[f"lock/{_lock_name(lock)}"] = lock
-    records = 0
-    for name, source in _store_members(store, present):
-        members[name] = source
-        records += "/records/" in name
+    records: list[Record] = []
+    members |= _store_members(store, present, records)
     _insist(pinned, members, lock)
-    data = _bytes(benchmark, members)
-    files.make_directory(path.absolute().parent)
-    files.replace(path.absolute(), data)
+    images = kept_images(records, store.scratch) if samples else None
+    members |= {} if images is None else images.members
+    size = _write(path.absolute(), benchmark, members)
     absent = tuple(cell for cell in ids if cell not in known)
-    return Packed(path, len(present), records, len(members), len(data), absent)
+    return Packed(path, len(present), len(records), len(members), size, absent, images)
 
 
 def _pinned(lock: Path) -> dict[str, str]:
@@ -96,22 +104,22 @@ def _plugins(cells: Iterable[Cell]) -> dict[str, Path]:
     return {f"plugins/{kind}/{name}.py": known[kind][name].path for kind, name in sorted(wanted) if name in known[kind]}  # fmt: skip
 
 
-def _store_members(store: Store, cells: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    evaluations: set[str] = set()
+def _store_members(store: Store, cells: Sequence[str], records: list[Record]) -> Iterator[tuple[str, Path]]:
+    """(name in the archive, file); `records` gains those that are among them."""
     for cell in cells:
         folder = f"store/cells/{cell[:2]}/{cell}"
         yield f"{folder}/cell.json", _first(store, f"cells/{cell[:2]}/{cell}/cell.json")
         for run in store.runs(cell):
-            for inner, source in _run_members(run, evaluations):
+            for inner, source in _run_members(run, records):
                 yield f"{folder}/runs/{run.run}/{inner}", source
-    for name in sorted(evaluations):
+    for name in sorted({record.evaluation for record in records if record.evaluation is not None}):
         yield f"store/evaluations/{name}.json", _first(store, f"evaluations/{name}.json")
 
 
-def _run_members(run: Run, evaluations: set[str]) -> Iterator[tuple[str, Path]]:
-    """(place in the run, file); `evaluations` gains those of its records."""
+def _run_members(run: Run, records: list[Record]) -> Iterator[tuple[str, Path]]:
+    """(place in the run, file); `records` gains its own."""
     made = run.records()
-    evaluations |= {record.evaluation for record in made if record.evaluation is not None}
+    records += made
     for name in ("run.json", "accepted.json"):
         if found := run.file(name):
             yield name, found
@@ -128,19 +136,34 @@ def _first(store: Store, place: str) -> Path:
     return next(path for root in store.layers if (path := root / place).is_file())
 
 
-def _bytes(benchmark: str, members: Mapping[str, bytes | Path]) -> bytes:
-    """The archive, whole: records are small."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        listed = {}
-        for name in sorted(members):
-            source = members[name]
-            data = source if isinstance(source, bytes) else files.read_regular(source)
-            listed[name] = {"sha256": files.sha256_bytes(data), "bytes": len(data)}
-            archive.writestr(_entry(name), data)
-        manifest = {"format": FORMAT, "benchmark": benchmark, "files": listed}
-        archive.writestr(_entry(MANIFEST), json.dumps(manifest, indent=1, sort_keys=True))
-    return out.getvalue()
+def _write(path: Path, benchmark: str, members: Mapping[str, bytes | Path]) -> int:
+    """The archive beside `path`, then in its place; its bytes. Records are small, images are copied piece by piece."""
+    files.make_directory(path.parent)
+    temporary = files.temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                listed = {name: _add(archive, name, members[name]) for name in sorted(members)}
+                manifest = {"format": FORMAT, "benchmark": benchmark, "files": listed}
+                archive.writestr(_entry(MANIFEST), json.dumps(manifest, indent=1, sort_keys=True))
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        temporary.replace(path)
+    except OSError as error:
+        raise files.StorageProblem(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    files.sync_directory(path.parent)
+    return size
+
+
+def _add(archive: zipfile.ZipFile, name: str, source: bytes | Path) -> dict[str, str | int]:
+    if isinstance(source, Path) and PLACE.fullmatch(name):
+        return write(archive, _entry(name), source)
+    data = source if isinstance(source, bytes) else files.read_regular(source)
+    archive.writestr(_entry(name), data)
+    return {"sha256": files.sha256_bytes(data), "bytes": len(data)}
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -7,11 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltbench.cli.options import AsJson, Changes, Filters, Plugins, SpecName, StoreAt, WithMethods, place
+from ltbench.cli.options import (
+    AsJson,
+    Changes,
+    Filters,
+    Plugins,
+    ScratchAt,
+    SpecName,
+    StoreAt,
+    WithMethods,
+    place,
+)
 from ltbench.cli.output import dump, out, plural, say
 
 if TYPE_CHECKING:
+    from ltbench.archive.images import Kept
     from ltbench.archive.merge import Merged
+    from ltbench.archive.pack import Packed
     from ltbench.spec.resolved import Spec
 
 
@@ -26,43 +38,73 @@ def export(
             "--lock", metavar="FILE", help="Pack this lock of `report`, and all records that it pins."
         ),
     ] = None,
+    samples: Annotated[
+        bool,
+        typer.Option("--samples", help="Also the generated images that were kept (run --keep-samples)."),
+    ] = False,
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
     json: AsJson = False,
     store: StoreAt = None,
+    scratch: ScratchAt = None,
     plugins: Plugins = None,
 ) -> None:
     """Pack a benchmark's results into one zip file: records, pictures, the spec, the plugins' code.
 
-    The file goes to a colleague, a paper's supplement or another cluster's store (`import`). Weights are not in it. The same
-    results give the same bytes.
+    The file goes to a colleague, a paper's supplement or another cluster's store (`import`). Weights are not in it, and generated
+    images only with --samples. The same results give the same bytes.
 
     \b
     Example:
       python harness.py export quickstart --out quickstart.zip
       python harness.py export quickstart --lock paper.lock --out supplement.zip
+      python harness.py export quickstart --samples --filter seed=0
     """
     from ltbench.archive.pack import pack
     from ltbench.cli import stores, targets
 
-    place(store, None, plugins)
+    place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
     path = to or Path(f"{benchmark.name}.zip")
-    made = pack(path, benchmark.name, _text(benchmark), cells, stores.open_store(write=False), lock)
+    house = stores.open_store(write=False)
+    made = pack(path, benchmark.name, _text(benchmark), cells, house, lock, samples=samples)
     if made.absent:
         say(
             f"{plural(len(made.absent), 'cell')} of {benchmark.name} are not in the store, and not in the archive"
         )
     if json:
         dump({"file": str(path), "cells": made.cells, "records": made.records, "files": made.members,
-              "bytes": made.bytes, "absent": list(made.absent)})  # fmt: skip
+              "bytes": made.bytes, "absent": list(made.absent), "images": _images(made)})  # fmt: skip
         return
     out(
         f"{path}: {plural(made.records, 'record')} of {plural(made.cells, 'cell')}, {made.bytes / 1e6:.2f} MB"
     )
+    if made.images is not None:
+        _tell_images(made.images)
     out(f"next: python harness.py import {path} --store DIR")
+
+
+def _images(made: Packed) -> dict[str, Any] | None:
+    kept = made.images
+    return kept and {"files": len(kept.members), "bytes": kept.bytes, "sets": len(kept.keys),
+                     "without": len(kept.without), "damaged": [str(path) for path in kept.damaged]}  # fmt: skip
+
+
+def _tell_images(kept: Kept) -> None:
+    """What of the images went in, and how the others come back."""
+    out(
+        f"images: {plural(len(kept.keys), 'set')} in {plural(len(kept.members), 'file')}, {kept.bytes / 1e6:.2f} MB"
+    )
+    for path in kept.damaged:
+        say(f"left out: {path} does not match its name (sha256)")
+    if kept.without:
+        one = kept.without[0]
+        say(
+            f"images of {plural(len(kept.without), 'record')} were not kept; their seeds bring them back where the weights are: "
+            f"python harness.py sample {one.cell[:12]} --step {one.step} --evaluation {one.evaluation} --out images.npz"
+        )
 
 
 def _text(benchmark: Spec) -> bytes:
@@ -79,10 +121,12 @@ def import_(
     archives: Annotated[list[Path], typer.Argument(metavar="FILE.zip ...", help="Archives of `export`.")],
     json: AsJson = False,
     store: StoreAt = None,
+    scratch: ScratchAt = None,
 ) -> None:
     """Add the results of archives to a store. What is there stays; what contradicts it is named and left out.
 
-    Exit code 1 when something was left out. Every archive is checked whole before anything of it is added.
+    Exit code 1 when something was left out. Every archive is checked whole before anything of it is added. Generated images go to
+    the scratch folder.
 
     \b
     Example:
@@ -91,7 +135,7 @@ def import_(
     from ltbench.archive.merge import merge
     from ltbench.cli import stores
 
-    place(store)
+    place(store, scratch)
     house = stores.open_store(write=True)
     merged = {path: merge(path, house) for path in archives}
     if json:
@@ -99,6 +143,9 @@ def import_(
     for path, done in merged.items() if not json else ():
         new, old = (plural(count["record"], "record") for count in (done.added, done.present))
         out(f"{path}: {new} added, {old} there already" + _failures(done))
+        if images := done.added["image"] + done.present["image"]:
+            new = f"{done.added['image']} added ({done.image_bytes / 1e6:.2f} MB)"
+            out(f"  {plural(images, 'file')} of images: {new}, {done.present['image']} there already")
         for conflict in done.conflicts:
             out(f"  left out: {conflict}")
     if any(done.conflicts for done in merged.values()):

@@ -336,18 +336,19 @@ def _run_changes(run: Run, code: Mapping[str, Any], settings: Mapping[str, Any])
 
 
 def _stale_evaluations(run: Run) -> list[Any]:
-    """The records of a run that other evaluation code made than the present."""
+    """The evaluations, selections and illustrations of a run that other code made than the present."""
     from ltbench import provenance
 
-    now = provenance.evaluation_code()["evaluation"]["digest"]
-    return [r for r in run.records("evaluation") if (r.body.get("code") or {}).get("evaluation") != now]
+    measured = [record for record in run.records() if record.kind != "train"]
+    now = {kind: provenance.measuring_code(kind)["digest"] for kind in {record.kind for record in measured}}
+    return [record for record in measured if record.evaluation_code != now[record.kind]]
 
 
 def _evaluation_changes(run: Run) -> list[str]:
     from ltbench.plan import evaluation_change
 
     stale = _stale_evaluations(run)
-    return list(dict.fromkeys(evaluation_change(record.envelope.get("evaluation_code")) for record in stale))
+    return list(dict.fromkeys(evaluation_change(r.kind, r.envelope.get("evaluation_code")) for r in stale))
 
 
 def _later(run: Run, failure: Mapping[str, Any]) -> str | None:
@@ -421,6 +422,7 @@ def accept(store: Store, cell: str, because: str) -> dict[str, Any]:
         )
     chosen = max(older, key=_finished)
     now = {**code, **provenance.evaluation_code()}
+    now |= {"illustration": provenance.measuring_code("illustration")}
     chosen.accept(because, {component: entry["digest"] for component, entry in now.items()})
     return {"cell": cell, "run": chosen.run, "because": because, "of": plural(len(older), "run")}
 

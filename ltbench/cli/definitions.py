@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from ltbench.cli.specs import CHECKOUT
 from ltbench.errors import DriftError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ltbench.report.definition import Definition
     from ltbench.report.table import Inputs, Table
 
@@ -38,6 +41,7 @@ def asked(name: str, as_: str | None = None) -> Asked:
     if file is not None:
         definition = _load(file)
         if definition.benchmarks:
+            _known_benchmarks(file, definition.benchmarks)
             return Asked(definition.name, definition.benchmarks, definition)
         if not _is_spec(name):
             raise UsageError(
@@ -55,6 +59,17 @@ def asked(name: str, as_: str | None = None) -> Asked:
     return Asked("", (name,), found.definition)
 
 
+def _known_benchmarks(file: Path, names: Sequence[str]) -> None:
+    """Raises UsageError for a benchmark of a definition that is no spec, or that stands there twice."""
+    for place, name in enumerate(names):
+        if not _is_spec(name):
+            near = difflib.get_close_matches(name, _specs(), 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"specs: {', '.join(_specs())}"
+            raise UsageError(f"reports/{file.name}: its benchmark '{name}' is no spec in benchmarks/", hint)
+        if name in names[:place]:
+            raise UsageError(f"reports/{file.name}: names the benchmark '{name}' twice", "name it once")
+
+
 def of_benchmark(benchmark: str, as_: str | None = None) -> Asked:
     """The definition that shows a benchmark: `as_`, else the one of the benchmark's name, else `summary`."""
     for wanted in (as_,) if as_ else (Path(benchmark).stem, GENERAL):
@@ -63,6 +78,14 @@ def of_benchmark(benchmark: str, as_: str | None = None) -> Asked:
     near = difflib.get_close_matches(str(as_), _names(), 1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(_names())}"
     raise UsageError(f"--as {as_}: there is no reports/{as_}.yaml", hint)
+
+
+def every() -> list[str]:
+    """The definitions that name their benchmarks, table2 before table10."""
+    named = [name for name in _names() if (file := _file(name)) is not None and _load(file).benchmarks]
+    return sorted(
+        named, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    )
 
 
 def with_published(inputs: Inputs, definition: Definition) -> Inputs:
@@ -75,19 +98,22 @@ def with_published(inputs: Inputs, definition: Definition) -> Inputs:
     return dataclasses.replace(inputs, published=find_publication(definition.sheet.published, folders))
 
 
-def fail_on_drift(table: Table) -> None:
+def fail_on_drift(tables: Sequence[Table]) -> None:
     """Raises DriftError (exit 3) that names every cell outside its tolerance; else says how many were compared."""
     from ltbench.report.sheet_words import compared_text
 
-    if table.sheet is None:
+    sheets = {table.name: table.sheet for table in tables if table.sheet is not None}
+    if not sheets:
         raise UsageError(
             "--fail-on drift: this report has no published numbers",
             "take a definition with `sheet`, like table1",
         )
-    drifted = table.sheet.drifted()
+    lead = {name: f"{name}: " if len(sheets) > 1 else "" for name in sheets}
+    drifted = [f"  {lead[name]}{line}" for name, sheet in sheets.items() for line in sheet.drifted()]
     if drifted:
-        raise DriftError("\n".join([f"{len(drifted)} cells drifted", *(f"  {line}" for line in drifted)]))
-    say(compared_text(table.sheet))
+        raise DriftError("\n".join([f"{len(drifted)} cells drifted", *drifted]))
+    for name, sheet in sheets.items():
+        say(lead[name] + compared_text(sheet))
 
 
 def _load(file: Path) -> Definition:

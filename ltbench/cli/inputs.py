@@ -29,7 +29,10 @@ def gather(found: Plan, store: Store) -> Inputs:
     return Inputs(
         name=found.spec.name,
         title=found.spec.title,
-        planned=[_planned(item.cell, titles.get(item.cell.part), unsupported) for item in found.cells],
+        planned=[
+            {**_planned(item.cell, titles.get(item.cell.part), unsupported), "benchmark": found.spec.name}
+            for item in found.cells
+        ],
         records=[_plain(record) for runs in held.values() for records in runs for record in records],
         problems=[line for cell, runs in held.items() for line in _problems(cell, runs)],
         states={
@@ -39,6 +42,7 @@ def gather(found: Plan, store: Store) -> Inputs:
         },
         externals=_externals(found, store),
         calibrations=_calibrations(found, store),
+        benchmarks=(found.spec.name,),
     )
 
 
@@ -56,6 +60,7 @@ def gather_all(plans: Sequence[Plan], store: Store, name: str) -> Inputs:
         states={cell: state for each in found for cell, state in each.states.items()},
         problems=list(dict.fromkeys(line for each in found for line in each.problems)),
         calibrations=list({c["name"]: c for each in found for c in each.calibrations}.values()),
+        benchmarks=tuple(dict.fromkeys(name for each in found for name in each.benchmarks)),
     )
 
 
@@ -111,6 +116,7 @@ def _is_external(store: Store, cell: str, datasets: set[bytes]) -> bool:
 
 
 def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict[str, Any]:
+    described = [{"id": key, **value} for key, value in cell.evaluations.items()]
     return {
         "cell": cell.id,
         "label": cell.label,
@@ -118,9 +124,8 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
         "part_title": title,
         "settings": cell.settings,
         "milestones": list(cell.milestones),
-        "evaluations": [
-            {"id": key, **value} for key, value in cell.evaluations.items() if "illustrate" not in value
-        ],
+        "evaluations": [each for each in described if "illustrate" not in each],
+        "illustrations": [each for each in described if "illustrate" in each],
         "unsupported": unsupported.get(cell.id),
         "recipe": cell.recipe,
     }
@@ -150,12 +155,14 @@ def _problems(cell: str, found: Sequence[Records]) -> list[str]:
 
 def _state(row: Row) -> dict[str, str]:
     """`running 63 %`, `failed nan`: what an empty entry of the table says."""
+    from ltbench.report.words import INTERRUPTED
+
     if row.state == "running" and row.progress is not None:
         text = f"running {row.progress:.0%}"
     elif row.cause == "impossible":
         text = "cannot run here"
     elif row.state == "partial":
-        text = "interrupted"
+        text = INTERRUPTED
     else:
         text = f"{row.state} {row.cause}" if row.cause else row.state
     return {"text": text, "detail": row.reason}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,13 +33,17 @@ APPENDIX = "appendix"
 
 def report(
     spec: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="[appendix] NAME",
             help="A definition in reports/ (table1), or a spec: its path or a name in benchmarks/.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     of: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every definition in reports/ that names its benchmarks.")
+    ] = False,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -94,40 +98,67 @@ def report(
       python harness.py report appendix quickstart
       python harness.py report quickstart --lock paper.lock
       python harness.py report quickstart --check paper.lock
+      python harness.py report --all --lock paper.lock
     """
     from ltbench.cli import definitions, locking, memory, stores
 
     locking.one_of(lock, check)
+    if spec is None or all_:
+        _one_of(spec, as_, all_)
     place(store, scratch, plugins)
-    if spec == APPENDIX and of is not None:
+    if spec is not None and spec == APPENDIX and of is not None:
         _appendix(of, as_, set_ or [], with_ or [], filter_ or [], format_, out_dir, json)
         return
     if of is not None:
         raise UsageError(
             f"report takes one name, not {spec} and {of}", "`report appendix SPEC` has two words"
         )
-    plain = lock is None and check is None and fail_on is None
+    plain = lock is None and check is None and fail_on is None and not all_
     if plain and memory.recall():
         return
+    known = locking.pinned_by(check, lock)
+    told: list[dict[str, Any]] = []
+    done: list[tuple[Asked, list[Plan], Report]] = []
+    drift = False
     with memory.remembering() as seen:
-        asked = definitions.asked(spec, as_)
         house = stores.open_store(write=False)
-        found = [plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks]
-        made = build(found, house, format_, asked, out_dir, quiet=json, paper=paper or fail_on is not None)
-        moved = locking.settle(made, as_, lock, check, quiet=json)
-        if json:
+        for each in definitions.every() if spec is None else [spec]:
+            asked = definitions.asked(each, as_)
+            found = [
+                plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks
+            ]
+            folder = out_dir / each if out_dir is not None and all_ else out_dir
+            made = build(found, house, format_, asked, folder, quiet=json, paper=paper or fail_on is not None)
+            moved = locking.settle(made, as_, lock, check, known, of_all=all_, quiet=json)
+            done.append((asked, found, made))
+            drift = drift or bool(moved)
             files = {name: str(path) for name, path in made.paths.items()}
-            name = asked.name or made.table.name
-            dump({"name": name, "files": files, **({} if moved is None else {"moved": moved.lines})})
-    if plain and all(set(each.counts()) <= {"done", "n/a"} for each in found):
-        # Whatever is not done may change without a file changing that was read.
-        for name in asked.benchmarks:
-            seen.also(*_places(name, as_ or spec))
-        seen.keep(list(made.paths.values()))
-    if moved:
+            told.append({"name": asked.name or made.table.name, "files": files,
+                         **({} if moved is None else {"moved": moved.lines})})  # fmt: skip
+        if json:
+            dump(told if all_ else told[0])
+        if check is not None and all_:
+            locking.unchecked(check, known, [made for _, _, made in done])
+    if plain:
+        ((asked, found, made),) = done
+        if all(set(each.counts()) <= {"done", "n/a"} for each in found):
+            # Whatever is not done may change without a file changing that was read.
+            for name in asked.benchmarks:
+                seen.also(*_places(name, as_ or str(spec)))
+            seen.keep(list(made.paths.values()))
+    if drift:
         raise typer.Exit(3)
     if fail_on is not None:
-        definitions.fail_on_drift(made.table)
+        definitions.fail_on_drift([made.table for _, _, made in done])
+
+
+def _one_of(spec: str | None, as_: str | None, all_: bool) -> None:
+    """Raises UsageError unless the words say what is to be reported."""
+    if not all_:
+        raise UsageError("report what?", "`report NAME`, or `report --all` for every table of reports/")
+    if spec is not None or as_ is not None:
+        other = spec or f"--as {as_}"
+        raise UsageError(f"--all is every definition, {other} is one", "give one of them")
 
 
 def _places(spec: str, definition: str) -> list[Path]:
@@ -194,7 +225,6 @@ def build(
     from ltbench.cli import definitions
     from ltbench.cli.inputs import gather_all
     from ltbench.report.build import PICTURES, USUAL, fetch_from, write_report
-    from ltbench.report.figure_kinds import ILLUSTRATED
 
     plans = [found] if not isinstance(found, Sequence) else found
     asked = asked or definitions.of_benchmark(plans[0].spec.name)
@@ -218,7 +248,4 @@ def build(
         pictures = [path for name, path in made.paths.items() if name.startswith(f"{kind}:")]
         if pictures:
             say(f"{kind:5} {pictures[0].parent}/ ({len(pictures)} figures)")
-    needs = [kind for kind in made.absent if kind in ILLUSTRATED]
-    if needs:
-        say(f"not drawn: {', '.join(needs)}; `evaluate SPEC --add 'illustrate: tail'` makes what they show")
     return made

@@ -96,7 +96,8 @@ class Kept:
         body = 1800 + len(canonical_json(self.settings)) + len(canonical_json(dict(evaluation)))
         body += 450 * rows + 57 * classes * metrics + self.data.names + 20 * classes
         shown = min(SHOWN_CLASSES, classes) * min(TILES, max(1, int(evaluation["samples"]) // classes))
-        record = Space(body + CIRCUMSTANCES + _evaluation_code(), 1)
+        kind = "illustration" if "illustrate" in evaluation else "evaluation"
+        record = Space(body + CIRCUMSTANCES + _code_of(kind), 1)
         if "illustrate" in evaluation:
             return record + self._illustration(evaluation["illustrate"])
         if "search" in evaluation:  # every round is a record, and the choice
@@ -193,8 +194,8 @@ def _safetensors_bytes(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> int:
 
 
 @functools.cache
-def _evaluation_code() -> int:
-    return len(canonical_json(provenance.evaluation_code()["evaluation"]))
+def _code_of(kind: str) -> int:
+    return len(canonical_json(provenance.measuring_code(kind)))
 
 
 def _train_code(settings: Mapping[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ltbench import plugins
 from ltbench.canonical import digest
 from ltbench.groups import groups
 from ltbench.report.axes import flat, setting_text
-from ltbench.report.citations import Citation, by_arxiv, entries, of_plugin
+from ltbench.report.citations import Citation, by_name, entries, of_plugin
 from ltbench.report.compute import spent
 from ltbench.report.words import plural
 
@@ -70,11 +70,22 @@ def appendix(spec: Spec, cells: Sequence[Cell], records: Sequence[Record], refer
 
 
 def _hyper_parameters(spec: Spec, cells: Sequence[Cell]) -> Iterator[Block]:
+    """A block per part; parts that are trained alike share one."""
+    alike: dict[str, list[Block]] = {}
+    for block in _of_parts(spec, cells):
+        alike.setdefault(repr((block.texts, block.grids)), []).append(block)
+    for blocks in alike.values():
+        names = "; ".join(block.title for block in blocks if block.title)
+        yield replace(blocks[0], title="Hyper-parameters" + (f": {names}" if names else ""))
+
+
+def _of_parts(spec: Spec, cells: Sequence[Cell]) -> Iterator[Block]:
+    """Under the part's own title; "" for the only one."""
     for part in spec.parts:
         own = [cell for cell in cells if cell.part == part.name]
         if not own:
             continue
-        title = "Hyper-parameters" + (f": {part.title or part.name}" if len(spec.parts) > 1 else "")
+        title = (part.title or part.name) if len(spec.parts) > 1 else ""
         texts = sorted({f"Trained as {cell.recipe}." for cell in own if cell.recipe is not None})
         if not texts:
             texts = ["No published recipe is named; every setting is below."]
@@ -171,13 +182,23 @@ def _data_row(data: Any) -> tuple[str, ...]:
 
 def _protocols(cells: Sequence[Cell]) -> Block:
     found = {key: what for cell in cells for key, what in cell.evaluations.items()}
-    grids = [
-        Grid(
-            (f"evaluation {key}", "value"), [(name, setting_text(value)) for name, value in flat(found[key])]
-        )
-        for key in sorted(found)
-    ]
-    return Block("Evaluation protocol", [f"{plural(len(grids), 'evaluation')} at every milestone."], grids)
+    told = {key: {name: setting_text(value) for name, value in flat(found[key])} for key in sorted(found)}
+    shared = {
+        name: value
+        for name, value in next(iter(told.values()), {}).items()
+        if all(each.get(name) == value for each in told.values())
+    }
+    head = "every evaluation" if len(told) > 1 else f"evaluation {''.join(told)}"
+    grids = [Grid((head, "value"), list(shared.items()))] if shared else []
+    for key, each in told.items():
+        own = [(name, value) for name, value in each.items() if name not in shared]
+        grids += [Grid((f"evaluation {key}", "value"), own)] if own else []
+    said = plural(len(told), "evaluation")
+    if any(set(cell.evaluations) != set(told) for cell in cells):
+        said += "; a milestone is measured by those of its own part of the benchmark"
+    else:
+        said += " at every milestone"
+    return Block("Evaluation protocol", [f"{said}."], grids)
 
 
 def _seeds(cells: Sequence[Cell], records: Sequence[Record]) -> Block:
@@ -185,16 +206,47 @@ def _seeds(cells: Sequence[Cell], records: Sequence[Record]) -> Block:
     sampling = sorted(
         {str(what["seed"]) for cell in cells for what in cell.evaluations.values() if "seed" in what}
     )
-    made = {r["body"]["cell"] for r in records if r["body"]["kind"] == "evaluation"}
     return Block(
         "Seeds",
         [
             f"Training seeds {', '.join(map(str, training))}; sampling seeds {', '.join(sampling) or 'none'}.",
             "At one training seed every method sees the same images, noise, times and dropped labels, and all methods are sampled "
             "from the same noise: differences are paired.",
-            f"{plural(len({cell.id for cell in cells}), 'training run')} planned, {len(made)} measured.",
+            *_progress(cells, records),
         ],
     )
+
+
+def _progress(cells: Sequence[Cell], records: Sequence[Record]) -> Iterator[str]:
+    """How many training runs are measured whole, and which are not: an appendix of half a benchmark says so."""
+    made = {
+        (r["body"]["cell"], r["body"]["step"], _evaluated(r)) for r in records if r["body"]["kind"] != "train"
+    }
+    own = {cell.id: cell for cell in cells}
+    lacking = {
+        name: sum((name, step, key) not in made for step in cell.milestones for key in cell.evaluations)
+        for name, cell in own.items()
+    }
+    open_ = {name: count for name, count in lacking.items() if count}
+    yield f"{plural(len(own), 'training run')} planned, {len(own) - len(open_)} measured."
+    if not open_:
+        return
+    whole = {name: len(own[name].milestones) * len(own[name].evaluations) for name in open_}
+    untouched = [name for name in open_ if open_[name] == whole[name]]
+    if len(untouched) == len(own):
+        yield "INCOMPLETE: nothing is measured yet. What follows says how the numbers are to be made."
+        return
+    told = [
+        f"{own[name].label} seed {own[name].seed} ({whole[name] - open_[name]} of {whole[name]})"
+        for name in open_
+    ]
+    shown = ", ".join(told[:12]) + (f" and {len(told) - 12} more" if len(told) > 12 else "")
+    yield f"INCOMPLETE: not every evaluation is there of {shown}."
+
+
+def _evaluated(record: Record) -> str:
+    """The id of the evaluation that a record is of; of a search that of the search."""
+    return str((record["body"].get("evaluation") or {}).get("id"))
 
 
 # --- circumstances --------------------------------------------------------------------------------------------------
@@ -211,7 +263,8 @@ def _versions(records: Sequence[Record]) -> Block:
         if envelope.get("commit"):
             commits.add(envelope["commit"][:12] + (" with changes" if envelope.get("dirty") else ""))
         for name, value in (record["body"].get("code") or {}).items():
-            code.setdefault(name, set()).add(str(value)[:12])
+            pictures = name == "evaluation" and record["body"]["kind"] == "illustration"
+            code.setdefault("illustration" if pictures else name, set()).add(str(value)[:12])
     grids = [
         Grid(
             ("package", "versions"), [(name, ", ".join(sorted(packages[name]))) for name in sorted(packages)]
@@ -224,6 +277,7 @@ def _versions(records: Sequence[Record]) -> Block:
         )
     ]
     said = f"Commits: {', '.join(sorted(commits))}." if commits else "The records name no commit."
+    said = said if records else "No record yet."
     return Block("Versions", [said], [grid for grid in grids if grid.rows])
 
 
@@ -234,7 +288,7 @@ def _compute(records: Sequence[Record]) -> Block:
     ]
     total = sum(use.gpu_hours for use in spent(records).values())
     texts = [
-        f"{total:.2f} GPU-hours in all. Counted are attempts that left a record, up to their last one: what a killed attempt did "
+        f"GPU-hours in all: {total:.2f}. Counted are attempts that left a record, up to their last one: what a killed attempt did "
         "after its last milestone is in no record."
     ]
     if not rows:
@@ -247,15 +301,19 @@ def _reproducibility(spec: Spec, cells: Sequence[Cell], records: Sequence[Record
     all_ids = sorted(record["digest"] for record in records)
     ids = sorted({cell.id for cell in cells})
     how = sorted({_exact(record) for record in records} - {""})
-    texts = [
+    plan = f"the {plural(len(ids), 'training run')} of the plan have the digest {digest(ids)[:16]}"
+    made = (
         f"Every number comes from {plural(len(measured), 'evaluation record')}, a file written by the program that computed it; all "
-        f"records together have the digest {digest(all_ids)[:16]}, the {plural(len(ids), 'training run')} of the plan "
-        f"{digest(ids)[:16]}. The tables and figures are regenerated from them by `python harness.py report {spec.name}`, byte "
-        "for byte.",
+        f"records together have the digest {digest(all_ids)[:16]}; {plan}."
+        if measured
+        else f"There is no number yet; {plan}."
+    )
+    texts = [
+        f"{made} Tables and figures are regenerated from records by `python harness.py report {spec.name}`, byte for byte.",
         "Every random number is a function of the seed, a named stream, the step and the part of the batch; no generator is carried "
         "along, so a run that was interrupted continues as if it had not been, bit for bit on the same kind of device at equal "
         f"thread count. {f'Runs used {_joined(how)}.' if how else ''}".strip(),
-        f"The code of trainer, network, method, data and evaluation is digested and kept with every record ({spec.name}: above).",
+        "The code of trainer, network, method, data and evaluation is digested and kept with every record (above).",
     ]
     return Block("Reproducibility", texts)
 
@@ -278,12 +336,12 @@ def _joined(items: Sequence[str]) -> str:
 def _citations(cells: Sequence[Cell], references: str) -> tuple[dict[str, list[str]], list[Citation]]:
     """Keys by method and data set, and every entry once, sorted: those of the references too, since tables cite them."""
     shared = {each.key: each for each in entries(references)}
-    arxiv, cited = by_arxiv(shared), {}
+    known_works, cited = by_name(shared), {}
     bib = dict(shared)
     for kind, what in (("methods", "method"), ("datasets", "dataset")):
         known = plugins.find(kind)
         for name in sorted({cell.settings[what]["name"] for cell in cells}):
-            found = of_plugin(known[name].path, name, arxiv) if name in known else []
+            found = of_plugin(known[name].path, name, known_works) if name in known else []
             cited[name] = [each.key for each in found]
             bib |= {each.key: each for each in found if each.key not in bib}
     return cited, [bib[key] for key in sorted(bib)]

@@ -26,6 +26,7 @@ from ltbench.report.guidance import arranged
 from ltbench.report.identity import differing, section_of
 from ltbench.report.marks import marks
 from ltbench.report.notes import Notes, row_notes
+from ltbench.report.pictured import picture_gaps
 from ltbench.report.select import Record, Selected, select
 from ltbench.report.sheet_build import build_sheet
 from ltbench.report.table import Column, Entry, Inputs, Missing, Row, Section, SeedValue, Table
@@ -75,6 +76,9 @@ def build_table(inputs: Inputs, definition: Definition, *, verdicts: bool = Fals
         paired=definition.table.differences,
         sheet=sheet,
         costs=build_costs(inputs.planned, inputs.records, inputs.calibrations, inputs.states),
+        undrawn=tuple(
+            picture_gaps(sections, definition, selected, inputs.planned, inputs.states, inputs.benchmarks)
+        ),
     )
 
 

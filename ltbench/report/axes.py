@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,6 +168,7 @@ class SectionPlan:
 
 def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
     """Sections in the order of the plan. Titles name what differs between them."""
+    several = len({cell.get("benchmark") for cell in planned}) > 1
     found: dict[tuple[str, bytes, str], dict[str, Planned]] = {}
     ids: dict[tuple[str, bytes, str], list[str]] = {}
     evaluations: dict[str, Mapping[str, Any]] = {}
@@ -184,7 +185,8 @@ def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
     return [
         SectionPlan(
             part=key[0],
-            title=section_title(key[0], next(iter(cells.values())), evaluations[key[2]]),
+            title=_of_benchmark(cells.values(), several)
+            + section_title(key[0], next(iter(cells.values())), evaluations[key[2]]),
             dataset=next(iter(cells.values()))["settings"]["dataset"],
             evaluation=evaluations[key[2]],
             ids=tuple(dict.fromkeys(ids[key])),
@@ -192,6 +194,12 @@ def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
         )
         for key, cells in found.items()
     ]
+
+
+def _of_benchmark(cells: Iterable[Planned], several: bool) -> str:
+    """ "table7_cifar: " where a report is of several benchmarks and the cells are of one."""
+    names = {cell.get("benchmark") for cell in cells}
+    return f"{names.pop()}: " if several and len(names) == 1 else ""
 
 
 def section_title(part: str, cell: Planned, evaluation: Mapping[str, Any]) -> str:

@@ -39,7 +39,6 @@ class Report:
     inputs: Inputs
     definition: Definition
     paths: dict[str, Path] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()  # kinds of figures that were asked for and have nothing to show anywhere
 
     def terminal(self, console: Console) -> None:
         """Print the table."""
@@ -95,17 +94,18 @@ def write_report(
         text = render_cost.latex(table.costs, inputs.name)
         paths["cost.tex"] = _write(out / f"{inputs.name}-cost.tex", text.encode())
     if "html" in formats:
-        page = render_html(table, pictures, [r for found in selected.chosen.values() for r in found])
+        held = [
+            *(r for found in selected.chosen.values() for r in found),
+            *selected.train.values(),
+        ]
+        page = render_html(table, pictures, held)
         paths["html"] = _write(out / f"{inputs.name}.html", page.encode())
     for name in (name for name in PICTURES if name in formats):
         make_directory(out / "figures")
         for picture in pictures:
             data = picture.png if name == "png" else picture.vectors[name]
             paths[f"{name}:{picture.name}"] = _write(out / "figures" / f"{picture.name}.{name}", data)
-    drawn = {picture.kind for picture in pictures}
-    asked = dict.fromkeys(figure.kind for figure in definition.figures)
-    absent = tuple(kind for kind in asked if kind not in drawn) if {*PICTURES, "html"} & set(formats) else ()
-    return Report(table, inputs, definition, paths, absent)
+    return Report(table, inputs, definition, paths)
 
 
 def _write(path: Path, data: bytes) -> Path:

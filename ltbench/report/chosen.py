@@ -13,7 +13,7 @@ from ltbench.report.definition import EVALUATION_KEYS, VALUE_KEYS, Selector, She
 from ltbench.report.published import same_value
 from ltbench.report.table import Section
 
-_CELL_KEYS = ("part", "label")
+_CELL_KEYS = ("part", "label", "benchmark")
 
 
 def merged(*selectors: Selector | None) -> dict[str, Any]:
@@ -25,9 +25,10 @@ def merged(*selectors: Selector | None) -> dict[str, Any]:
 
 
 def known_settings(cell: Planned) -> dict[str, Any]:
-    """What a selector may ask of a planned cell: its flat settings, `method` for the method's name, its part and label."""
+    """What a selector may ask of a planned cell: its flat settings, `method` for the method's name, its part, label and benchmark."""
     settings = dict(flat(compared(cell["settings"])))
-    return {**settings, "method": settings["method.name"], "part": cell["part"], "label": cell["label"]}
+    own = {key: cell.get(key) for key in _CELL_KEYS}
+    return {**settings, "method": settings["method.name"], **own}
 
 
 def fits(known: Mapping[str, Any], selector: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """What a paper cites for its methods and data sets: entries of results/published/references.bib, else what a plugin's file says.
 
-A plugin's docstring may hold whole BibTeX entries; else its first line, with the arXiv id in it, becomes one. Docstrings are in no
-digest of code, so that a citation makes no record stale.
+A plugin's docstring may hold whole BibTeX entries, or name keys of the references ("Cite: cao2019ldam."); the first arXiv id in it
+finds one there as well; else its first line becomes an entry. Docstrings are in no digest of code, so that a citation makes no record
+stale.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from ltbench.report.latex_text import escape, key
 
 _ARXIV = re.compile(r"arXiv[:\s]+(\d{4}\.\d{4,5})", re.IGNORECASE)
-_EPRINT = re.compile(r"eprint\s*=\s*[{\"]?\s*(\d{4}\.\d{4,5})", re.IGNORECASE)
+_EPRINT = re.compile(r"(?:eprint\s*=\s*[{\"]?|arXiv[:\s])\s*(\d{4}\.\d{4,5})", re.IGNORECASE)
+_CITE = re.compile(r"^Cite: ([\w, -]+)\.", re.MULTILINE)
 _BEGIN = re.compile(r"@\s*(?!comment|string|preamble)[a-z]+\s*\{\s*([^\s,{}]+)\s*,", re.IGNORECASE)
 
 
@@ -40,11 +42,14 @@ def entries(text: str) -> Iterator[Citation]:
 
 
 def of_plugin(path: Path, name: str, known: Mapping[str, Citation]) -> list[Citation]:
-    """What a plugin's file cites. `known`: entries by arXiv id, which win over a line of ours."""
+    """What a plugin's file cites. `known`: entries of the references by key and by arXiv id (`by_name`)."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     own = list(entries(text))
     if own:
         return own
+    asked = _CITE.search(text)
+    if asked and (named := [known[each] for each in re.split(r"[, ]+", asked[1]) if each in known]):
+        return named
     first = text.partition("\n")[0].strip()
     if not first:
         return []
@@ -54,9 +59,11 @@ def of_plugin(path: Path, name: str, known: Mapping[str, Citation]) -> list[Cita
     return [_from_line(first, name, found[1] if found else None, f"{path.parent.name}/{path.name}")]
 
 
-def by_arxiv(citations: Mapping[str, Citation]) -> dict[str, Citation]:
-    """Entries by the arXiv id in them."""
-    return {found[1]: each for each in citations.values() if (found := _EPRINT.search(each.entry))}
+def by_name(citations: Mapping[str, Citation]) -> dict[str, Citation]:
+    """Entries by their key, and by the arXiv id in them."""
+    return {found[1]: each for each in citations.values() if (found := _EPRINT.search(each.entry))} | dict(
+        citations
+    )
 
 
 def _from_line(first: str, name: str, arxiv: str | None, file: str) -> Citation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from ltbench.embedding import embed
 from ltbench.errors import LtbenchError
 from ltbench.packed import unpack
 from ltbench.report.figure_data import Fetch
+from ltbench.report.pictured import illustrations
 from ltbench.report.select import Record, Selected
 from ltbench.report.table import Section
 from ltbench.report.words import clean
@@ -17,12 +18,6 @@ from ltbench.tiles import read_grid
 
 if TYPE_CHECKING:
     import numpy as np
-
-# What does not decide image k of a sampling, beside the number of images; labels differ, since other classes are shown.
-_NOT_SAMPLING = {
-    *("id", "metrics", "samples", "classes", "labels", "groups", "estimators", "illustrate", "block"),
-    *("reference", "crop", "protocol"),
-}
 
 
 @dataclass(frozen=True)
@@ -77,43 +72,12 @@ class ReverseSheet:
     high: np.ndarray
 
 
-# --- which illustration --------------------------------------------------------------------------------------------------
-
-
-def illustrations(section: Section, selected: Selected) -> Iterator[tuple[str, int, Record]]:
-    """(label, training seed, record) of every own row that has one at the shown step, by its first such seed."""
-    for row in section.rows:
-        if row.external is None:
-            found = next(_of_cells(section, selected, [cell for _, cell in row.cells]), None)
-            if found is not None:
-                yield clean(row.label), int(found["body"]["settings"]["seed"]), found
-
-
-def _of_cells(section: Section, selected: Selected, cells: Sequence[str]) -> Iterator[Record]:
-    for cell in cells:
-        known = {
-            _sampling(record["body"]["evaluation"])
-            for key in section.keys[cell]
-            for record in selected.at(*key)
-        }
-        for record in selected.illustrations.get((cell, section.shown), []):
-            if _sampling(record["body"]["evaluation"]) in known:
-                yield record
-
-
-def _sampling(evaluation: Mapping[str, Any]) -> bytes:
-    """Sampler, guidance, seed and extractor: an illustration belongs to the section whose images are made in this way."""
-    from ltbench.canonical import canonical_json
-
-    return canonical_json({k: v for k, v in evaluation.items() if k not in _NOT_SAMPLING})
+# --- neighbours ----------------------------------------------------------------------------------------------------------
 
 
 def _last(record: Record, most: int) -> list[int]:
     """The illustrated classes with the fewest training images, at most so many, most frequent first."""
     return [int(c) for c in record["body"]["evaluation"]["illustrate"]["classes"]][-most:]
-
-
-# --- neighbours ----------------------------------------------------------------------------------------------------------
 
 
 def neighbour_sheet(

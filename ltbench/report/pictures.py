@@ -16,7 +16,6 @@ from ltbench.report.figure_data import (
     guidance_curve,
     loss_curves,
     metric_steps,
-    sample_grid,
 )
 from ltbench.report.figure_kinds import (
     ClassQuality,
@@ -32,8 +31,10 @@ from ltbench.report.figure_kinds import (
     Samples,
 )
 from ltbench.report.identity import family_id
-from ltbench.report.illustrated import class_maps, illustrations, neighbour_sheet, reverse_sheet
+from ltbench.report.illustrated import class_maps, neighbour_sheet, reverse_sheet
+from ltbench.report.pictured import illustrations, mixed_code
 from ltbench.report.render_html import Picture
+from ltbench.report.sample_data import sample_grid
 from ltbench.report.select import Selected
 from ltbench.report.table import Section, Table
 from ltbench.report.words import clean
@@ -191,7 +192,7 @@ def _neighbours(wanted: Neighbours, section: Section, selected: Selected, fetch:
         f"{what}; {by}. Step {section.shown:,}, {seeds}. The first images of a class are shown, none chosen: near copies and "
         "repeated neighbours are signs of memorised training images."
     )
-    return draw_neighbours(data, heads), caption, True
+    return draw_neighbours(data, heads), caption + mixed_code(section, selected), True
 
 
 def _feature_map(
@@ -210,7 +211,7 @@ def _feature_map(
         f"{inner} (thick) and {outer} % of them, by the same kernel width. Distances between far groups mean nothing in t-SNE."
     )
     columns = max(len(row.panels) for row in maps)
-    return draw_maps(maps, style), caption, columns > 2
+    return draw_maps(maps, style), caption + mixed_code(section, selected), columns > 2
 
 
 def _reverse(wanted: ReverseProcess, section: Section, selected: Selected, fetch: Fetch) -> Drawn | None:

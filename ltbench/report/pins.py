@@ -213,7 +213,8 @@ def compare(old: Pins, new: Pins, held: set[str]) -> Moved:
         elif now is None and before is not None:
             lines["gone"].append(f"{_said(place)}: pinned as {before['printed']}, not printed any more")
         elif before is not None and now is not None:
-            if before["value"] != now["value"]:
+            published = place[-1] == "published" and before["printed"] != now["printed"]  # pinned by its text
+            if before["value"] != now["value"] or published:
                 lines["value"].append(
                     f"{_said(place)}: {before['printed']} is now {now['printed']}{_exact(before, now)}"
                 )

@@ -1,8 +1,12 @@
-"""The page: one file with tables and figures, no script, nothing to fetch. A jinja2 template that escapes every value."""
+"""The page: one file with tables and figures, nothing to fetch. A jinja2 template that escapes every value.
+
+Its one script sorts tables; the page's own policy lets nothing run but this text, by its hash.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +31,17 @@ class Picture:
     vectors: Mapping[str, bytes] = field(default_factory=dict)  # by format
 
 
+def _script() -> tuple[str, str]:
+    """The script, and its hash as a content security policy names it."""
+    text = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    hashed = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return text, f"sha256-{hashed}"
+
+
 def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Record]) -> str:
     """`records` are those in the table, for the list of what it was made from; their envelopes tell where and with what."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -38,12 +50,17 @@ def render_html(table: Table, pictures: Sequence[Picture], records: Sequence[Rec
         trim_blocks=True,
     )
     template = environment.get_template("page.html")
+    script, script_hash = _script()
     return template.render(
+        script=Markup(script),
+        script_hash=script_hash,
         title=words.clean(table.title),
         lead=_lead(table),
         sheet=None if table.sheet is None else _sheet(table.sheet),
         cost=None if table.costs is None else render_cost.page(table.costs),
         sections=[_section(table, i, section, pictures) for i, section in enumerate(table.sections)],
+        undrawn=table.undrawn,
+        undrawn_heading=words.UNDRAWN_HEADING,
         notes=[words.clean(note) for note in table.notes],
         legend=[*_sheet_legend(table), *words.legend(table, "bold on a tint", "underlined")],
         floor_label=words.FLOOR_LABEL,
@@ -60,6 +77,7 @@ def _lead(table: Table) -> str:
     cells = {cell for row in rows for _, cell in row.cells}
     missing = {gap.cell for section in table.sections for gap in section.missing}
     state = "all done" if not missing else f"{len(missing)} still missing"
+    state += "; pictures are missing (below)" if table.undrawn else ""
     return words.clean(f"Benchmark {table.name}: {words.plural(len(cells), 'training run')}, {state}.")
 
 
@@ -95,7 +113,13 @@ def _sheet_cell(cell: SheetCell) -> dict[str, Any]:
         "mark": cell.mark,
         "notes": cell.notes,
         "tip": sheet_words.tip(cell),
+        "record": _first_record(cell.entry),
     }
+
+
+def _first_record(entry: Entry | None) -> str:
+    """Where the page's list of records begins to tell of a value: those of its other seeds follow."""
+    return entry.values[0].digest[:16] if entry is not None and entry.values else ""
 
 
 def _sheet_legend(table: Table) -> list[str]:
@@ -164,7 +188,8 @@ def _paired(table: Table, section: Section) -> list[dict[str, Any]]:
 
 def _cell(entry: Entry, column: Column, decimals: Mapping[str, int]) -> dict[str, Any]:
     shown = words.printed(entry, column, decimals)
-    return {**vars(shown), "spread": words.spread(shown), "tip": _tip(entry, column, decimals)}
+    return {**vars(shown), "spread": words.spread(shown), "tip": _tip(entry, column, decimals),
+            "record": _first_record(entry)}  # fmt: skip
 
 
 def _tip(entry: Entry, column: Column, decimals: Mapping[str, int]) -> str:
@@ -199,7 +224,7 @@ def _records(table: Table, records: Sequence[Record]) -> list[dict[str, Any]]:
     """One line per record in the table, sorted as the table is."""
     by_digest = {record["digest"]: record for record in records}
     lines = []
-    for section in table.sections:
+    for number, section in enumerate(table.sections, 1):
         for i, row in enumerate(section.rows):
             for step in section.steps:
                 values = {
@@ -210,7 +235,22 @@ def _records(table: Table, records: Sequence[Record]) -> list[dict[str, Any]]:
                     line = {"digest": value.digest[:16], "label": words.clean(row.label), "seed": seed}
                     made = _made(by_digest.get(value.digest))
                     own = step if row.external is None else row.external.step or ""
-                    lines.append({**line, "step": own, "cell": value.cell[:12], "made": made})
+                    lines.append({**line, "step": own, "cell": value.cell[:12], "made": made,
+                                  "section": number})  # fmt: skip
+    lines += _training(table.sheet, by_digest) if table.sheet is not None else []
+    return list({line["digest"]: line for line in reversed(lines)}.values())[::-1]
+
+
+def _training(sheet: Sheet, by_digest: Mapping[str, Record]) -> list[dict[str, Any]]:
+    """The records behind a sheet that stand in no section: of training."""
+    lines = []
+    for _, line in sheet.lines():
+        values = {v.digest: v for cell in line.cells if cell.entry is not None for v in cell.entry.values}
+        for value in values.values():
+            made = by_digest.get(value.digest)
+            lines.append({"digest": value.digest[:16], "label": words.clean(line.name), "cell": value.cell[:12],
+                          "seed": "" if value.seed is None else value.seed, "made": _made(made), "section": 0,
+                          "step": "" if made is None else made["body"]["step"]})  # fmt: skip
     return lines
 
 

@@ -40,6 +40,13 @@ def render_markdown(table: Table) -> str:
             lines += [f"**{words.missing_heading(section)}**", ""]
             lines += [f"- {escape_block(line)}" for line in words.missing_lines(section)] + [""]
     lines += [] if table.costs is None else render_cost.markdown(table.costs)
+    if table.undrawn:
+        lines += [
+            f"**{words.UNDRAWN_HEADING}**",
+            "",
+            *(f"- {escape_block(line)}" for line in table.undrawn),
+            "",
+        ]
     lines += [f"<sup>{place}</sup> {escape(note)}  " for place, note in enumerate(table.notes, 1)]
     lines += [""] if table.notes else []
     if table.sheet is None:

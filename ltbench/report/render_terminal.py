@@ -40,6 +40,10 @@ def render_terminal(table: Table, console: Console) -> None:
             console.print(text(words.missing_heading(section), "yellow"))
             for line in words.missing_lines(section):
                 console.print(Text("  ").append_text(text(line, "yellow")))
+    if table.undrawn:
+        console.print(text(words.UNDRAWN_HEADING, "yellow"))
+        for line in table.undrawn:
+            console.print(Text("  ").append_text(text(line, "yellow")))
     console.print()
     for place, note in enumerate(table.notes, 1):
         console.print(text(f"[{place}] {note}"))

@@ -44,7 +44,7 @@ class SheetCell:
 class SheetLine:
     """One line. Published and ours of one row follow each other and are never merged."""
 
-    kind: str  # published | ours | difference | floor
+    kind: str  # published | ours | difference | floor | external
     name: str  # of the row
     cells: tuple[SheetCell, ...]
     cite: str = ""

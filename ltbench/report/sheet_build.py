@@ -18,7 +18,7 @@ from ltbench.report.sheet import Sheet, SheetBlockLines, SheetCell, SheetHead, S
 from ltbench.report.sheet_ours import Draft, Mine, Ours
 from ltbench.report.sheet_theirs import Theirs
 from ltbench.report.table import Entry, Section
-from ltbench.report.words import clean, printed
+from ltbench.report.words import EXTERNAL_TITLE, clean, printed
 
 
 def build_sheet(
@@ -39,14 +39,16 @@ def build_sheet(
     check_keys(sheet, planned)
     ours = Ours(sheet, sections, planned, states, selected, notes)
     theirs = Theirs(sheet, publication, notes)
-    ours.say_externals()
     drafts = [ours.drafts(block) for block in sheet.blocks]
-    columns = [*sheet.columns, *(ours.foreign_columns(drafts) if publication else ())]
+    outside = ours.externals(drafts)
+    every = [*drafts, outside]
+    columns = [*sheet.columns, *(ours.foreign_columns(every) if publication else ())]
     writer = _Writer(sheet, columns, ours, theirs, notes)
     blocks = tuple(writer.block(place, lines, verdicts) for place, lines in enumerate(drafts))
+    blocks += (writer.outside(outside),) if outside else ()
     heads = [
         SheetHead(
-            c.name, ours.better(c, drafts), c.decimals, tolerance_text(c.tolerance), theirs.head_notes(c.name)
+            c.name, ours.better(c, every), c.decimals, tolerance_text(c.tolerance), theirs.head_notes(c.name)
         )
         for c in columns
     ]
@@ -89,6 +91,13 @@ class _Writer:
                 if verdicts and published is not None and any(cell.value for cell in line.cells):
                     lines.append(_difference_line(line, self.columns, self.notes))
         return SheetBlockLines(block.title, (*lines, *self._floor_line(drafts)))
+
+    def outside(self, drafts: Sequence[Draft]) -> SheetBlockLines:
+        """The lines of externals, which are never ranked and have no seeds."""
+        unranked: dict[str, dict[int, str]] = {column.name: {} for column in self.columns}
+        lines = [self._our_line(draft, drafts, unranked, {}) for draft in drafts]
+        told = [replace(line, kind="external", count="") for line in lines]
+        return SheetBlockLines(EXTERNAL_TITLE, tuple(told))
 
     def _our_line(
         self,

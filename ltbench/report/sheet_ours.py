@@ -146,11 +146,26 @@ class Ours:
             for members in found.values():
                 _refuse_minority(members)
 
-    def say_externals(self) -> None:
-        """A footnote for every external row: the page and the CSV have it, a sheet has no line for it."""
-        names = sorted({row.label for section in self.sections for row in section.rows if row.external})
-        for name in names:
-            self.notes.number(f"{name} was not trained here; its values are in the CSV and the page.")
+    def externals(self, drafts: Sequence[Sequence[Draft]]) -> list[Draft]:
+        """A line for everything that was not trained here, in the columns of the sections that our lines stand in.
+
+        Its steps are not ours: a section that several blocks show (by step) has its externals once.
+        """
+        found: dict[str, Draft] = {}
+        for name, spot in ((n, m.spot) for lines in drafts for line in lines for n, m in line.values.items()):
+            for place, row in enumerate(spot.section.rows if spot else ()):
+                if spot is None or row.external is None:
+                    continue
+                entry = spot.section.entry(place, spot.column)
+                if entry.values:
+                    where = spot.section.columns[spot.column]
+                    foreign = where.name not in published_names(where.metric)
+                    draft = found.setdefault(
+                        row.cells[0][1], Draft(SheetRow(name=row.label, ours={}), "", ())
+                    )
+                    own = Spot(spot.section, place, spot.column)
+                    draft.values.setdefault(name, Mine(entry, where, own, None, foreign))
+        return sorted(found.values(), key=lambda draft: draft.name)
 
     # --- columns of another extractor ---
 
@@ -160,8 +175,8 @@ class Ours:
         for lines in drafts:
             for line in lines:
                 for column in self.sheet.columns:
-                    mine = line.values[column.name]
-                    if not mine.foreign:
+                    mine = line.values.get(column.name)
+                    if mine is None or not mine.foreign:
                         continue
                     name = _own_name(mine.column)
                     found.setdefault(name, replace_column(column, name))

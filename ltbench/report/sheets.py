@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ltbench.report.figure_data import SampleGrid
 from ltbench.report.figures import INK, MUTED, Look, legend, new_figure, short
 from ltbench.report.illustrated import ClassMap, MapPanel, NeighbourSheet, ReverseSheet
+from ltbench.report.sample_data import SampleGrid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,7 +142,9 @@ def draw_neighbours(data: NeighbourSheet, heads: tuple[str, str]) -> Figure:
                 for k, (image, distance) in enumerate(zip(one.nearest, one.distances, strict=True)):
                     _put(axis, image, 1.35 + k, y)
                     other = "" if one.classes[k] == c else f" {short(data.names[one.classes[k]], 9)}"
-                    axis.text(1.85 + k, y + 1.02, f"{distance:.3g}{other}", ha="center", va="top", fontsize=7)
+                    axis.text(
+                        1.85 + k, y + 1.02, f"{distance:#.3g}{other}", ha="center", va="top", fontsize=7
+                    )
                 y += line
         y += gap
     _fix(axis, columns, rows)

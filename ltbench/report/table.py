@@ -175,6 +175,9 @@ class Table:
     paired: bool = False  # views print the differences against the baseline as tables of their own
     sheet: Sheet | None = None  # in a paper's form; views print it instead of a table per evaluation
     costs: Costs | None = None  # what the methods cost; None: nothing tells
+    undrawn: tuple[
+        str, ...
+    ] = ()  # pictures that the definition asks for and no record holds, a sentence each
 
     def labels(self) -> list[str]:
         """Row labels in order of appearance, once each: the order of colours in figures."""
@@ -186,7 +189,9 @@ class Inputs:
     """What a report is made from, as plain JSON values.
 
     planned: {"cell", "label", "part", "settings", "milestones": [int], "evaluations": [evaluation with "id"],
-              "unsupported": text or None, "part_title", "recipe": text or None (may be absent)}, in spec order.
+              "unsupported": text or None, "part_title", "recipe": text or None, "illustrations": [evaluation with "id"],
+              "benchmark": its spec's name (the last four may be absent)}, in spec order.
+    benchmarks: names of the specs that it is of.
     records: record files {"body", "digest", "envelope"}, in any order.
     externals: evaluation records of what was not trained here: "cell" is the digest of body["external"] {"name", "declared",
                "sha256", "kind"}, body["settings"] has the "dataset" and whatever was declared.
@@ -205,3 +210,4 @@ class Inputs:
     externals: Sequence[Mapping[str, Any]] = ()
     published: Publication | None = None
     calibrations: Sequence[Mapping[str, Any]] = ()
+    benchmarks: Sequence[str] = ()

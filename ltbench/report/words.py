@@ -13,6 +13,9 @@ ARROWS = {"lower": "↓", "higher": "↑", "zero": "→0"}
 BETTER = {"lower": "lower is better", "higher": "higher is better", "zero": "closer to zero is better"}
 FLOORS = {"lower": "floor", "higher": "ceiling"}  # what real images score; else "real value"
 FLOOR_LABEL = "real images"
+INTERRUPTED = "interrupted"  # of a cell that lacks records and that nothing is running or failing at
+EXTERNAL_TITLE = "Not trained here, not ranked"
+UNDRAWN_HEADING = "Missing pictures"
 TIE = "≈"
 _DEFAULT_DECIMALS = 3
 

@@ -128,11 +128,12 @@ def present(run: Run, kind: str, step: int, evaluation: str, code: str) -> dict[
     )
 
 
-def put(stage: Stage, body: dict[str, Any], evaluation: str) -> None:
-    """Keep a record of an evaluation. Raises Superseded when the claim is lost."""
+def put(stage: Stage, body: dict[str, Any], evaluation: str, **more: Any) -> None:
+    """Keep a record of an evaluation, a selection or an illustration, with `more` in its envelope. Raises Superseded when the
+    claim is lost."""
     if not stage.claim.still_mine():
         raise Superseded
-    envelope = stage.envelope(evaluation_code=provenance.evaluation_code()["evaluation"])
+    envelope = stage.envelope(evaluation_code=provenance.measuring_code(body["kind"]), **more)
     stage.run.put_record(body["kind"], body["step"], body, envelope, evaluation=evaluation)
 
 

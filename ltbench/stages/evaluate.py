@@ -15,7 +15,15 @@ from ltbench.checkpoint import load_milestone
 from ltbench.collect import Preempted
 from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
-from ltbench.evaluate import Bench, Milestone, collector_of, evaluate, planned_extractor, references
+from ltbench.evaluate import (
+    Bench,
+    Milestone,
+    collector_of,
+    evaluate,
+    planned_extractor,
+    references,
+    sampling_of,
+)
 from ltbench.execution import resolve
 from ltbench.reals import real_features
 from ltbench.stages.common import Stage, Superseded, context, present, put, put_tiles
@@ -70,7 +78,8 @@ def measured(stage: Stage, data: Dataset, step: int, evaluation: Mapping[str, An
         },
     }
     body["code"] = {**body["code"], "evaluation": code["digest"]}
-    put(stage, body, evaluation_id)
+    images = sampling_of(stage.settings, evaluation, milestone, data).images_key()
+    put(stage, body, evaluation_id, images=images)
     return body
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ltbench import provenance
 from ltbench.datasets import Dataset
-from ltbench.evaluate import Bench, Milestone
+from ltbench.evaluate import Bench, Milestone, sampling_of
 from ltbench.groups import groups
 from ltbench.illustrate import FeatureMap, Illustrated, Nearest, Reverse, illustrate, shown_frames
 from ltbench.packed import pack
@@ -32,7 +32,7 @@ def illustrate_milestone(
 
     Raises Preempted after a stop, Superseded when another attempt has taken over.
     """
-    code = provenance.evaluation_code()["evaluation"]["digest"]
+    code = provenance.measuring_code("illustration")["digest"]
     evaluation_id = stage.run.store.put_evaluation(dict(evaluation))
     if present(stage.run, "illustration", step, evaluation_id, code) is not None:
         return
@@ -49,7 +49,8 @@ def illustrate_milestone(
         "facts": facts_of(stage.run, found),
     }
     body["code"] = {**body["code"], "evaluation": code}
-    put(stage, body, evaluation_id)
+    images = sampling_of(stage.settings, evaluation, milestone, data).images_key()
+    put(stage, body, evaluation_id, images=images)
 
 
 def facts_of(run: Run, found: Illustrated) -> dict[str, Any]:
