@@ -155,7 +155,7 @@ def test_a_graph_break_and_one_shape_too_many_are_errors(monkeypatch: pytest.Mon
         checkpoint_blocks(many)
 
 
-def test_channels_last_changes_no_value_and_is_saved_like_any_other(tmp_path: Path) -> None:
+def test_channels_last_changes_no_value() -> None:
     """The layout is asked for a GPU and looked at here."""
     plain, made = (build("UNet-4", filled=True, dropout=0.3) for _ in range(2))
     assert not set_layout(made, torch.device("cpu"))
@@ -163,10 +163,25 @@ def test_channels_last_changes_no_value_and_is_saved_like_any_other(tmp_path: Pa
     assert set_layout(made, torch.device("cuda"))
     assert made.get_parameter("inlet.weight").is_contiguous(memory_format=torch.channels_last)
     close(gradients(made), gradients(plain))
-    save_checkpoint(tmp_path, 1, {"model": made.state_dict()}, {}, cell="0" * 64, run="0" * 12, attempt=1)
+
+
+def test_a_channels_last_run_is_saved_and_continued_like_any_other(tmp_path: Path) -> None:
+    """A checkpoint knows no layouts: weights and moments take that of the run that reads it."""
+
+    def fresh() -> Trainer:
+        made = toy.parts("ddpm", "ddpm")
+        assert set_layout(made.objective.network, torch.device("cuda"))
+        return Trainer(made, 12, 1)
+
+    through, after = fresh(), fresh()
+    through.advance()
+    save_checkpoint(tmp_path, 1, *through.state(), cell="0" * 64, run="0" * 12, attempt=1)
     found = newest_checkpoint(tmp_path, cell="0" * 64, run="0" * 12)
     assert found is not None
-    for key, value in plain.state_dict().items():
-        assert torch.equal(found.tensors["model"][key], value)
-    made.load_state_dict(found.tensors["model"])
-    assert made.get_parameter("inlet.weight").is_contiguous(memory_format=torch.channels_last)
+    after.load(found.tensors, found.state)
+    assert after.named["network.inlet.weight"].is_contiguous(memory_format=torch.channels_last)
+    for run in (through, after):
+        run.advance()
+    for kind, tensors in through.state()[0].items():
+        for key, value in tensors.items():
+            assert torch.equal(after.state()[0][kind][key], value), (kind, key)
