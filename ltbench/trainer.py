@@ -453,7 +453,10 @@ class Trainer:
         slots: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors["optim"].items():
             parameter, key = name.rsplit("/", 1)
-            slots.setdefault(parameter, {})[key] = value.to(self.named[parameter].device, copy=True)
+            p = self.named[parameter]
+            # Moments lie in memory like their parameter, whose layout may not be the file's: a fused optimiser walks them side by side.
+            like = p if value.shape == p.shape else torch.empty(value.shape, device=p.device)
+            slots.setdefault(parameter, {})[key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
         for parameter, values in slots.items():
             self.optimizer.state[self.named[parameter]] = values
         self.step = int(state["step"])

@@ -104,11 +104,12 @@ def meta_encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Token
     return Tokens(load_encoder(name, META), grid, **kept)
 
 
-@pytest.mark.parametrize("passes", PASSES)
-@pytest.mark.parametrize(("name", "pipeline", "options"), variants())
-def test_no_step_waits_for_the_device(
-    name: str, pipeline: str, options: dict[str, Any], passes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+CASES = [(*variant, "fused") for variant in variants()]
+CASES += [("ccua", pipeline, {}, "serial") for pipeline in PIPELINES]
+
+
+@pytest.mark.parametrize(("name", "pipeline", "options", "passes"), CASES)
+def test_no_step_waits_for_the_device(name: str, pipeline: str, options: dict[str, Any], passes: Any) -> None:
     """Forward and backward run without a single number; a method that says why it needs some is seen to need them."""
     here = task(pipeline, passes=passes, dropout=0.2, fixed_rows=True, encoder=meta_encoder)
     the_method = method(
