@@ -77,6 +77,23 @@ def test_unet_mid_tap_is_the_output_of_the_middle_blocks() -> None:
     assert torch.equal(mid, caught[0].permute(0, 2, 3, 1).reshape(4, 16, 32))
 
 
+@pytest.mark.parametrize(("name", "count"), [("UNet-16", 64), ("SiT-N/2", 64)])
+def test_no_map_of_all_pairs_of_tokens_is_kept_for_the_backward_pass(name: str, count: int) -> None:
+    network = build(name, filled=True, channels=2)
+    x, t, y = batch(network, rows=3)
+    kept: list[tuple[int, ...]] = []
+
+    def look(saved: Tensor) -> Tensor:
+        kept.append(tuple(saved.shape))
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda saved: saved):
+        network(x, t, y)
+    heads = [shape for shape in kept if len(shape) == 4 and shape[2:] == (count, count)]
+    assert any(len(shape) == 4 and shape[2] == count for shape in kept)
+    assert not heads
+
+
 def unet_by_hand(network: Network, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
     """The released U-Net's forward, written flat from weights alone; groups of 4 channels at the base width."""
     groups = network.get_submodule("last_norm").num_groups

@@ -59,7 +59,8 @@ class SelfAttention(nn.Module):
         self.proj = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (tokens(part)[:, None] for part in self.qkv(self.norm(x)).chunk(3, dim=1))
+        # Width innermost, as it is already in a channels-last network: else torch's fused kernels refuse, and (N, N) maps are kept.
+        q, k, v = tokens(self.qkv(self.norm(x))).contiguous()[:, None].chunk(3, dim=3)
         mixed = F.scaled_dot_product_attention(q, k, v)[:, 0]  # (B, H W, D)
         return x + self.proj(mixed.transpose(1, 2).reshape(x.shape))
 
