@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from training import seconds  # beside this file
+from turns import seconds  # beside this file
 
 from ltbench.diffusion import process_for
 from ltbench.methods import Draw, Rng, Task, dispersion, info_nce, load_method

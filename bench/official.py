@@ -1,4 +1,5 @@
-"""The official SiT loop and SDE sampler (willisma/SiT: train.py, transport/), its sequence of operations in our own words.
+"""The official SiT loop and SDE sampler (willisma/SiT: train.py, transport/) and CBDM's loop and guided DDIM (qym7/CBDM-pytorch: main.py,
+diffusion.py; the DDIM is its fork MediaBrain-SJTU/OC_LT's), their sequence of operations in our own words.
 
 What it does that we do not: rows come one by one from a DataLoader on the host, t is drawn on the CPU, EMA walks over the named
 parameters one tensor at a time, the loss is read on the host at every step, and the SDE's drift asks the network twice. The
@@ -124,9 +125,10 @@ def sde(
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
         half = x[: len(x) // 2]
-        given, none = model(torch.cat([half, half]), t, labels).chunk(2)
+        answer = model(torch.cat([half, half]), t, labels)
+        given, none = answer[:, :3].chunk(2)  # of a latent's four channels three are guided
         mixed = none + guidance * (given - none)
-        return torch.cat([mixed, mixed])
+        return torch.cat([torch.cat([mixed, mixed]), answer[:, 3:]], dim=1)
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         at = t[:, None, None, None]
@@ -146,3 +148,69 @@ def sde(
         states.append(x)
     states.append(x + drift(x, torch.ones(len(x)).to(x) * (1 - last)) * last)
     return [state.chunk(2)[0] for state in states]
+
+
+class UNetLoop:
+    """CBDM's training run of the plain objective on a U-Net. `forward`: (x, t, y or None) -> noise.
+
+    Rows from the host, clock and noise on the device, the label of a whole batch dropped by a number that the host reads, moments
+    gathered from float64 tables, a global clip, EMA through two state dicts, and three numbers read for the log at every step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        loader: Iterator[tuple[Tensor, Tensor]],
+        *,
+        device: torch.device,
+        lr: float = 2e-4,
+        decay: float = 0.9999,
+    ) -> None:
+        self.model, self.forward, self.loader = model, forward, loader
+        self.device, self.decay = device, decay
+        self.average = copy.deepcopy(model)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        bars = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000).double(), 0).to(device)
+        self.signal, self.noise = bars.sqrt(), (1 - bars).sqrt()
+        self.logged: list[float] = []
+        self.model.train()
+
+    def step(self, fed: Fed | None = None) -> float:
+        """One step; its loss, on the host. What is fed has labels of its own, dropped one by one."""
+        self.optimizer.zero_grad()
+        y: Tensor | None
+        if fed is None:
+            x, y = (part.to(self.device) for part in next(self.loader))
+            t = torch.randint(1000, (len(x),), device=self.device)
+            eps = torch.randn_like(x)
+            y = None if torch.rand(1)[0] < 0.1 else y
+        else:
+            x, t, eps, y = fed.data, fed.t, fed.noise, fed.y
+        signal, noise = (table.gather(0, t).float()[:, None, None, None] for table in (self.signal, self.noise))
+        loss = nn.functional.mse_loss(self.forward(signal * x + noise * eps, t, y), eps, reduction="none").mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        source, target = self.model.state_dict(), self.average.state_dict()
+        for key in source:
+            target[key].data.copy_(target[key].data * self.decay + source[key].data * (1 - self.decay))
+        self.logged = [loss.item(), loss.item(), 0.0]  # loss, loss_ddpm, loss_reg
+        return self.logged[0]
+
+
+@torch.no_grad()
+def ddim(
+    model: Model, x: Tensor, y: Tensor, alpha_bar: Tensor, *, steps: int, omega: float, null: int
+) -> Tensor:
+    """DDIM on the released grid, the label and the null label in a call each, coefficients gathered from float64 tables per step."""
+    skip = len(alpha_bar) // steps
+    grid = list(range(0, len(alpha_bar), skip))[::-1]
+    for now, lower in zip(grid, [*grid[1:], 0], strict=True):
+        t = x.new_ones(len(x), dtype=torch.long) * now
+        eps = model(x, t, y)
+        eps = eps + omega * (eps - model(x, t, torch.full_like(y, null)))
+        at, before = (alpha_bar.gather(0, k)[:, None, None, None] for k in (t, torch.full_like(t, lower)))
+        image = (1 / at).sqrt().float() * x - (1 / at - 1).sqrt().float() * eps
+        x = before.sqrt().float() * image + (1 - before).sqrt().float() * eps
+    return x

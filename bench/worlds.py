@@ -13,6 +13,7 @@ from torch import Tensor
 from ltbench import plugins
 from ltbench.datasets import Dataset, Images
 from ltbench.draws import Latents
+from ltbench.execution import resolve
 from ltbench.methods import load_method
 from ltbench.networks import Network, build_network
 from ltbench.places import Held
@@ -99,15 +100,15 @@ class World:
     def trainer(self, method: str, device: torch.device, **train: Any) -> Trainer:
         """A trainer whose rows are on `device` and whose weights are `stirred`; raises Unsupported as the method does.
 
-        log_every: steps of a log window.
+        log_every: steps of a log window. execution: as `ltbench.execution` names it; blocks are compiled by whoever asks for it.
         """
-        log_every = train.pop("log_every", 1000)
+        log_every, how = train.pop("log_every", 1000), train.pop("execution", "eager")
         channels, side, _ = self.shape
         data = Made(images=self.images, classes=self.classes, channels=channels, resolution=side)
         latents = Latents(Held(self.moments().to(device)), SCALE) if self.latents else None
         parts = build_parts(self.settings(method, **train), data, load_method(method), device, latents)
         stir(parts.objective.network)
-        return Trainer(parts, self.batch, log_every)
+        return Trainer(parts, self.batch, log_every, execution=resolve(how, device))
 
     def moments(self) -> Tensor:
         """(2 n, 2, C, h, w) float16 mean and deviation, as the encode stage keeps them."""
