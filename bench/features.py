@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,7 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = [3, 16, 32, 32, WIDTH]
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         for number, p in enumerate(self.parameters()):
             numbers = np.random.default_rng(number).standard_normal(tuple(p.shape), np.float32)
             p.data = torch.from_numpy(numbers / max(1.0, p[0].numel() ** 0.5))

@@ -15,11 +15,10 @@ from worlds import World
 
 from ltbench import plugins
 from ltbench.errors import LtbenchError
-from ltbench.trainer import Trainer
 
 BASELINES = ("sit", "ddpm")
 GOALS = {"ccua": 1.95, "cbdm": 1.95, "dispersive": 1.03, "oclt": 1.03, "resampling": 1.03}
-COUNTED = 4  # steps whose operations are counted
+COUNTED = 3  # steps whose operations are counted
 CPU_SIZES = {
     "sit: SiT-T/2, 16x16, batch 8": World("SiT-T/2", "sit", (4, 16, 16), 8, 8, latents=True),
     "ddpm: UNet-16, 16x16, batch 8": World("UNet-16", "ddpm", (3, 16, 16), 8, 8),
@@ -30,34 +29,47 @@ TINY = {"sit: SiT-N/4, 8x8, batch 4": World("SiT-N/4", "sit", (4, 8, 8), 4, 4, i
 def measure(
     device: torch.device,
     sizes: dict[str, World] | None = None,
-    turns: int = 7,
+    turns: int = 5,
     times: int = 2,
+    only: tuple[str, ...] | None = None,
     **recipe: Any,
 ) -> dict[str, Any]:
-    """Per size: the baseline's milliseconds per step, and for each method time, operations and their ratio. `recipe`: of all."""
-    return {
-        name: _world(world, device, turns, times, recipe) for name, world in (sizes or CPU_SIZES).items()
-    }
+    """Per size: the baseline's milliseconds per step, and for each method time, operations and their ratio.
+
+    only: these methods. recipe: precision, execution and the like, of all.
+    """
+    found = {}
+    for name, world in (sizes or CPU_SIZES).items():
+        wanted = [each for each in candidates(world.pipeline) if only is None or each[0] in only]
+        found[name] = _world(world, device, turns, times, wanted, recipe)
+    return found
+
+
+Candidate = tuple[str, str, dict[str, Any]]  # name, method, what it changes of the recipe
 
 
 def _world(
-    world: World, device: torch.device, turns: int, times: int, recipe: dict[str, Any]
+    world: World,
+    device: torch.device,
+    turns: int,
+    times: int,
+    wanted: list[Candidate],
+    recipe: dict[str, Any],
 ) -> dict[str, Any]:
     plain = world.trainer(world.pipeline, device, **recipe)
-    base = operations(plain)
+    base = operations(world, world.pipeline, device)
     rows, left_out, baseline = {}, {}, []
-    for name, method, more in candidates(world.pipeline):
+    for name, method, more in wanted:
         try:
-            other = world.trainer(method, device, **{**recipe, **more})
+            other = world.trainer(method, device, **recipe, **more)
         except LtbenchError as error:  # not on this pipeline, or its encoder cannot be had here
             left_out[name] = error.message
             continue
-        flops = operations(other) / base
-        told = in_turns(
-            {"baseline": plain.advance, name: other.advance}, device, turns=turns, times=times, warm=2
-        )
+        sides = {"baseline": plain.advance, name: other.advance}
+        told = in_turns(sides, device, turns=turns, times=times, warm=2 if device.type == "cpu" else 20)
         other.close()
         baseline.append(told.ms("baseline"))
+        flops = operations(world, method, device, **more) / base
         rows[name] = row(name, told.ratio(name, "baseline"), flops)
     plain.close()
     return {"baseline_ms": min(baseline), "methods": rows, "left_out": left_out}
@@ -70,16 +82,18 @@ def row(name: str, ratio: float, flops: float) -> dict[str, Any]:
     return told if bound is None else {**told, "goal": goal(ratio, at_most=bound)}
 
 
-def candidates(pipeline: str) -> list[tuple[str, str, dict[str, Any]]]:
+def candidates(pipeline: str) -> list[Candidate]:
     """(name, method, recipe) of every usable method that is no baseline, and of the baseline under resampling."""
     found = plugins.find("methods").items()
     usable = [name for name, plugin in found if plugin.problem is None and name not in BASELINES]
     return [*((name, name, {}) for name in usable), ("resampling", pipeline, {"resample": 0.1})]
 
 
-def operations(trainer: Trainer) -> float:
-    """Operations of `COUNTED` steps: products and convolutions, forward and backward."""
+def operations(world: World, method: str, device: torch.device, **recipe: Any) -> float:
+    """Operations of `COUNTED` steps as written: products and convolutions, forward and backward."""
+    trainer = world.trainer(method, device, **recipe)
     with FlopCounterMode(display=False) as counter:
         for _ in range(COUNTED):
             trainer.advance()
+    trainer.close()
     return float(counter.get_total_flops())

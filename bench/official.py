@@ -77,9 +77,7 @@ class Loop:
     def step(self, fed: Fed | None = None) -> float:
         """One step of the loop; its loss, on the host."""
         data, noise, t, y = self._draw() if fed is None else (fed.data, fed.noise, fed.t, fed.y)
-        at = t[:, None, None, None]
-        noisy, velocity = at * data + (1 - at) * noise, data - noise
-        loss = ((self.forward(noisy, t, y) - velocity) ** 2).mean(dim=(1, 2, 3)).mean()
+        loss = self.loss(data, noise, t, y)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -87,6 +85,12 @@ class Loop:
         told = loss.item()
         self.running += told
         return told
+
+    def loss(self, data: Tensor, noise: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The mean square error of the velocity."""
+        at = t[:, None, None, None]
+        noisy, velocity = at * data + (1 - at) * noise, data - noise
+        return ((self.forward(noisy, t, y) - velocity) ** 2).mean(dim=(1, 2, 3)).mean()
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, y = next(self.loader)
@@ -144,7 +148,9 @@ def sde(
         noise = kick()
         t = torch.ones(len(x)).to(x) * s
         moved = x + drift(x, t) * width
-        x = moved + torch.sqrt(2 * (1 - t[:, None, None, None])) * torch.cat([noise, noise]) * torch.sqrt(width)
+        x = moved + torch.sqrt(2 * (1 - t[:, None, None, None])) * torch.cat([noise, noise]) * torch.sqrt(
+            width
+        )
         states.append(x)
     states.append(x + drift(x, torch.ones(len(x)).to(x) * (1 - last)) * last)
     return [state.chunk(2)[0] for state in states]
@@ -187,8 +193,12 @@ class UNetLoop:
             y = None if torch.rand(1)[0] < 0.1 else y
         else:
             x, t, eps, y = fed.data, fed.t, fed.noise, fed.y
-        signal, noise = (table.gather(0, t).float()[:, None, None, None] for table in (self.signal, self.noise))
-        loss = nn.functional.mse_loss(self.forward(signal * x + noise * eps, t, y), eps, reduction="none").mean()
+        signal, noise = (
+            table.gather(0, t).float()[:, None, None, None] for table in (self.signal, self.noise)
+        )
+        loss = nn.functional.mse_loss(
+            self.forward(signal * x + noise * eps, t, y), eps, reduction="none"
+        ).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -197,6 +207,14 @@ class UNetLoop:
             target[key].data.copy_(target[key].data * self.decay + source[key].data * (1 - self.decay))
         self.logged = [loss.item(), loss.item(), 0.0]  # loss, loss_ddpm, loss_reg
         return self.logged[0]
+
+    def loss(self, x: Tensor, eps: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The mean square error of the noise."""
+        signal, noise = (
+            table.gather(0, t).float()[:, None, None, None] for table in (self.signal, self.noise)
+        )
+        noisy = signal * x + noise * eps
+        return nn.functional.mse_loss(self.forward(noisy, t, y), eps, reduction="none").mean()
 
 
 @torch.no_grad()

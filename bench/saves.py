@@ -69,7 +69,9 @@ def different(a: Trainer, b: Trainer) -> list[str]:
     (left, told), (right, other) = a.state(), b.state()
 
     def flat(tensors: Any) -> dict[str, Tensor]:
-        return {f"{group}/{name}": value for group, inside in tensors.items() for name, value in inside.items()}
+        return {
+            f"{group}/{name}": value for group, inside in tensors.items() for name, value in inside.items()
+        }
 
     mine, theirs = flat(left), flat(right)
     assert mine.keys() == theirs.keys(), "both have the same tensors"

@@ -77,8 +77,13 @@ def _run(seed: int, samples: int, keep: int) -> tuple[float, float, int]:
 
 
 def _description(samples: int, keep: int) -> dict[str, Any]:
-    how = {"guidance": list(VALUES), "samples": samples, "keep": keep, "metric": "FD", "group": "all", "seed": 1}
+    how = {
+        "guidance": list(VALUES),
+        "samples": samples,
+        "keep": keep,
+        "metric": "FD",
+        "group": "all",
+        "seed": 1,
+    }
     plain = {"protocol": "adm-50k", "sampler": "euler", "steps": 50, "samples": FULL, "seed": 0}
     return {**plain, "search": how}
-
-

@@ -53,7 +53,7 @@ def _slopes(world: World, device: torch.device) -> dict[str, Any]:
         # A straight line: what is kept without any row is what the weights themselves are kept for.
         found[method] = {
             "kept_mb_per_image": round(slope / 1e6, 3),
-            "kept_mb_fixed": round((small - slope * world.batch) / 1e6, 3),
+            "kept_mb_fixed": round(max(0.0, small - slope * world.batch) / 1e6, 3),
         }
     return found
 

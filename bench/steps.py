@@ -9,15 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from official import Fed, Loop, batches, from_moments  # beside this file
 from torch import Tensor
 from turns import agree, goal, in_turns, most_apart
 from worlds import SCALE, World, twin
 
+from ltbench import vaes
+from ltbench.latents.codec import BATCH, Codec, load_codec
 from ltbench.trainer import Trainer
 
 STEPS = 20  # that are compared
+SMALL = ("SiT-N/4", "SiT-T/2")
 TOLERANCES = {"fp32": 1e-5, "bf16": 2e-2}
 GOALS = {"fp32": 1.0, "bf16": 1.3}  # the loop's time over ours, on a CPU
 CPU_SIZES = {
@@ -28,7 +32,7 @@ TINY = {"SiT-N/4, 8x8, batch 4": World("SiT-N/4", "sit", (4, 8, 8), 4, 4, images
 
 
 def measure(
-    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 5, times: int = 4
+    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 5, times: int = 2
 ) -> dict[str, Any]:
     """Per size and precision: how far the losses are apart, milliseconds of both, and the loop's time over ours."""
     found: dict[str, Any] = {}
@@ -42,7 +46,8 @@ def measure(
 
 
 def _row(world: World, precision: str, device: torch.device, turns: int, times: int) -> dict[str, Any]:
-    apart = trace_apart(world, precision, device)
+    # The large ones are as slow as what they take to agree: a quarter of the steps.
+    apart = trace_apart(world, precision, device, STEPS if world.network in SMALL else STEPS // 4)
     ours = world.trainer("sit", device, precision=precision)
     loop = loop_of(world, ours, device)
     told = in_turns({"ours": ours.advance, "official": loop.step}, device, turns=turns, times=times)
@@ -89,6 +94,55 @@ def trace_apart(world: World, precision: str, device: torch.device, steps: int =
     assert average.keys() <= shadow.keys(), "the same parameters have an average"
     agree("EMA weights", max(most_apart(shadow[name], p) for name, p in average.items()), 1e-4)
     return agree("loss trace", max(gaps), TOLERANCES[precision])
+
+
+# --- with the VAE in the loop ---------------------------------------------------------------------------------------
+
+VAE_WORLD = World("SiT-T/2", "sit", (4, 8, 8), 8, 8, images=64, latents=True)
+
+
+def online(
+    device: torch.device, world: World = VAE_WORLD, name: str = "tiny-vae", turns: int = 5, times: int = 2
+) -> dict[str, Any]:
+    """Our step from moments that were encoded before against the loop that encodes its batch of pictures at every step."""
+    if reason := vaes.problem(name):
+        return {"left_out": reason}
+    codec, side = load_codec(name, device), world.shape[1] * vaes.vae(name).factor
+    pixels = np.random.default_rng(2).integers(0, 256, (world.images, 3, side, side), np.uint8)
+    rows = torch.from_numpy(pixels)
+    trainer = world.trainer("sit", device, moments=_encoded(codec, rows))
+    network = twin(trainer.parts.objective.network)
+
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, deviation = codec.moments(x).unbind(1)
+        return mean, deviation
+
+    drawer = trainer.parts.drawer
+    kept, again = (
+        drawer.data.images.rows.take(torch.arange(0, 16, 2)).float(),
+        codec.moments(rows[:8].to(device)),
+    )
+    apart = agree("moments", most_apart(kept, again), 4e-3)  # they were kept in float16
+    loop = Loop(
+        network,
+        lambda x, t, y: network(x, t, y)[0],
+        batches(rows, drawer.data.labels.cpu(), world.batch),
+        encode,
+        null=network.null_label,
+        device=device,
+        scale=SCALE,
+    )
+    told = in_turns({"ours": trainer.advance, "official": loop.step}, device, turns=turns, times=times)
+    trainer.close()
+    ratio = goal(told.ratio("official", "ours"), at_least=1.0)
+    return {"vae": name, "pixels": side, **told.told(), "moments_apart": apart, "goal": ratio}
+
+
+def _encoded(codec: Codec, rows: Tensor) -> Tensor:
+    """(2 n, 2, C, h, w) float16, every picture and its mirror image, as the encode stage keeps them."""
+    both = torch.stack([rows, rows.flip(3)], 1).flatten(0, 1)
+    found = [codec.moments(part.to(codec.model.device)).half() for part in both.split(BATCH)]
+    return torch.cat(found)
 
 
 def no_bf16(device: torch.device) -> str | None:

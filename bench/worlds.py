@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ltbench import plugins
+from ltbench.compiled import compile_blocks
 from ltbench.datasets import Dataset, Images
 from ltbench.draws import Latents
 from ltbench.execution import resolve
@@ -100,15 +101,24 @@ class World:
     def trainer(self, method: str, device: torch.device, **train: Any) -> Trainer:
         """A trainer whose rows are on `device` and whose weights are `stirred`; raises Unsupported as the method does.
 
-        log_every: steps of a log window. execution: as `ltbench.execution` names it; blocks are compiled by whoever asks for it.
+        log_every: steps of a log window. execution: as `ltbench.execution` names it. backend: what compiles.
+        notice: hears where an execution is not to be had; by default that is an AssertionError, for its times would be another's.
+        moments: instead of the made-up ones.
         """
-        log_every, how = train.pop("log_every", 1000), train.pop("execution", "eager")
+        log_every, backend = train.pop("log_every", 1000), train.pop("backend", "inductor")
+        moments = train.pop("moments", None) if self.latents else None
+        notice = train.pop("notice", refuse)
+        how = resolve(train.pop("execution", "eager"), device)
         channels, side, _ = self.shape
         data = Made(images=self.images, classes=self.classes, channels=channels, resolution=side)
-        latents = Latents(Held(self.moments().to(device)), SCALE) if self.latents else None
-        parts = build_parts(self.settings(method, **train), data, load_method(method), device, latents)
+        moments = self.moments() if moments is None else moments
+        latents = Latents(Held(moments.to(device)), SCALE) if self.latents else None
+        settings = self.settings(method, **train)
+        parts = build_parts(settings, data, load_method(method), device, latents, notice, how)
+        if how.compiled and backend != "inductor":
+            compile_blocks(parts.objective.network, backend=backend)
         stir(parts.objective.network)
-        return Trainer(parts, self.batch, log_every, execution=resolve(how, device))
+        return Trainer(parts, self.batch, log_every, execution=how, notice=notice)
 
     def moments(self) -> Tensor:
         """(2 n, 2, C, h, w) float16 mean and deviation, as the encode stage keeps them."""
@@ -127,10 +137,15 @@ class World:
         return network.to(device).eval()
 
 
+def refuse(message: str) -> None:
+    """What is measured must be what was asked for."""
+    raise AssertionError(message)
+
+
 @torch.no_grad()
 def stir(network: torch.nn.Module) -> None:
     """Add a little noise to every weight, by its place in the list: where training starts at zero, nothing would be compared."""
-    for number, p in enumerate(network.parameters()):
+    for number, p in enumerate(p for p in network.parameters() if p.requires_grad):
         noise = np.random.default_rng(number).standard_normal(tuple(p.shape), np.float32)
         p += 0.02 * torch.from_numpy(noise).to(p)
 

@@ -20,7 +20,13 @@ from ltbench.generate import blocks, initial_noise, step_noise
 from ltbench.networks import Network
 
 GUIDANCE = 1.5
-SDE = {"sampler": "sde-euler", "diffusion": "sigma", "diffusion_norm": 1.0, "last_step": "mean", "last_step_size": 0.04}
+SDE = {
+    "sampler": "sde-euler",
+    "diffusion": "sigma",
+    "diffusion_norm": 1.0,
+    "last_step": "mean",
+    "last_step_size": 0.04,
+}
 CPU_SIZES = {
     "SiT-T/2, 16x16, 8 images, 50 steps": (World("SiT-T/2", "sit", (4, 16, 16), 8, 8, latents=True), 50),
     "UNet-16, 16x16, 8 images, 25 steps": (World("UNet-16", "ddpm", (3, 16, 16), 8, 8), 25),
