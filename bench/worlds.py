@@ -106,13 +106,15 @@ class World:
         moments: instead of the made-up ones.
         """
         log_every, backend = train.pop("log_every", 1000), train.pop("backend", "inductor")
-        moments = train.pop("moments", None) if self.latents else None
+        moments = train.pop("moments", None)
         notice = train.pop("notice", refuse)
         how = resolve(train.pop("execution", "eager"), device)
         channels, side, _ = self.shape
         data = Made(images=self.images, classes=self.classes, channels=channels, resolution=side)
-        moments = self.moments() if moments is None else moments
-        latents = Latents(Held(moments.to(device)), SCALE) if self.latents else None
+        latents = None
+        if self.latents:
+            rows = self.moments() if moments is None else moments
+            latents = Latents(Held(rows.to(device)), SCALE)
         settings = self.settings(method, **train)
         parts = build_parts(settings, data, load_method(method), device, latents, notice, how)
         if how.compiled and backend != "inductor":
