@@ -14,7 +14,7 @@ from worlds import World
 from ltbench.checkpoint import newest_checkpoint, save_checkpoint
 from ltbench.trainer import Trainer
 
-CPU_SIZES = {"SiT-S/8, 32x32, batch 8": World("SiT-S/8", "sit", (4, 32, 32), 8, 8, latents=True)}
+CPU_SIZES = {"SiT-T/2, 16x16, batch 8": World("SiT-T/2", "sit", (4, 16, 16), 8, 8, latents=True)}
 TINY = {"SiT-N/4, 8x8, batch 4": World("SiT-N/4", "sit", (4, 8, 8), 4, 4, images=64, latents=True)}
 
 
