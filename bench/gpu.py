@@ -132,6 +132,9 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where to write the JSON too")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds (default: %(default)s)")
     parser.add_argument(
+        "--only", nargs="+", metavar="PART", choices=[part.name for part in PARTS], help="some parts, by name"
+    )
+    parser.add_argument(
         "--tiny", action="store_true", help="every part on a CPU, in seconds: a test of this script"
     )
     return parser.parse_args(words)

@@ -70,7 +70,7 @@ def test_sides_that_part_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return loop
 
     monkeypatch.setattr(steps, "loop_of", faster)
-    with pytest.raises(AssertionError, match="loss trace: the sides are .* apart"):
+    with pytest.raises(AssertionError, match=r"loss trace: the sides are .* apart"):
         steps.trace_apart(world, "fp32", CPU, 3)
 
 
