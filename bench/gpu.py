@@ -32,7 +32,7 @@ import unets
 from turns import goal, missed, seconds
 from worlds import World
 
-import methods
+import ratios
 from ltbench.execution import resolve
 from ltbench.generate import blocks
 from ltbench.sampling import prepared
@@ -303,14 +303,14 @@ def memory(book: Book) -> dict[str, Any]:
     }
 
 
-def ratios(name: str) -> Callable[[Book], Any]:
+def costs(name: str) -> Callable[[Book], Any]:
     """T2 of one size, as cells are trained."""
 
     def part(book: Book) -> Any:
         set_precision(book.precision)
         world, only = book.world(name), COMPARED[:1] if book.tiny else COMPARED
         turns, times = (1, 1) if book.tiny else (3, 5)
-        return methods.measure(
+        return ratios.measure(
             book.device, {name: world}, turns=turns, times=times, only=only, **book.recipe()
         )
 
@@ -413,12 +413,12 @@ PARTS = [
     Part("S1 B/2", 60, pictures("B/2 b48", 256, against=False)),
     Part("T1 T5 XL/2 b256", 75, train("XL/2 b256", against=False)),
     Part("T1 T5 U-Net 64 b128", 60, train("U-Net 64 b128", against=False)),
-    Part("T2 B/2 b48", 90, ratios("B/2 b48")),
+    Part("T2 B/2 b48", 90, costs("B/2 b48")),
     Part("T3 B/2 b48", 20, passes),
     Part("T5 memory", 20, memory),
     Part("T6 S/2", 60, compiling),
     Part("E2", 30, extraction),
-    Part("T2 U-Net 32 b64", 100, ratios("U-Net 32 b64")),
+    Part("T2 U-Net 32 b64", 100, costs("U-Net 32 b64")),
     Part("E1", 150, solving),
 ]
 

@@ -19,7 +19,7 @@ from worlds import World
 
 from ltbench.errors import LtbenchError
 from ltbench.trainer import Trainer
-from methods import candidates  # beside this file
+from ratios import candidates  # beside this file
 
 CPU_SIZES = {"SiT-N/4, 8x8, batch 16": World("SiT-N/4", "sit", (4, 8, 8), 16, 8, images=128, latents=True)}
 TINY = {"SiT-N/4, 8x8, batch 8": World("SiT-N/4", "sit", (4, 8, 8), 8, 4, images=64, latents=True)}

@@ -86,7 +86,7 @@ CASES = {
     "H3": Case("report", "a report from 1,000 records", _alone),
     "H4": Case("status", "status of 10,000 cells", _alone),
     "T1": Case("steps", "a training step against the official loop", _steps),
-    "T2": Case("methods", "every method against its baseline", _on_device),
+    "T2": Case("ratios", "every method against its baseline", _on_device),
     "T3": Case("ccua", "the ways to run CCUA's passes", _on_device),
     "T4": Case("unets", "a U-Net's step against CBDM's loop", _unets),
     "T5": Case("speed", "memory by rows", _on_device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+
+from ltbench.errors import UsageError
+from tests import checkouts
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 CPU = torch.device("cpu")
@@ -139,3 +143,35 @@ def test_without_a_gpu_the_script_says_what_to_do(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert module("gpu").main([]) == 4
     assert "--tiny" in capsys.readouterr().err
+
+
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "train": ("sit", {"network": "SiT-N/4", "shape": (4, 8, 8)}),
+    "sample": ("sit", {"network": "SiT-N/4", "shape": (4, 8, 8)}),
+    "unet": ("cbdm", {"batch": 2, "local_batch": 2}),
+}
+
+
+@pytest.mark.parametrize("what", SMALL)
+def test_the_users_own_checkout_takes_the_other_side(what: str, tmp_path: Path) -> None:
+    kind, changes = SMALL[what]
+    theirs = module("theirs")
+    world = dataclasses.replace(theirs.WORLDS[kind], **changes)
+    before = set(sys.modules)
+    found = theirs.measure(what, str(checkouts.write(tmp_path, kind)), CPU, turns=1, world=world)
+    assert found["checkout"] == kind
+    assert found.get("trace_apart", found.get("apart")) < 1e-3
+    assert not {"models", "transport", "diffusion", "model"} & (set(sys.modules) - before)
+
+
+def test_repas_sampler_gives_the_same_images(tmp_path: Path) -> None:
+    theirs = module("theirs")
+    world = dataclasses.replace(theirs.WORLDS["repa"], network="SiT-N/4", shape=(4, 8, 8))
+    found = theirs.measure("sample", str(checkouts.write(tmp_path, "repa")), CPU, turns=1, world=world)
+    assert found["apart"] < 1e-3
+    assert theirs.measure("unet", str(tmp_path / "repa"), CPU) is None
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no checkout of SiT, REPA or CBDM"):
+        module("theirs").measure("train", str(tmp_path), CPU)
