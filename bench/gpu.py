@@ -24,6 +24,7 @@ import ccua  # beside this file
 import features
 import health
 import metrics
+import ratios
 import sampling
 import speed
 import steps
@@ -32,7 +33,6 @@ import unets
 from turns import goal, missed, seconds
 from worlds import World
 
-import ratios
 from ltbench.execution import resolve
 from ltbench.generate import blocks
 from ltbench.sampling import prepared

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from ratios import candidates  # beside this file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from turns import goal
@@ -19,7 +20,6 @@ from worlds import World
 
 from ltbench.errors import LtbenchError
 from ltbench.trainer import Trainer
-from ratios import candidates  # beside this file
 
 CPU_SIZES = {"SiT-N/4, 8x8, batch 16": World("SiT-N/4", "sit", (4, 8, 8), 16, 8, images=128, latents=True)}
 TINY = {"SiT-N/4, 8x8, batch 8": World("SiT-N/4", "sit", (4, 8, 8), 8, 4, images=64, latents=True)}

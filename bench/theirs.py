@@ -56,9 +56,9 @@ def kind_of(repo: Path) -> str:
 
 
 def measure(
-    what: str, repo: str, device: torch.device, turns: int = 3, world: World | None = None
+    what: str, repo: str, device: torch.device, turns: int = 3, world: World | None = None, count: int = STEPS
 ) -> dict[str, Any] | None:
-    """The case "train", "sample" or "unet" against this checkout; None where it has none."""
+    """The case "train", "sample" or "unet" against this checkout; None where it has none. count: steps that are compared."""
     folder = Path(repo).expanduser().resolve()
     kind = kind_of(folder)
     case = {
@@ -70,7 +70,7 @@ def measure(
     if case is None:
         return None
     with importing(folder):
-        return {"checkout": kind, **case(world or WORLDS[kind], device, turns)}
+        return {"checkout": kind, **case(world or WORLDS[kind], device, turns, count)}
 
 
 @contextmanager
@@ -83,7 +83,9 @@ def importing(folder: Path) -> Iterator[None]:
     finally:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+            module = sys.modules[name]  # a folder without __init__.py has no file, but a path
+            places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+            if any(str(place).startswith(str(folder)) for place in places):
                 del sys.modules[name]
 
 
@@ -127,7 +129,7 @@ class TheirLoop(Loop):
         return self.transport.training_losses(self.model, data, {"y": y})["loss"].mean()
 
 
-def _sit_train(world: World, device: torch.device, turns: int) -> dict[str, Any]:
+def _sit_train(world: World, device: torch.device, turns: int, count: int) -> dict[str, Any]:
     theirs = _sit_model(world, device)
     theirs.y_embedder.dropout_prob = 0.0  # labels come dropped
     ours = world.trainer("sit", device, log_every=1)
@@ -136,13 +138,13 @@ def _sit_train(world: World, device: torch.device, turns: int) -> dict[str, Any]
     loader, null = batches(rows, labels, world.batch), world.classes
     loop = TheirLoop(theirs, theirs, loader, from_moments, null=null, device=device, scale=SCALE)
     loop.transport = _transport()
-    apart = _trace(ours, loop)
+    apart = _trace(ours, loop, count)
     told = in_turns({"ours": ours.advance, "theirs": loop.step}, device, turns=turns, times=2)
     ours.close()
     return {**told.told(), "trace_apart": apart, "goal": goal(told.ratio("theirs", "ours"), at_least=1.0)}
 
 
-def _trace(ours: Any, loop: Any, count: int = STEPS) -> float:
+def _trace(ours: Any, loop: Any, count: int) -> float:
     gaps = []
     for step in range(1, count + 1):
         point = ours.advance()
@@ -151,7 +153,7 @@ def _trace(ours: Any, loop: Any, count: int = STEPS) -> float:
     return agree("loss trace", max(gaps), 1e-5)
 
 
-def _sit_sample(world: World, device: torch.device, turns: int, count: int = 20) -> dict[str, Any]:
+def _sit_sample(world: World, device: torch.device, turns: int, count: int) -> dict[str, Any]:
     theirs = _sit_model(world, device).eval()
     network = world.fresh(device)
     network.load_state_dict(equal_weights(theirs, network, "sit"))
@@ -211,7 +213,7 @@ def _sampled(
 # --- REPA -------------------------------------------------------------------------------------------------------------
 
 
-def _repa_sample(world: World, device: torch.device, turns: int, count: int = 20) -> dict[str, Any]:
+def _repa_sample(world: World, device: torch.device, turns: int, count: int) -> dict[str, Any]:
     """Their sampler asks once per step, as ours: only the rest differs. Their null label is 1000 whatever the classes."""
     models, size = importlib.import_module("models.sit"), network_size(world.network, world.shape[1])
     assert isinstance(size, SiTSize), "a SiT on the sit pipeline"
@@ -269,7 +271,7 @@ class TheirUNetLoop(UNetLoop):
             return self.trainer(x, y)[0].mean()
 
 
-def _cbdm_train(world: World, device: torch.device, turns: int) -> dict[str, Any]:
+def _cbdm_train(world: World, device: torch.device, turns: int, count: int) -> dict[str, Any]:
     size = network_size(world.network, world.shape[1])
     assert isinstance(size, UNetSize), "a U-Net on the ddpm pipeline"
     theirs = importlib.import_module("model.model").UNet(
@@ -292,7 +294,7 @@ def _cbdm_train(world: World, device: torch.device, turns: int) -> dict[str, Any
     plain = unets.loop_of(world, ours, device)
     loop = TheirUNetLoop(theirs, theirs, plain.loader, device=device)
     loop.trainer = made.to(device)
-    apart = _trace(ours, loop, STEPS // 4)
+    apart = _trace(ours, loop, min(count, STEPS // 4))  # a large network for a CPU
     told = in_turns({"ours": ours.advance, "theirs": loop.step}, device, turns=turns)
     ours.close()
     return {**told.told(), "trace_apart": apart, "goal": goal(told.ratio("theirs", "ours"), at_least=1.0)}

@@ -157,8 +157,8 @@ def test_the_users_own_checkout_takes_the_other_side(what: str, tmp_path: Path) 
     kind, changes = SMALL[what]
     theirs = module("theirs")
     world = dataclasses.replace(theirs.WORLDS[kind], **changes)
-    before = set(sys.modules)
-    found = theirs.measure(what, str(checkouts.write(tmp_path, kind)), CPU, turns=1, world=world)
+    before, count = set(sys.modules), 2 if what == "unet" else 5
+    found = theirs.measure(what, str(checkouts.write(tmp_path, kind)), CPU, turns=1, world=world, count=count)
     assert found["checkout"] == kind
     assert found.get("trace_apart", found.get("apart")) < 1e-3
     assert not {"models", "transport", "diffusion", "model"} & (set(sys.modules) - before)
@@ -167,7 +167,9 @@ def test_the_users_own_checkout_takes_the_other_side(what: str, tmp_path: Path) 
 def test_repas_sampler_gives_the_same_images(tmp_path: Path) -> None:
     theirs = module("theirs")
     world = dataclasses.replace(theirs.WORLDS["repa"], network="SiT-N/4", shape=(4, 8, 8))
-    found = theirs.measure("sample", str(checkouts.write(tmp_path, "repa")), CPU, turns=1, world=world)
+    found = theirs.measure(
+        "sample", str(checkouts.write(tmp_path, "repa")), CPU, turns=1, world=world, count=5
+    )
     assert found["apart"] < 1e-3
     assert theirs.measure("unet", str(tmp_path / "repa"), CPU) is None
 
