@@ -76,6 +76,10 @@ def _theirs(what: str, args: argparse.Namespace) -> dict[str, Any]:
     return {} if found is None else {"ref_repo": found}
 
 
+def _metrics(module: Any, args: argparse.Namespace) -> Any:
+    return module.measure(module.FULL if args.full else module.SMALL)
+
+
 def _neighbours(module: Any, args: argparse.Namespace) -> Any:
     return module.measure(args.device)
 
@@ -93,7 +97,7 @@ CASES = {
     "T6": Case("health", "whether compiled steps stay compiled", _on_device),
     "S1": Case("sampling", "samplers against the official ones", _samplers),
     "S2": Case("searches", "the staged guidance search", _alone),
-    "E1": Case("metrics", "Fréchet distances", _alone),
+    "E1": Case("metrics", "Fréchet distances", _metrics),
     "E2": Case("features", "features from tensors against a folder of PNG files", _on_device),
     "E3": Case("neighbours", "neighbour metrics", _neighbours),
     "D1": Case("data", "data beside the steps that it feeds", _on_device),
@@ -151,6 +155,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="a checkout of SiT, REPA or CBDM to measure against, beside our rendering",
     )
+    parser.add_argument("--full", action="store_true", help="E1 at Inception's 2048 numbers: minutes more")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
     return parser.parse_args(words)
 
