@@ -28,8 +28,8 @@ SDE = {
     "last_step_size": 0.04,
 }
 CPU_SIZES = {
-    "SiT-T/2, 16x16, 8 images, 50 steps": (World("SiT-T/2", "sit", (4, 16, 16), 8, 8, latents=True), 50),
-    "UNet-16, 16x16, 8 images, 25 steps": (World("UNet-16", "ddpm", (3, 16, 16), 8, 8), 25),
+    "SiT-T/2, 16x16, 4 images, 25 steps": (World("SiT-T/2", "sit", (4, 16, 16), 4, 4, latents=True), 25),
+    "UNet-16, 16x16, 4 images, 20 steps": (World("UNet-16", "ddpm", (3, 16, 16), 4, 4), 20),
 }
 TINY = {
     "SiT-N/4, 8x8, 4 images, 10 steps": (World("SiT-N/4", "sit", (4, 8, 8), 4, 4, latents=True), 10),

@@ -32,7 +32,7 @@ TINY = {"SiT-N/4, 8x8, batch 4": World("SiT-N/4", "sit", (4, 8, 8), 4, 4, images
 
 
 def measure(
-    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 5, times: int = 2
+    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 5, times: int = 1
 ) -> dict[str, Any]:
     """Per size and precision: how far the losses are apart, milliseconds of both, and the loop's time over ours."""
     found: dict[str, Any] = {}

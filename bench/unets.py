@@ -21,7 +21,7 @@ TINY = {"UNet-8, 8x8, batch 4": World("UNet-8", "ddpm", (3, 8, 8), 4, 4, images=
 
 
 def measure(
-    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 5, times: int = 2
+    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 5, times: int = 1
 ) -> dict[str, Any]:
     """Per size: how far the losses are apart, milliseconds of both, and the loop's time over ours."""
     found: dict[str, Any] = {}
