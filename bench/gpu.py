@@ -53,7 +53,7 @@ WORLDS = {
     "S/2 b48": _sit("S", 48),
     "B/2 b48": _sit("B", 48),
     "B/2 b256": dataclasses.replace(_sit("B", 256), local_batch=256),
-    "XL/2 b256": dataclasses.replace(_sit("XL", 256), local_batch=256),
+    "XL/2 b256": dataclasses.replace(_sit("XL", 256), local_batch=64, micro_batch=128),
     "U-Net 32 b64": World("UNet-128", "ddpm", (3, 32, 32), 64, 64, classes=100, images=2048),
     "U-Net 64 b128": World("UNet-128", "ddpm", (3, 64, 64), 128, 128, classes=200, images=1024),
 }
@@ -207,6 +207,7 @@ def _train(book: Book, name: str, against: bool) -> dict[str, Any]:
         with _eager(book, tf32=False):  # exact before it is fast: the same draws give the same losses
             told["fp32_trace_apart"] = _trace_apart(world, book.device)
     set_precision(book.precision)
+    _clean(book)
     begun, notices = time.monotonic(), []
     trainer = world.trainer(world.pipeline, book.device, notice=notices.append, **book.recipe())
     seconds(trainer.advance, 3, book.device)
@@ -394,7 +395,7 @@ def compiling(book: Book) -> Any:
 
 def extraction(book: Book) -> Any:
     """E2."""
-    return features.measure(book.device, *((8, 32) if book.tiny else (2000, 256)))
+    return features.measure(book.device, *((8, 32) if book.tiny else (500, 128)))
 
 
 def solving(book: Book) -> Any:
@@ -410,7 +411,7 @@ PARTS = [
     Part("S1 S/2", 40, pictures("S/2 b48", 256, against=True)),
     Part("T1 T5 B/2 b48", 40, train("B/2 b48", against=True)),
     Part("T1 T5 B/2 b256", 35, train("B/2 b256", against=False)),
-    Part("S1 B/2", 60, pictures("B/2 b48", 256, against=False)),
+    Part("S1 B/2", 60, pictures("B/2 b48", 128, against=False)),
     Part("T1 T5 XL/2 b256", 75, train("XL/2 b256", against=False)),
     Part("T1 T5 U-Net 64 b128", 60, train("U-Net 64 b128", against=False)),
     Part("T2 B/2 b48", 90, costs("B/2 b48")),

@@ -78,6 +78,11 @@ def fed(trainer: Trainer, step: int) -> Fed:
     return Fed(draw.x0, draw.eps, draw.t, draw.y_in)
 
 
+def tolerance_of(precision: str, device: torch.device) -> float:
+    """Relative, of the loss. A GPU's kernels add up in another order from one call to the next, and Adam makes the most of it."""
+    return TOLERANCES[precision] * (1 if device.type == "cpu" else 10)
+
+
 def trace_apart(world: World, precision: str, device: torch.device, steps: int = STEPS) -> float:
     """Largest relative difference of the two losses, and of EMA weights after the last step. Raises AssertionError above tolerance."""
     ours = world.trainer("sit", device, precision=precision, log_every=1)
@@ -93,7 +98,7 @@ def trace_apart(world: World, precision: str, device: torch.device, steps: int =
     shadow: dict[str, Tensor] = dict(ours.ema.shadow)
     assert average.keys() <= shadow.keys(), "the same parameters have an average"
     agree("EMA weights", max(most_apart(shadow[name], p) for name, p in average.items()), 1e-4)
-    return agree("loss trace", max(gaps), TOLERANCES[precision])
+    return agree("loss trace", max(gaps), tolerance_of(precision, device))
 
 
 # --- with the VAE in the loop ---------------------------------------------------------------------------------------

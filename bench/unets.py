@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from official import UNetLoop, batches  # beside this file
-from steps import STEPS, TOLERANCES, fed
+from steps import STEPS, fed, tolerance_of
 from torch import Tensor
 from turns import agree, goal, in_turns
 from worlds import World, twin
@@ -59,4 +59,4 @@ def trace_apart(world: World, device: torch.device, steps: int = STEPS) -> float
         assert point is not None, "every step closes a window"
         gaps.append(abs(point["loss"] / loop.step(fed(ours, step)) - 1))
     ours.close()
-    return agree("loss trace", max(gaps), TOLERANCES["fp32"])
+    return agree("loss trace", max(gaps), tolerance_of("fp32", device))

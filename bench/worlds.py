@@ -54,7 +54,10 @@ class Made(Dataset):
 
 @dataclass(frozen=True)
 class World:
-    """What a cell trains on: a SiT on latents, or a network on pixels. shape: (C, H, W) that the network sees."""
+    """What a cell trains on: a SiT on latents, or a network on pixels. shape: (C, H, W) that the network sees.
+
+    micro_batch: images that one forward holds, None for the whole batch.
+    """
 
     network: str
     pipeline: str
@@ -64,6 +67,7 @@ class World:
     classes: int = 20
     images: int = 512
     latents: bool = False
+    micro_batch: int | None = None
 
     def settings(self, method: str, **train: Any) -> dict[str, Any]:
         """Resolved settings of a cell, the method at its defaults for the pipeline; `train` changes the recipe."""
@@ -120,7 +124,8 @@ class World:
         if how.compiled and backend != "inductor":
             compile_blocks(parts.objective.network, backend=backend)
         stir(parts.objective.network)
-        return Trainer(parts, self.batch, log_every, execution=how, notice=notice)
+        micro = self.micro_batch or self.batch
+        return Trainer(parts, micro, log_every, execution=how, notice=notice)
 
     def moments(self) -> Tensor:
         """(2 n, 2, C, h, w) float16 mean and deviation, as the encode stage keeps them."""
