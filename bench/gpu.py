@@ -205,7 +205,7 @@ def _train(book: Book, name: str, against: bool) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if against:
         with _eager(book, tf32=False):  # exact before it is fast: the same draws give the same losses
-            told["fp32_trace_apart"] = _trace_apart(world, book.device)
+            told["fp32_trace_apart"] = _trace_apart(world, book.device, 2 if book.tiny else 5)
     set_precision(book.precision)
     _clean(book)
     begun, notices = time.monotonic(), []
@@ -231,7 +231,7 @@ def _train(book: Book, name: str, against: bool) -> dict[str, Any]:
     return told
 
 
-def _trace_apart(world: World, device: torch.device, count: int = 5) -> float:
+def _trace_apart(world: World, device: torch.device, count: int) -> float:
     if world.pipeline == "ddpm":
         return unets.trace_apart(world, device, count)
     return steps.trace_apart(world, "fp32", device, count)
