@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from training import seconds  # beside this file
+from turns import seconds  # beside this file
 
 from ltbench.diffusion import process_for
 from ltbench.draws import Drawer, Latents, TrainingSet

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from training import seconds  # beside this file
+from turns import seconds  # beside this file
 
 from ltbench.diffusion import process_for
 from ltbench.methods import Draw, Rng, Task, dispersion, info_nce, load_method
 
-TURNS = 7
+TURNS = 2
 # name -> (B, D): SiT-S/2's tokens at the seed's local batch and at Dispersive's, CBDM's U-Net middle and images at 32 pixels
 LOSSES = {"12 x 98304": (12, 98_304), "32 x 98304": (32, 98_304), "64 x 4096": (64, 4096)}
 IMAGES = {"48 x 3072": 48, "128 x 3072": 128}

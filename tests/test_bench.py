@@ -1,0 +1,180 @@
+"""The speed book's helpers, that its sides are what they claim to be, and its two commands at sizes of no meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from ltbench.errors import UsageError
+from tests import checkouts
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _beside() -> Iterator[None]:
+    """Scripts of bench/ import each other by plain names; here, and nowhere else in a test run."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(BENCH))
+    yield
+    sys.path.remove(str(BENCH))
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
+            del sys.modules[name]
+
+
+def module(name: str) -> ModuleType:
+    return __import__(name)
+
+
+def test_a_ratio_is_the_median_of_the_turns_ratios() -> None:
+    turns = module("turns").Turns({"ours": [1.0, 2.0, 10.0], "other": [2.0, 6.0, 10.0]})
+    assert turns.ratio("other", "ours") == 2.0  # of 2, 3 and 1; the medians' ratio would be 3
+    assert turns.told() == {"ours_ms": 2000.0, "other_ms": 6000.0, "other_over_ours": 2.0}
+
+
+def test_sides_alternate_and_warm_up_before_anything_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, calls = module("turns"), []
+    sides = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    found = turns.in_turns(sides, CPU, turns=3, times=2, warm=1)
+    assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
+    assert [len(each) for each in found.by_side.values()] == [3, 3]
+
+
+def test_goals_that_are_missed_are_named_by_their_place() -> None:
+    turns = module("turns")
+    found = {
+        "a": {"x": turns.goal(2.0, at_least=1.9), "y": turns.goal(2.0, at_most=1.9)},
+        "b": {"help": {"cpu_s": 0.4, "goal": 0.3}, "plan": {"cpu_s": 0.2, "goal": 0.3}},
+        "c": {"goal": turns.goal(0.9, at_least=1.0)},
+        "d": {"failed": "AssertionError", "met": False},
+    }
+    assert list(turns.missed(found)) == ["a.y", "b.help", "c.goal", "d"]
+
+
+def test_sides_that_part_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another learning rate in the official loop: the case raises before any turn."""
+    steps = module("steps")
+    (world,) = steps.TINY.values()
+    assert steps.trace_apart(world, "fp32", CPU, 3) <= 1e-5
+    loop_of = steps.loop_of
+
+    def faster(*given: Any) -> Any:
+        loop = loop_of(*given)
+        loop.optimizer.param_groups[0]["lr"] *= 1.5
+        return loop
+
+    monkeypatch.setattr(steps, "loop_of", faster)
+    with pytest.raises(AssertionError, match=r"loss trace: the sides are .* apart"):
+        steps.trace_apart(world, "fp32", CPU, 3)
+
+
+def test_every_way_to_run_ccua_has_the_same_gradient() -> None:
+    ccua = module("ccua")
+    (found,) = ccua.measure(CPU, ccua.TINY, turns=1).values()
+    assert set(found["gradients_apart"]) == {"skip", "serial", "full", "padded"}
+    assert found["dropped"] == 1
+
+
+def test_the_search_counts_what_it_makes() -> None:
+    """Eight values on 10,000 images, the best on to 50,000, and 50,000 of another seed: no image twice."""
+    found = module("searches").measure(10)
+    assert found["10000 of 50000, top 1"]["images_over_final"]["value"] == (8 * 10 + 40 + 50) / 50
+
+
+def test_memory_grows_with_rows_and_ccua_keeps_two_passes() -> None:
+    speed = module("speed")
+    (found,) = speed.measure(CPU, speed.TINY).values()
+    assert found["ccua"]["kept_mb_per_image"] > 1.9 * found["sit"]["kept_mb_per_image"] > 0
+
+
+def test_run_tells_cases_and_goals_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    run = module("run")
+    assert run.main(["--only", "S2", "features"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["S2"]["case"] == "searches"
+    assert told["E2"]["found"]["apart"] <= 1e-4
+    assert all(place.startswith("S2.") for place in told["missed"])
+
+
+def test_a_case_that_fails_leaves_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, searches = module("run"), module("searches")
+
+    def parts(*given: Any) -> None:
+        raise AssertionError("the sides are apart")
+
+    monkeypatch.setattr(searches, "measure", parts)
+    assert run.main(["--only", "S2", "E2"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["S2"]["failed"] == "AssertionError: the sides are apart"
+    assert told["E2"]["found"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's tracing looks at it
+def test_the_gpu_script_runs_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu = module("gpu")
+    assert gpu.main(["--tiny", "--out", str(tmp_path / "gpu.json")]) == 0
+    told = json.loads((tmp_path / "gpu.json").read_text())
+    assert told == json.loads(capsys.readouterr().out)
+    assert {part.name for part in gpu.PARTS} <= told.keys()
+    assert (told["skipped"], told["failed"]) == ([], {})
+
+
+def test_the_gpu_script_names_what_it_had_no_time_for() -> None:
+    gpu = module("gpu")
+    book = gpu.Book(CPU, tiny=True)
+    parts = [gpu.Part("quick", 1, lambda book: {}), gpu.Part("slow", 99, lambda book: {})]
+    assert gpu.run(book, parts, budget=0.0)["skipped"][1].startswith("slow: needs 99 s, 0 s left")
+
+
+def test_without_a_gpu_the_script_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert module("gpu").main([]) == 4
+    assert "--tiny" in capsys.readouterr().err
+
+
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "train": ("sit", {"network": "SiT-N/4", "shape": (4, 8, 8)}),
+    "sample": ("sit", {"network": "SiT-N/4", "shape": (4, 8, 8)}),
+    "unet": ("cbdm", {"batch": 2, "local_batch": 2}),
+}
+
+
+@pytest.mark.parametrize("what", SMALL)
+def test_the_users_own_checkout_takes_the_other_side(what: str, tmp_path: Path) -> None:
+    kind, changes = SMALL[what]
+    theirs = module("theirs")
+    world = dataclasses.replace(theirs.WORLDS[kind], **changes)
+    before, count = set(sys.modules), 1 if what == "unet" else 5
+    found = theirs.measure(what, str(checkouts.write(tmp_path, kind)), CPU, turns=1, world=world, count=count)
+    assert found["checkout"] == kind
+    assert found.get("trace_apart", found.get("apart")) < 1e-3
+    assert not {"models", "transport", "diffusion", "model"} & (set(sys.modules) - before)
+
+
+def test_repas_sampler_gives_the_same_images(tmp_path: Path) -> None:
+    theirs = module("theirs")
+    world = dataclasses.replace(theirs.WORLDS["repa"], network="SiT-N/4", shape=(4, 8, 8))
+    found = theirs.measure(
+        "sample", str(checkouts.write(tmp_path, "repa")), CPU, turns=1, world=world, count=5
+    )
+    assert found["apart"] < 1e-3
+    assert theirs.measure("unet", str(tmp_path / "repa"), CPU) is None
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no checkout of SiT, REPA or CBDM"):
+        module("theirs").measure("train", str(tmp_path), CPU)
