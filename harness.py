@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from ltbench.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from ltbench.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # before a verb began that knows what Ctrl-C means
+        sys.exit(130)

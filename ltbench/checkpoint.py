@@ -166,7 +166,7 @@ def load_milestone(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str
     """(EMA weights on the CPU, info with "sha256") of a step, verified. Raises LtbenchError when it is missing, CheckpointDamaged, or
     CheckpointRefused for a newer format."""
     path = folder / f"step-{step:09d}"
-    if not path.is_dir():
+    if files.surely_missing(path):
         kept = ", ".join(each.name for each in sorted(folder.glob("step-*"))) or "none"
         raise LtbenchError(
             f"{path} does not exist (kept: {kept})", "Train the cell up to this step to make it."

@@ -115,6 +115,20 @@ def publish_directory(temporary: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
+def free(path: Path) -> int | None:
+    """Bytes that this user may still write where `path` is or would be; None where nobody can tell."""
+    while True:
+        try:
+            found = os.statvfs(path)
+            return found.f_bavail * found.f_frsize
+        except FileNotFoundError:
+            if path.parent == path:
+                return None
+            path = path.parent
+        except OSError:
+            return None
+
+
 def make_directory(path: Path) -> None:
     """`mkdir -p` whose new names are durable. Raises StorageProblem."""
     if _insist(path, 0, path.is_dir):  # raises where a folder above may not be searched
@@ -145,6 +159,23 @@ def sync_directory(folder: Path) -> None:
             os.close(handle)
 
     _insist(folder, 0, once)
+
+
+def surely_missing(path: Path) -> bool:
+    """Whether nothing is at `path`, as the file server knows: an NFS client may say so from its cache for a minute after another
+    machine has made it. A change of our own in the folder makes it ask."""
+    if os.path.lexists(path):
+        return False
+    ask_server(path.parent)
+    return not os.path.lexists(path)
+
+
+def ask_server(folder: Path) -> None:
+    """Make a change of our own in `folder`, if it can be written, after which an NFS client trusts its cache of it no more."""
+    own_change = temporary_beside(folder / "any")
+    with contextlib.suppress(StorageProblem):
+        replace(own_change, b"", durable=False)
+    own_change.unlink(missing_ok=True)
 
 
 def temporary_beside(path: Path) -> Path:

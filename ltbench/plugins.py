@@ -46,7 +46,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a plugin file says about itself. With `problem` set, the file is unusable and that is why."""
+    """What a plugin file says about itself. With `problem` set, the file is unusable and that is why.
+
+    single_pass: as a method declares it (`Method.single_pass`). runs: passes in the longest call of `self.run` in the file.
+    """
 
     name: str
     kind: str
@@ -55,6 +58,8 @@ class Plugin:
     doc: str = ""
     presets: dict[str, dict[str, Any]] | None = None
     parameters: tuple[Parameter, ...] = ()
+    single_pass: list[dict[str, Any]] | None = None
+    runs: int = 1
     problem: str | None = None
 
     @property
@@ -206,7 +211,9 @@ def _read(path: Path, kind: str, stamp: tuple[int, int]) -> Plugin | None:
         doc = (ast.get_docstring(node) or ast.get_docstring(tree) or "").strip()
         plugin = replace(blank, class_name=node.name, doc=doc)
         parameters = _parameters(_init(tree, node, kind), kind)
-        return replace(plugin, parameters=parameters, presets=_presets(node, parameters))
+        single_pass = None if kind != "methods" else _single_pass(node, parameters)
+        told = {"presets": _presets(node, parameters), "single_pass": single_pass, "runs": _runs(tree)}
+        return replace(plugin, parameters=parameters, **told)
     except _Unusable as error:
         return replace(blank, problem=str(error))
 
@@ -330,18 +337,40 @@ def _literal(node: ast.expr, what: str) -> Any:
 
 
 def _presets(node: ast.ClassDef, parameters: tuple[Parameter, ...]) -> dict[str, dict[str, Any]]:
+    value = _attribute(node, "presets")
+    return {} if value is None else _checked_presets(_literal(value, "`presets`"), parameters)
+
+
+def _attribute(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """What a class's body gives to a name."""
     for item in node.body:
-        targets = (
-            item.targets
-            if isinstance(item, ast.Assign)
-            else [item.target]
-            if isinstance(item, ast.AnnAssign)
-            else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == "presets" for target in targets):
-            value = getattr(item, "value", None)
-            return {} if value is None else _checked_presets(_literal(value, "`presets`"), parameters)
-    return {}
+        targets = item.targets if isinstance(item, ast.Assign) else [getattr(item, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return getattr(item, "value", None)
+    return None
+
+
+def _single_pass(node: ast.ClassDef, parameters: tuple[Parameter, ...]) -> list[dict[str, Any]] | None:
+    value = _attribute(node, "single_pass")
+    found = None if value is None else _literal(value, "`single_pass`")
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise _Unusable("`single_pass` must be a list of dicts: [{parameter: value}]")
+    names = {parameter.name for parameter in parameters}
+    for key in (key for each in found for key in each if key not in names):
+        raise _Unusable(f"`single_pass` names `{key}`, which `__init__` does not take")
+    return found
+
+
+def _runs(tree: ast.Module) -> int:
+    """Passes in the longest `self.run(net, draw, *passes)` of a file; a list that is spread counts as two."""
+    calls = [
+        node.args[2:]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "run"
+    ]
+    return max((len(c) + sum(isinstance(a, ast.Starred) for a in c) for c in calls), default=1)
 
 
 def _checked_presets(presets: Any, parameters: tuple[Parameter, ...]) -> dict[str, dict[str, Any]]:

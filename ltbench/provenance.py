@@ -404,13 +404,18 @@ def _import_words(node: ast.Import | ast.ImportFrom) -> set[str]:
     }
 
 
+def _says_cost(item: ast.stmt) -> bool:
+    """Whether it is `single_pass`, which tells what a method costs and makes no number."""
+    return isinstance(item, ast.AnnAssign) and ast.unparse(item.target) == "single_pass"
+
+
 def _pieces(node: ast.stmt) -> Iterator[tuple[str, str]]:
     """(name, text) of a statement; a class is its head and each of its methods."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         yield f"function {node.name}", spell_tree(node)
     elif isinstance(node, ast.ClassDef):
         methods = [item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)]
-        head = [item for item in node.body if item not in methods]
+        head = [item for item in node.body if item not in methods and not _says_cost(item)]
         parts = [*node.bases, *node.keywords, *node.decorator_list, *head]
         yield f"class {node.name}", " ".join(spell_tree(part) for part in parts if not _is_text(part))
         for item in methods:

@@ -29,6 +29,7 @@ WORDS = (
     CANCELLED,
 )  # every state of a row, in the order in which they are told
 OVER = ("done", "failed", "n/a", CANCELLED)
+AGAIN = "was cancelled; run, submit or retry --class cancelled asks for it again"
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,14 @@ def _planned(item: Planned, several: bool) -> Row:
     cell = item.cell
     running = next((due.stage for due in item.due if due.reason.startswith("running")), None)
     wanted = cell.milestones[-1]
+    cancelled = item.cause == CANCELLED
     return Row(
         cell=cell.id,
         label=f"{cell.part} {cell.label}" if several else cell.label,
         seed=cell.seed,
-        state=item.state,
-        reason=item.reason,
-        cause=item.cause,
+        state=CANCELLED if cancelled else item.state,
+        reason=AGAIN if cancelled else item.reason,
+        cause=None if cancelled else item.cause,
         done=item.done,
         records=item.total,
         data=data_of(cell.settings),
@@ -195,9 +197,7 @@ def _queued(row: Row, task: Waiting | None, restarts: int, cancelled: bool) -> R
     if task is not None and task.alive:
         return replace(row, state=WAITING, reason=_why_waiting(task), cause=None)
     if cancelled:
-        return replace(
-            row, state=CANCELLED, reason="was cancelled; retry or submit asks for it again", cause=None
-        )
+        return replace(row, state=CANCELLED, reason=AGAIN, cause=None)
     if task is not None and task.cause is not None and row.state in ("new", "partial"):
         return replace(row, state="partial", reason=_why_over(task), cause=task.cause)
     return row
@@ -252,6 +252,8 @@ def _told(stage: str, now: StageState, settings: Mapping[str, Any]) -> dict[str,
         steps = {"reached": beat["step"] or 0, "wanted": beat["total"]} if stage == "train" else {}
         again = {"host": now.host, "restarts": now.attempt - 1}
         return {"state": "running", "reason": f"on {now.host}", **beat, **steps, **again}
+    if now.state == "failed" and now.cause == CANCELLED:
+        return {"state": CANCELLED, "reason": AGAIN, "stage": stage}
     if now.state == "failed":
         return {
             "state": "failed",

@@ -85,6 +85,7 @@ class Grid:
     folder: Path
     world: SlurmWorld
     sent: dict[str, Sent] = field(default_factory=dict)
+    followed: tuple[int, str] = (-1, "")  # what `logs -f` of a cell of them came to
 
     def __post_init__(self) -> None:
         (self.folder / "methods").mkdir(parents=True)

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from ltbench import plan as plans
-from ltbench import spec
+from ltbench import plugins, spec
 from ltbench.cost import calibrations, space
 from ltbench.cost.calibrations import Calibration, train_question
 from ltbench.cost.estimate import estimate
 from ltbench.cost.machine import Machine
 from ltbench.cost.rates import assumed
 from ltbench.cost.size import Shape, forward_operations
-from ltbench.cost.work import rounds, rows_per_image
+from ltbench.cost.work import declared_rows, rounds, rows_per_image
 from ltbench.curve import window
+from ltbench.errors import UsageError
 from ltbench.job import run_job
 from ltbench.plan import Spent
 from ltbench.sampling import nfe
@@ -81,6 +82,58 @@ def test_another_network_is_scaled_by_operations_and_passes(tmp_path):
     )
     ours, plain = only.cells[2][1].train.seconds, only.cells[0][1].train.seconds
     assert ours / plain == pytest.approx(1.9), "rows counted on another device hold here too"
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "passes"),
+    [
+        ("sit", {}, 1), ("repa", {}, 1), ("dispersive", {}, 1), ("oclt", {}, 1), ("coral", {}, 1),
+        ("cbdm", {}, 1.9), ("cbdm", {"tau": 0.0}, 1), ("ccua", {}, 1.9), ("ccua", {"alpha": 0.0}, 1.9),
+        ("ccua", {"alpha": 0.0, "gamma": 0.0}, 1), ("diffrop", {}, 1), ("diffrop", {"form": "pair"}, 1.9),
+        ("diffrop", {"form": "pair", "weight": 0.0}, 1),
+    ],
+)  # fmt: skip
+def test_passes_are_read_from_the_methods_file(method, more, passes):
+    """Of rows of which a tenth has no label, as tests/test_methods_cost.py counts operations."""
+    what = {"method": {"name": method, **more}, "train": {"label_drop": 0.1}}
+    assert declared_rows(what) == pytest.approx(passes)
+
+
+def test_the_tables_second_passes_are_in_its_hours(tmp_path):
+    cells = {
+        item.cell.settings["method"]["name"]: cost for item, cost in estimate(planned(tmp_path), CPU).cells
+    }
+    assert cells["ccua"].train.seconds / cells["sit"].train.seconds == pytest.approx(1.9)
+    assert "1.9 passes as ccua declares" in cells["ccua"].train.sources[0][1]
+
+
+def test_passes_that_a_file_does_not_declare_are_said_to_be_unknown(tmp_path, monkeypatch):
+    (tmp_path / "methods").mkdir()
+    text = cli_world.MINE.replace("draw, draw.y_in)", "draw, draw.y_in, draw.y)").replace("(out,)", "out, _")
+    (tmp_path / "methods" / "mine.py").write_text(text)
+    monkeypatch.setenv(plugins.VARIABLE, str(tmp_path))
+    what = {"method": {"name": "mine"}, "train": {"label_drop": 0.1}}
+    assert declared_rows(what) is None
+    declared = text.replace("    def __init__", '    single_pass = [{"factor": 0.0}]\n\n    def __init__')
+    (tmp_path / "methods" / "mine.py").write_text(declared)
+    assert declared_rows(what) == pytest.approx(1.9)
+    (tmp_path / "methods" / "mine.py").write_text(declared.replace('"factor"', '"nothing"'))
+    with pytest.raises(UsageError, match="`single_pass` names `nothing`"):
+        declared_rows(what)
+
+
+def test_a_measurement_with_other_threads_is_better_than_none_and_is_said(tmp_path):
+    cells = planned(tmp_path)
+    known = [measured(cells[0].cell.settings, threads=2)]
+    fewer = estimate(cells, CPU, known).cells[0][1].train
+    assert (fewer.seconds, fewer.basis) == (pytest.approx(2 * 0.5 * 40), "scaled")
+    assert "with 2 threads (taken times 2 for 1)" in fewer.sources[0][1]
+    more = estimate(cells, dataclasses.replace(CPU, threads=4), known).cells[0][1].train
+    assert (more.seconds, more.basis) == (pytest.approx(0.5 * 40), "scaled")
+    assert "with 2 threads (4 may be faster)" in more.sources[0][1]
+    both = [*known, measured(cells[0].cell.settings, threads=4, seconds_per_step=0.3)]
+    assert estimate(cells, dataclasses.replace(CPU, threads=3), both).cells[0][1].train.seconds == pytest.approx(0.4 * 40)  # fmt: skip
+    assert estimate(cells, dataclasses.replace(CPU, threads=2), both).cells[0][1].train.basis == "measured"
 
 
 def test_without_any_measurement_it_is_operations_over_a_rate_that_is_told(tmp_path):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import replace
 
 import pytest
 
 from ltbench import plan as plans
+from ltbench import plugins
 from ltbench import spec as specs
 from ltbench.canonical import Digester, digest
 from ltbench.cli import board, curves
 from ltbench.cli.output import plain
-from ltbench.launch.slurm import layout, seen
+from ltbench.launch.slurm import layout, queue_states, seen
 from ltbench.status import Row, of_plan, whole, with_queue
 from ltbench.store import Store
 from tests import cli_world
@@ -171,25 +179,136 @@ def test_a_watch_without_a_terminal_prints_blocks_and_ends(cli, run):
     assert "\x1b" not in out
 
 
-def test_cancel_stops_the_run_on_this_machine(cli, here, monkeypatch):
-    fake(monkeypatch, "sit:0=gate,sit:1=gate,ccua:0=gate,ccua:1=gate")
-    words = [sys.executable, str(ROOT / "harness.py"), "run", "little.yaml", "--job", "cli_jobs:run_job"]
-    going = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_a_watch_on_a_terminal_ends_with_ctrl_c(here, terminal):
+    """The cursor comes back, nothing else is said; on a terminal that cannot redraw there are plain blocks."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 40, 0, 0))
+    words = [sys.executable, str(ROOT / "harness.py"), "status", "little.yaml", "--watch"]
+    environment = {**os.environ, "TERM": terminal, "NO_COLOR": "1"}
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    watch = subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heed
+    )
+    os.close(theirs)
+    text, asked = b"", False
     try:
-        end = time.monotonic() + 60
-        while json.loads(cli("status", "little.yaml", "--json")[1])["counts"].get("running", 0) < 1:
+        with contextlib.suppress(OSError):  # the terminal is gone with its last user
+            while data := os.read(ours, 1 << 16):
+                text += data
+                if not asked and b"nothing trains" in text and b"ccua" in text:
+                    watch.send_signal(signal.SIGINT)
+                    asked = True
+        assert watch.wait(60) == 0, text
+    finally:
+        os.close(ours)
+        watch.kill()
+        watch.wait()
+    assert b"stopped watching; nothing else was stopped" in text
+    assert b"Traceback" not in text
+    colours = re.findall(rb"\x1b\[3[0-9]m", text)
+    if terminal == "dumb":
+        assert b"\x1b" not in text
+    else:
+        assert not colours
+        shown = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", text).partition(b"stopped")[0]
+        assert max(map(len, shown.splitlines())) <= 40, text
+        assert text.count(b"\x1b[?25l") == text.count(b"\x1b[?25h") == 1
+        assert text.index(b"\x1b[?25h") > text.index(b"\x1b[?25l")
+
+
+def test_a_local_run_is_cancelled_and_stays_so_until_it_is_asked_for(cli, here, monkeypatch):
+    """Two runs share the work. The one that has a cell stops; the other does everything but that cell."""
+    fake(monkeypatch, "sit:0=gate,sit:1=gate,ccua:0=gate,ccua:1=gate")
+    words = [sys.executable, str(ROOT / "harness.py"), "run", "little.yaml", "--workers", "1"]
+    words += ["--job", "cli_jobs:run_job"]
+    with (here / "said").open("w") as said:
+        both = [subprocess.Popen(words, stdout=said, stderr=said) for _ in range(2)]
+    try:
+        end = time.monotonic() + 120
+        while json.loads(cli("status", "little.yaml", "--json")[1])["counts"].get("running", 0) < 2:
             assert time.monotonic() < end
             time.sleep(0.2)
         cells = json.loads(cli("status", "little.yaml", "--json")[1])["cells"]
         cell = next(each for each in cells if each["state"] == "running")
         assert cell["host"] == os.uname().nodename
         code, out, _ = cli("cancel", cell["cell"][:10], "--json")
-        assert (code, json.loads(out)["stopped"]) == (0, [going.pid])
+        (stopped,) = json.loads(out)["stopped"]
+        assert (code, stopped in [each.pid for each in both]) == (0, True)
         (here / "gate").touch()
-        assert going.wait(60) == 128 + signal.SIGTERM
+        assert sorted(each.wait(120) for each in both) == [0, 128 + signal.SIGTERM]
     finally:
-        going.kill()
-        going.wait()
+        for each in both:
+            each.kill()
+            each.wait()
+    fake(monkeypatch, "")
+    assert (here / "said").read_text().count(
+        f"{cell['label']} seed {cell['seed']}, train: was cancelled"
+    ) == 2
+    rows = json.loads(cli("status", "little.yaml", "--json")[1])["cells"]
+    assert {row["state"] for row in rows if row["cell"] != cell["cell"]} == {"done"}
+    assert [row["state"] for row in rows if row["cell"] == cell["cell"]] == ["cancelled"]
+    assert "left alone: cancelled 1" in cli("retry", "little.yaml")[2]
+    assert cli("run", "little.yaml", "--job", "cli_jobs:run_job")[0] == 0
+    assert json.loads(cli("status", "little.yaml", "--json")[1])["counts"] == {"done": 4}
+
+
+HUNGRY = """
+from ltbench.methods import Method, mean_square
+
+
+class Hungry(Method):
+    \"\"\"Has memory for 8 images.\"\"\"
+
+    def loss(self, net, draw):
+        if len(draw.y) > 8:
+            raise MemoryError("no room")
+        (out,) = self.run(net, draw, draw.y_in)
+        return {"denoise": mean_square(out.pred, draw.target)}
+"""
+GREEDY = """
+name: greedy
+dataset: {name: digits, imbalance: 0.1, resolution: 16}
+pipeline: sit
+network: SiT-N/4
+train: {batch: 16, local_batch: 8, milestones: [2]}
+grid: {method: [hungry], seed: 0}
+"""
+
+
+def test_what_had_no_memory_is_the_same_cell_with_a_smaller_micro_batch(cli, here, monkeypatch):
+    """Bit for bit what a run has that began with it."""
+    from ltbench.job import run_job
+
+    (here / "more" / "methods").mkdir(parents=True)
+    (here / "more" / "methods" / "hungry.py").write_text(HUNGRY)
+    plugins.use([here / "more"])
+    monkeypatch.setenv(plugins.VARIABLE, os.environ[plugins.VARIABLE])
+    (here / "greedy.yaml").write_text(GREEDY)
+    assert cli("run", "greedy.yaml", "--threads", "1")[0] == 1
+    (cell,) = json.loads(cli("status", "greedy.yaml", "--json")[1])["cells"]
+    assert (cell["state"], cell["cause"]) == ("failed", "oom")
+    code, out, err = cli("retry", "greedy.yaml", "--class", "oom", "--micro-batch", "8")
+    assert (code, "taking up 1 cell again: oom 1" in err) == (0, True), err
+    assert "1 cell of greedy: 1 done" in out
+    assert [row["state"] for row in json.loads(cli("status", "greedy.yaml", "--json")[1])["cells"]] == [
+        "done"
+    ]
+    other = Store.open(here / "other" / "store", here / "other" / "scratch")
+    (planned,) = plans.expand(specs.load(here / "greedy.yaml"))
+    plans.register([planned], other)
+    run = next(iter(other.runs(planned.id))).run
+    options = {"threads": 1, "device": "cpu", "micro_batch": 8}
+    places = (str(other.root), str(other.scratch))
+    assert run_job(*places, planned.id, run, "train:2", options)["outcome"] == "done"
+    found = []
+    for place in (here, here / "other"):
+        store = Store.open(place / "store", place / "scratch", write=False)
+        (run,) = store.runs(cell["cell"])
+        found.append({record.path.name: record.digest for record in run.records()})
+    assert found[0] == found[1]
+    assert len(found[0]) == 1
 
 
 # --- a pretend SLURM ----------------------------------------------------------------------------------------------------
@@ -246,6 +365,19 @@ def test_status_tells_waiting_unknown_and_ended_jobs(cli, here, queue):
     words, found = states(cli)
     assert words == ["queued"] * 4
     assert "does not answer" in found["notes"][0]
+
+
+def test_a_controller_that_hangs_ends_nothing_and_is_waited_for_a_little(cli, here, queue, monkeypatch):
+    submitted(here)
+    monkeypatch.setattr(queue_states, "GLANCE", 0.2)
+    for tool in ("squeue", "sacct"):
+        (here / "bin" / tool).write_text("#!/bin/sh\nexec sleep 60\n")
+    begun = time.monotonic()
+    words, found = states(cli)
+    assert words == ["queued"] * 4
+    assert found["notes"] == ["SLURM does not answer: what is shown is what files tell; a job that has not told its end counts as alive"]  # fmt: skip
+    assert "SLURM does not say how it stands" in cli("status", "little.yaml", "--list")[1]
+    assert time.monotonic() - begun < 50, "neither command was waited for to its end"
 
 
 def test_ends_that_jobs_told_count_without_slurm(cli, here, queue):

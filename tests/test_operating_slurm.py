@@ -42,13 +42,14 @@ def test_cancelled_stays_until_it_is_asked_for(here, cli, slurm):
     assert states(cli)[0] == ["cancelled"] * 4
 
 
-def test_doctor_on_a_cluster_and_through_a_job(here, cli, slurm, monkeypatch):
+def test_doctor_on_a_cluster(here, cli, slurm, monkeypatch):
+    """Through a job: tests/test_slurm_commands.py."""
     monkeypatch.setattr("ltbench.cli.doctoring._plugin_problems", dict)
     (here / "good.yaml").write_text(PROFILE.replace(", ", "").replace("sbatch: {hold: true}\n", ""))
-    code, out, _ = cli("doctor", "--profile", "good.yaml", "--probe", "--json")
+    code, out, _ = cli("doctor", "--profile", "good.yaml", "--json")
     told = {(each["topic"], each["level"]) for each in json.loads(out)["findings"]}
     assert code == 0
-    assert {("training", "ok"), ("preemption", "ok"), ("accounting", "warning"), ("probe", "ok")} <= told
+    assert {("training", "ok"), ("preemption", "ok"), ("accounting", "warning")} <= told
     (here / "bad.yaml").write_text("gpu_type: h100\ntime: 20\nsignal_seconds: 60\nmax_array_size: 1001\n")
     code, out, _ = cli("doctor", "--profile", "bad.yaml")
     assert code == 4

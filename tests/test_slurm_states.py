@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
 import pytest
 
@@ -132,3 +133,18 @@ def test_a_tool_that_hangs_is_given_up(tools, monkeypatch):
     monkeypatch.setattr(queue_states, "PATIENCE", 0.2)
     tools(squeue=f"exec {os.path.realpath('/bin/sleep')} 30")
     assert queue_states.ask(["7"]) is None
+
+
+def test_accounting_alone_does_not_end_a_job_that_it_has_not_heard_of(tools):
+    tools(sacct=lines("7_0|COMPLETED|n1"), squeue="exit 1", scontrol="exit 1")
+    assert queue_states.ask(["7", "9"]) is None, "9 may be in the queue since a second"
+    assert queue_states.ask(["7"]) == {("7", 0): State("COMPLETED", "", "n1", "sacct")}
+
+
+def test_a_controller_that_hangs_is_not_asked_again(tools, tmp_path):
+    sleep = f"exec {os.path.realpath('/bin/sleep')} 30"
+    tools(squeue=sleep, sacct=sleep, scontrol=f"echo asked > {tmp_path}/asked")
+    begun = time.monotonic()
+    assert queue_states.ask(["7"], patience=0.2) is None
+    assert not (tmp_path / "asked").exists()
+    assert time.monotonic() - begun < 20, "two commands, 0.2 s each; 60 s is the rule of submit"

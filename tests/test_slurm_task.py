@@ -4,7 +4,10 @@ of an undisturbed run. The jobs of a cluster run side by side; each test looks a
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +23,7 @@ from ltbench.launch.slurm.settle import settle
 from ltbench.store import sealed
 from ltbench.store.claims import standing
 from tests.rank_jobs import in_ranks
-from tests.slurm_jobs import LAST, Grid, Sent
+from tests.slurm_jobs import LAST, ROOT, Grid, Sent
 from tests.slurm_world import SlurmWorld, slurm_world
 from tests.test_job import House
 
@@ -79,6 +82,7 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         sent = {name: grid.send(name, **on(1 + i), job={"checkpoint_seconds": 0.0}) for i, name in enumerate(names)}  # fmt: skip
         measured = grid.send("measured", milestones=(2, LAST), measure=(2,), options=["--nodelist=n0"], evaluation={"sbatch": {"nodelist": "n0"}})  # fmt: skip
         hopeless(grid)
+        follower = follow(grid, sent["requeued"])
         world.until(grid.trains(*sent.values()), START)
         limit(world, sent["limited"])
         preempt(world, 1, grid.folder)
@@ -98,7 +102,21 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         world.until(lambda: (1, 0, 0) in measured.submission.ended(), START)
         goes_on = [measured, again, *(sent[name] for name in ("limited", "preempted", "requeued", "node"))]
         grid.until_done(*goes_on)
+        grid.followed = follower.wait(60), (grid.folder / "followed").read_text()
         yield grid
+
+
+def follow(grid: Grid, sent: Sent) -> subprocess.Popen[bytes]:
+    """`logs CELL -f`, as a person on a login node runs it."""
+    store = grid.house.store
+    places = {
+        "LTBENCH_STORE": str(store.root),
+        "LTBENCH_SCRATCH": str(store.scratch),
+        "PYTHONPATH": str(ROOT),
+    }
+    with (grid.folder / "followed").open("wb") as out:
+        words = [sys.executable, str(ROOT / "harness.py"), "logs", sent.cell.id[:12], "-f"]
+        return subprocess.Popen(words, env={**os.environ, **places}, stdout=out, stderr=subprocess.STDOUT)
 
 
 def limit(world: SlurmWorld, sent: Sent) -> None:
@@ -143,6 +161,16 @@ def test_a_job_at_its_time_limit_saves_and_goes_on(fates: Grid) -> None:
     assert "resuming from step" in sent.log
     assert fates.run(sent).failures() == []
     fates.assert_equal(sent)
+
+
+def test_logs_follow_a_cell_over_its_requeue_to_its_end(fates: Grid) -> None:
+    code, text = fates.followed
+    assert code == 0, text
+    told = ("attempt 1 on", "DUE TO JOB REQUEUE", "attempt 1 on .*, preempted", "attempt 2 on", "resuming from step", f"step {LAST}", "ends: done")  # fmt: skip
+    places = [found.start() if (found := re.search(words, text)) else -1 for words in told]
+    assert -1 not in places, (told, places, text)
+    assert places == sorted(places), text
+    assert text.count("resuming from step") == text.count(f"reached  requeued, step {LAST}") == 1, "once each"
 
 
 def test_a_job_that_somebody_requeues_goes_on(fates: Grid) -> None:

@@ -77,7 +77,8 @@ def _heading(rows: Sequence[Row], title: str) -> Iterator[str]:
     if sums.steps_per_s:
         parts += [f"{sums.steps_per_s:.3g} steps/s", f"{duration(sums.left)} of training left at that speed"]
     else:
-        parts.append("nothing trains now")
+        begun = any(row.state == "running" and _stage(row) == "train" for row in rows)
+        parts.append("no training has told its speed yet" if begun else "nothing trains now")
     if sums.restarts:
         parts.append(plural(sums.restarts, "restart"))
     yield ", ".join(parts)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 SOURCES_SHOWN = 6
+UNCALIBRATED = ("metrics:", "encoding:")  # sources of what `calibrate` does not measure
 
 
 def this_machine(benchmark: Spec) -> Machine:
@@ -122,7 +123,9 @@ def show_cost(cost: GridCost, name: str) -> None:
         "(weights exact, features estimated)"
     )
     _show_sources(cost)
-    if any(basis != "measured" for basis, _, _ in cost.assumptions()):
+    if any(
+        basis != "measured" and not source.startswith(UNCALIBRATED) for basis, source, _ in cost.assumptions()
+    ):
         out(f"to measure instead, on the device in question: python harness.py calibrate {name}")
 
 

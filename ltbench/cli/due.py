@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
+TIDYING = 2.0  # seconds
 NOT_RETRIED = (
     "nan",
     "unsupported",
@@ -67,6 +69,7 @@ def look(
     if ask:
         asking.find_out(cells, house, again=house.write)
     found = plans.plan(benchmark, house, cells)
+    _tidy(house, found)
     asking.warn(found, house)
     targets.check_starts(found)
     retried = () if retry_failed else NOT_RETRIED
@@ -74,6 +77,17 @@ def look(
     if ask:
         skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
     return Looked(benchmark, house, cells, found, skipped)
+
+
+def _tidy(house: Store, found: Plan) -> None:
+    """Sweep where nobody else will: a cell that is done is claimed no more, and a process killed right after its last record may
+    have left a half-written file. For two seconds at most, since that helps nobody who waits."""
+    end = time.monotonic() + TIDYING
+    for item in found.cells if house.write else ():
+        if item.run is not None and not item.due:
+            house.run(item.cell.id, item.run).sweep()
+        if time.monotonic() > end:
+            return
 
 
 def command(verb: str, name: str, filters: Sequence[str]) -> str:

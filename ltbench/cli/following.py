@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 PAUSE = 1.0  # seconds between two looks of -f
 LINGER = 15.0  # seconds after a stage's end in which the next one is waited for
+ASK_EVERY = 30.0  # seconds between two questions to SLURM
 CHUNK = 1 << 20  # bytes printed at a time
 
 
@@ -80,9 +83,10 @@ def logs(
         return
     if not found:
         raise UsageError(*source.absence())
-    part = found[-1]
-    _announce(part, len(found))
-    _print(part, part.begin)
+    latest = _latest(found)
+    for part in latest:
+        _announce(part, len(found) - len(latest))
+        _print(part, part.begin)
 
 
 def resolve(cell: str) -> str:
@@ -110,17 +114,31 @@ class Source:
 
     def __init__(self, scratch: Path, cell: str, stage: str | None, attempt: int | None) -> None:
         self.scratch, self.cell, self.stage, self.attempt = scratch, cell, stage, attempt
+        self._asked: tuple[float, bool | None] | None = None
         if stage not in (None, "train", "evaluate", "sample", "reference"):
             raise UsageError(f"--stage is '{stage}'", "allowed: train, evaluate, sample, reference")
 
     def parts(self) -> list[Part]:
-        """What fits, oldest first; where no worker has said anything, what SLURM kept of the cell's jobs."""
-        return self._fitting(self._all())
+        """What fits: first what SLURM kept of the cell's jobs, then what workers printed, each oldest first. A job's output is of all
+        its attempts; where one is asked for, it is left out."""
+        found = self._fitting(self._all())
+        workers = [part for part in found if part.job is None]
+        return workers if workers and self.attempt is not None else found
 
     def _all(self) -> list[Part]:
         from ltbench.launch.logs import of_cell
 
-        return of_cell(self.scratch, self.cell) or self._jobs()
+        return [*self._jobs(), *of_cell(self.scratch, self.cell)]
+
+    def waits(self) -> bool | None:
+        """Whether a job of the cell waits or runs, as SLURM says every 30 s at most; None where it was never submitted."""
+        from ltbench.launch.slurm import seen
+        from ltbench.launch.slurm.queue_states import GLANCE
+
+        if self._asked is None or time.monotonic() - self._asked[0] > ASK_EVERY:
+            own = seen.look(self.scratch, patience=GLANCE).tasks.get(self.cell)
+            self._asked = (time.monotonic(), any(task.alive for task in own) if own else None)
+        return self._asked[1]
 
     def _fitting(self, found: list[Part]) -> list[Part]:
         return [
@@ -130,7 +148,7 @@ class Source:
         ]
 
     def _jobs(self) -> list[Part]:
-        """The output of jobs whose workers said nothing: they wait, or died before they had begun."""
+        """What the cell's jobs said themselves: how far they are, and why they stopped."""
         from ltbench.launch.logs import Part
         from ltbench.launch.slurm import seen
 
@@ -141,7 +159,8 @@ class Source:
                 entry = next(entry for entry in task.entries if entry.cell == self.cell)
                 stage = entry.stages[0] if entry.stages else ""
                 when = task.log.stat().st_mtime
-                found.append(Part(self.cell, stage, task.restart + 1, task.log, 0, when, f"job {task.name}"))
+                job = f"job {task.name}"
+                found.append(Part(self.cell, stage, task.restart + 1, task.log, 0, when, job, job=task.name))
         return sorted(found, key=lambda part: part.time)
 
     def absence(self) -> tuple[str, str]:
@@ -177,23 +196,42 @@ class OfSubmission(Source):
                 told = (task.ended or {}).get("reason")
                 outcome = {"done": "done", "failed": "failed", "cancelled": "failed"}.get(str(told))
                 when = task.log.stat().st_mtime
-                found.append(
-                    Part("", "", task.restart + 1, task.log, 0, when, f"job {task.name}", None, outcome)
-                )
+                job = (f"job {task.name}", None, outcome, task.name)
+                found.append(Part("", "", task.restart + 1, task.log, 0, when, *job))
         return sorted(found, key=lambda part: part.time)
+
+    def waits(self) -> bool | None:
+        """Whether one of its jobs has not said its end."""
+        from ltbench.launch.slurm import seen
+
+        return any(task.alive for task in seen.of_submission(self.submission))
 
     def absence(self) -> tuple[str, str]:
         name = self.submission.id
         return f"no job of submission {name} has printed anything yet", "how it stands: squeue, or status"
 
 
-def _announce(part: Part, count: int) -> None:
+def _latest(found: Sequence[Part]) -> list[Part]:
+    """The newest stretch; of a job both what it said itself and what its worker printed, where that is anything."""
+    newest = max(found, key=lambda part: part.time)
+    together = [part for part in found if _element(part) == _element(newest)]
+    jobs = [part for part in together if part.job is not None]
+    return jobs[-1:] + [part for part in together if part.job is None][-1:]
+
+
+def _element(part: Part) -> Path:
+    """The folder of the workers' logs, which a job's own output lies beside."""
+    return part.log.with_suffix("") if part.job is not None else part.log.parent
+
+
+def _announce(part: Part, earlier: int = 0) -> None:
     from ltbench.cli.progress import stage_words
 
     words = stage_words(part.stage) if part.stage else "job"
-    more = f"; {plural(count - 1, 'earlier part')} (--json lists them)" if count > 1 else ""
+    more = f"; {plural(earlier, 'earlier part')} (--json lists them)" if earlier else ""
     end = "" if part.outcome is None else f", {part.outcome}"
-    say(f"--- {words}, attempt {part.attempt} on {part.host}{end}: {part.log}{more}")
+    which = "" if part.job is not None else f", attempt {part.attempt}"
+    say(f"--- {words}{which} on {part.host}{end}: {part.log}{more}")
 
 
 def _print(part: Part, start: int) -> int:
@@ -213,24 +251,81 @@ def _print(part: Part, start: int) -> int:
 
 
 def _follow(source: Source) -> None:
-    """Print part after part as they come. Over once the last one has ended for good and nothing follows it for a while."""
-    current: Part | None = None
-    position, quiet = 0, time.monotonic()
+    """Print what comes, wherever it comes, until the cell is over and nothing has come for a while."""
+    follower = _Follower(source)
     if not source.parts():
         say(f"{source.absence()[0]}; waiting for it, Ctrl-C ends it")
     while True:
-        found = source.parts()
-        for part in found[-1:] if current is None else [p for p in found if p.time >= current.time]:
-            if current is None or (part.log, part.begin) != (current.log, current.begin):
-                if current is not None and part.time <= current.time:
-                    continue
-                _announce(part, 1)
-                current, position = part, part.begin
-            current = part
-            reached = _print(part, position)
-            if reached != position:
-                position, quiet = reached, time.monotonic()
-        over = current is not None and current.outcome in ("done", "failed")
-        if over and time.monotonic() - quiet > LINGER:
+        follower.look()
+        if follower.over():
             return
         time.sleep(PAUSE)
+
+
+class _Follower:
+    """Knows how far each stretch has been printed, which of them was printed last, and which ends were told."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._at: dict[tuple[object, ...], int] = {}
+        self._ended: set[tuple[object, ...]] = set()
+        self._current: tuple[object, ...] = ()
+        self._quiet = time.monotonic()
+        self._newest: Part | None = None
+
+    def look(self) -> None:
+        """Print what is new since the last look."""
+        found = self._source.parts()
+        if found and self._newest is None:
+            self._begin(found)
+        for part in found:
+            self._show(part)
+        workers = [part for part in found if part.job is None]
+        self._newest = max(workers or found, key=lambda part: part.time, default=None)
+
+    def _begin(self, found: Sequence[Part]) -> None:
+        """Of what was there before, the latest stretch is printed from its beginning, and the others from here on."""
+        latest = _latest(found)
+        for part in found:
+            if part not in latest:
+                self._at[_key(part)] = part.log.stat().st_size if part.end is None else part.end
+                self._ended |= {_key(part)} if part.outcome else set()
+
+    def _show(self, part: Part) -> None:
+        key = _key(part)
+        if key not in self._at:
+            self._at[key], self._current = part.begin, key
+            _announce(replace(part, outcome=None))
+        there = _size(part)
+        if there > self._at[key]:
+            if self._current != key:
+                self._current = key
+                _announce(replace(part, outcome=None))
+            self._at[key] = _print(part, self._at[key])
+            self._quiet = time.monotonic()
+        if part.outcome is not None and key not in self._ended:
+            self._ended.add(key)
+            self._quiet = time.monotonic()
+            _announce(part)
+
+    def over(self) -> bool:
+        """Whether nothing more will come: a stage that is over may be followed by the next one, a job by itself."""
+        if self._newest is None or time.monotonic() - self._quiet < LINGER:
+            return False
+        waits = self._source.waits()
+        if waits:
+            return False
+        of_job = self._newest.job is not None or "submissions" in self._newest.log.parts
+        return self._newest.outcome in ("done", "failed") or (of_job and waits is False)
+
+
+def _key(part: Part) -> tuple[object, ...]:
+    return (part.log,) if part.job is not None else (part.log, part.stage, part.attempt)
+
+
+def _size(part: Part) -> int:
+    """Where a stretch ends by now."""
+    try:
+        return part.log.stat().st_size if part.end is None else part.end
+    except OSError:
+        return 0

@@ -1,4 +1,5 @@
-"""What `submit` refuses before anything is queued: what the profile's machines cannot do, what jobs could not fetch, what costs too much."""
+"""What `submit` refuses before anything is queued: what the profile's machines cannot do, what jobs could not fetch, what costs too
+much; and, as `run` does, what has no room on the disk."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ltbench import files
 from ltbench.cli.output import plural, say
 from ltbench.errors import EnvironmentProblem, UsageError
 
@@ -125,3 +127,34 @@ def hours(cost: GridCost, most: float | None) -> None:
             f"this is estimated at {cost.hours:,.1f} {cost.machine.unit}; --max-gpu-hours allows {most:,.1f}",
             "choose cells by --filter, or allow more; --dry-run shows the figures",
         )
+
+
+def room(cost: GridCost, house: Store) -> None:
+    """What the disks have no room for. A quota is not known here: a full one stops a job with its checkpoints safe.
+
+    Raises EnvironmentProblem where one cell, not begun yet, would leave more than is free; says where all of them would.
+    """
+    from ltbench.cli.costing import bytes_text
+
+    new = [(planned.cell.label, each) for planned, each in cost.cells if planned.run is None and each.steps]
+    places = (
+        (
+            "LTBENCH_SCRATCH",
+            house.scratch,
+            cost.scratch.bytes,
+            [(each.scratch.bytes, label) for label, each in new],
+        ),
+        ("LTBENCH_STORE", house.root, cost.store.bytes, [(each.store.bytes, label) for label, each in new]),
+    )
+    for variable, folder, whole, cells in places:
+        free = files.free(folder)
+        needed, label = max(cells, default=(0, ""))
+        if free is None or whole <= free:
+            continue
+        there = f"{folder} has {bytes_text(free)} free"
+        remedy = f"set {variable} to a larger disk, or keep fewer milestones"
+        if needed > free:
+            raise EnvironmentProblem(
+                f"{there}, and a cell of {label} leaves {bytes_text(needed)} there", remedy
+            )
+        say(f"note: {there}, and all of this leaves {bytes_text(whole)} there: {remedy}")

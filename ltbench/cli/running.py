@@ -195,10 +195,11 @@ def _do(
     store: Store, found: Plan, skipped: dict[str, Planned], pool: Pool, asked: Asked, again: str
 ) -> tuple[list[Outcome], Any]:
     """Run the stages; the outcomes, and the signal that ended the run early (None otherwise)."""
+    from ltbench.cli import costing, refusing
     from ltbench.cli.due import due_work, untrained
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import local
-    from ltbench.launch.recorder import Recorder
+    from ltbench.launch.recorder import Cancelled, Recorder
     from ltbench.plan import evaluations_only, register, with_helpers
 
     due = due_work(found, skipped)
@@ -210,6 +211,7 @@ def _do(
     if not due:
         return [], None
     pool.refuse_uneven([work.cell for work in due])
+    refusing.room(costing.cost_of(found, store, costing.this_machine(found.spec))[0], store)
     due = with_helpers(found, due, store.scratch, pool.split)
     seats = pool.seats(sum(math.prod(map(len, part.axes.values())) for part in found.spec.parts))
     register([item.cell for item in found.cells if item.due], store)
@@ -220,7 +222,8 @@ def _do(
     settings = local.Settings(store.root, store.scratch, logs, seats, entry=pool.job or local.DEFAULT_JOB)
     cells = [_cell_work(work, found.spec, pool.options(seats)) for work in due]
     with watcher(seats.workers, stages) as view:
-        going = local.LocalRun(cells, settings, view, Recorder(store, say))
+        cancelled = Cancelled(store, cells)
+        going = local.LocalRun(cells, settings, view, Recorder(store, say), cancelled=cancelled)
         outcomes = going.run()
     _after(going, logs, again)
     return outcomes, going.stopped

@@ -121,9 +121,13 @@ class Looker:
         if not (scratch_root() / "submissions").is_dir():
             return rows, []
         from ltbench.launch.slurm import seen
+        from ltbench.launch.slurm.queue_states import GLANCE
 
         if self._seen is None or time.monotonic() - self._asked >= ASK_EVERY:
-            self._seen, self._asked = seen.look(scratch_root(), ask=self.ask), time.monotonic()
+            self._seen, self._asked = (
+                seen.look(scratch_root(), ask=self.ask, patience=GLANCE),
+                time.monotonic(),
+            )
         notes = [*self._seen.notes, *state.of_commands(self._seen)]
         return state.with_queue(rows, self._seen), notes
 
@@ -172,7 +176,7 @@ def _watch(look: Looker) -> None:
     """Redraw until all is over, then leave the last picture standing; Ctrl-C ends it, too."""
     still = _Still()
     try:
-        _live(look, still) if sys.stdout.isatty() else _blocks(look, still)
+        _live(look, still) if redraws() else _blocks(look, still)
     except KeyboardInterrupt:
         say("stopped watching; nothing else was stopped")
         return
@@ -181,6 +185,11 @@ def _watch(look: Looker) -> None:
             f"nothing has run or waited for {STILL:.0f} s and {plural(still.open, 'cell')} left: "
             "run or submit continues"
         )
+
+
+def redraws() -> bool:
+    """Whether standard output is a terminal on which a picture can be drawn over the last one."""
+    return sys.stdout.isatty() and not console().is_dumb_terminal
 
 
 def _live(look: Looker, still: _Still) -> None:

@@ -19,7 +19,7 @@ from ltbench.errors import LtbenchError, UsageError
 if TYPE_CHECKING:
     from ltbench.launch.slurm.layout import Submission
     from ltbench.launch.slurm.seen import Seen, Task
-    from ltbench.store import Store
+    from ltbench.store import Run, Store
     from ltbench.store.owner import Owner
 
 CHUNK = 500  # jobs in one call of scancel
@@ -44,9 +44,10 @@ def cancel(
 ) -> None:
     """Stop cells: jobs that wait or run in SLURM, and runs on this machine. Nothing that was computed is lost.
 
-    A cancelled cell is not started again by SLURM or by a job; it stays cancelled until `submit` or `retry --class cancelled` asks
-    for it. A job that also runs cells which were not named is left alone, and said. A run on this machine stops as a whole, at its
-    next step boundary. Exit code 1 when something could not be stopped.
+    A cancelled cell is not started again by SLURM, by a job or by another run; it stays cancelled until `submit`, `run` or
+    `retry --class cancelled` asks for it. A job that also runs cells which were not named is left alone, and said. A run on this
+    machine stops as a whole, at its next step boundary; what it had of other cells is interrupted, not cancelled. Exit code 1 when
+    something could not be stopped.
 
     \b
     Example:
@@ -209,11 +210,14 @@ def _scancel(names: Sequence[str]) -> str | None:
 
 
 def _stop_runs(house: Store, cells: Collection[str] | None, done: Done) -> None:
-    """SIGTERM to the driver of every process here that holds a claim of the cells; elsewhere only its place can be told."""
+    """A mark for every stage of the cells that a process here works on, and SIGTERM to its driver; elsewhere only its place can be
+    told. Marks first: a run that shares the work must not take over what the other lets go."""
     from ltbench.store import owner as owners
 
     here = owners.here()
-    for cell, owner in _holders(house, cells):
+    held: list[_Holding] = []
+    for holding in _holders(house, cells):
+        owner, cell = holding.owner, holding.run.cell
         alive = owner.alive(here)
         if owner.slurm_job is not None and cell in done.cells:
             continue
@@ -222,7 +226,33 @@ def _stop_runs(house: Store, cells: Collection[str] | None, done: Done) -> None:
                 f"stop cell {cell[:12]}: process {owner.pid} on {owner.host} may still have it; stop it there"
             )
         elif alive:
-            _stop(cell, owner.pid, done)
+            held.append(holding)
+    _mark_held(held, done)
+    for holding in held:
+        _stop(holding.run.cell, holding.owner.pid, done)
+
+
+def _mark_held(held: Sequence[_Holding], done: Done) -> None:
+    """What a person cancelled stays so, though the process that had it will say only that it was interrupted."""
+    from ltbench.cli import stores
+
+    if not held:
+        return
+    try:
+        house = stores.open_store(write=True)
+    except LtbenchError as error:
+        done.problems.append(f"mark {plural(len(held), 'stage')} as cancelled: {error.message}")
+        return
+    for holding in held:
+        try:
+            run = house.run(holding.run.cell, holding.run.run)
+            run.fail(
+                holding.stage, holding.attempt, cause="cancelled", message="was cancelled", step=holding.step
+            )
+        except LtbenchError as error:
+            done.problems.append(f"mark cell {holding.run.cell[:12]} as cancelled: {error.message}")
+        else:
+            done.cells.add(holding.run.cell)
 
 
 def _stop(cell: str, pid: int, done: Done) -> None:
@@ -237,8 +267,19 @@ def _stop(cell: str, pid: int, done: Done) -> None:
         done.stopped.append(driver)
 
 
-def _holders(house: Store, cells: Collection[str] | None) -> Iterator[tuple[str, Owner]]:
-    """(cell, owner) of every claim that has not been released and may be alive."""
+@dataclass(frozen=True)
+class _Holding:
+    """A claim that has not been released: the stage of a run, the attempt, whose it is, and the step that it was last seen at."""
+
+    run: Run
+    stage: str
+    attempt: int
+    owner: Owner
+    step: int | None
+
+
+def _holders(house: Store, cells: Collection[str] | None) -> Iterator[_Holding]:
+    """Every claim that has not been released and whose owner may be alive."""
     from ltbench.store import claims
 
     for cell in house.cells():
@@ -248,7 +289,7 @@ def _holders(house: Store, cells: Collection[str] | None) -> Iterator[tuple[str,
             for stage in run.stages():
                 now = claims.standing(run.dir, stage, house.watch, house.lease)
                 if now is not None and now.outcome is None and now.alive is not False and now.owner:
-                    yield cell, now.owner
+                    yield _Holding(run, stage, now.attempt, now.owner, now.beat.get("step"))
 
 
 def _driver(pid: int) -> int:

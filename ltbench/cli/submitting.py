@@ -135,6 +135,7 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     _let_wait(wanted, waiting)
     cost = refusing.cost_of(looked, profile, wanted)
     refusing.hours(cost, asked.max_hours)
+    refusing.room(cost, house)
     if asked.dry_run:
         return _dry_run(looked, profile, asked, wanted, late, cost, f"{limit} elements at most ({source})")
     jobs, sender = _send(looked, profile, asked, wanted) if wanted else ([], None)

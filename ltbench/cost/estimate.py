@@ -193,19 +193,15 @@ def estimate(
     planned: Sequence[Planned],
     machine: Machine,
     calibrations: Iterable[Calibration] = (),
-    passes: Mapping[tuple[str, str], float] | None = None,
 ) -> GridCost:
-    """The cost of everything that is due, and what was spent so far beside its prediction.
-
-    passes: (method, pipeline) -> network rows per image, where no calibration counted them.
-    """
+    """The cost of everything that is due, and what was spent so far beside its prediction."""
     known = list(calibrations)
     seen, calls = _observed(planned)
-    speeds = Speeds(machine, known, seen, calls, passes or {})
+    speeds = Speeds(machine, known, seen, calls)
     ask = _Asked(speeds, machine)
     cells = tuple((item, ask.due(item)) for item in planned)
     shared = _shared(planned, speeds)
-    actual = _Spent(machine, known, calls, passes or {}).all(planned)
+    actual = _Spent(machine, known, calls).all(planned)
     return GridCost(machine, cells, *shared, actual)
 
 
@@ -263,9 +259,8 @@ class _Spent:
         machine: Machine,
         known: Sequence[Calibration],
         calls: Mapping[str, float],
-        passes: Mapping[tuple[str, str], float],
     ) -> None:
-        self._machine, self._known, self._calls, self._passes = machine, known, calls, passes
+        self._machine, self._known, self._calls = machine, known, calls
         self._asked: dict[tuple[str, int, int], _Asked] = {}
 
     def all(self, planned: Sequence[Planned]) -> tuple[Actual, ...]:
@@ -281,7 +276,7 @@ class _Spent:
             if place not in self._asked:
                 device, threads, ranks = place
                 machine = replace(self._machine, device=device, threads=threads, ranks=ranks)
-                speeds = Speeds(machine, self._known, (), self._calls, self._passes)
+                speeds = Speeds(machine, self._known, (), self._calls)
                 self._asked[place] = _Asked(speeds, machine)
             yield self._asked[place].actual(item, spent)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BASES = ("measured", "scaled", "estimated")  # the better first; a sum is as good as its worst part
+SLIGHT = 0.02  # share of a sum below which a part does not decide that
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ NO_TIME = Figure(0.0, BASES[0])
 
 
 def total(figures: Iterable[Figure]) -> Figure:
-    """Their sum; what takes no time says nothing about it."""
+    """Their sum; what takes next to no time of it says nothing about how well it is known."""
     parts = [figure for figure in figures if figure.seconds]
     if not parts:
         return NO_TIME
     sources = tuple(dict.fromkeys(source for figure in parts for source in figure.sources))
-    return Figure(sum(f.seconds for f in parts), max((f.basis for f in parts), key=BASES.index), sources)
+    seconds = sum(each.seconds for each in parts)
+    bases = [each.basis for each in parts if each.seconds >= SLIGHT * seconds]
+    return Figure(seconds, max(bases, key=BASES.index), sources)

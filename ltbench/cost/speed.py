@@ -7,9 +7,9 @@ settings on this device; another calibration on this device, scaled by the opera
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ltbench.canonical import canonical_json
 from ltbench.cost.calibrations import (
@@ -20,7 +20,7 @@ from ltbench.cost.calibrations import (
     sample_question,
     train_question,
 )
-from ltbench.cost.figures import Figure, figure, total
+from ltbench.cost.figures import BASES, Figure, figure, total
 from ltbench.cost.machine import Machine
 from ltbench.cost.rates import assumed
 from ltbench.cost.size import BACKWARD, Shape, depth, forward_operations
@@ -28,6 +28,7 @@ from ltbench.cost.work import (
     DOPRI5_CALLS,
     DataShape,
     data_shape,
+    declared_rows,
     decode_operations,
     encode_operations,
     feature_numbers,
@@ -45,6 +46,7 @@ EXTRACT = (
 )
 SMALL_EXTRACT = 0.05e9
 FOLDS, GROUPS = 10, 4
+Threaded = TypeVar("Threaded", Calibration, "Observed")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Observed:
 
 @dataclass
 class Speeds:
-    """What is known about a machine. passes: (method settings, pipeline) -> network rows per image, where somebody counted them."""
+    """What is known about a machine."""
 
     machine: Machine
     calibrations: Iterable[Calibration] = ()
@@ -68,7 +70,6 @@ class Speeds:
     calls: Mapping[str, float] = field(
         default_factory=dict
     )  # evaluation id -> rows per image that records tell
-    passes: Mapping[tuple[str, str], float] = field(default_factory=dict)  # (method, pipeline)
 
     def __post_init__(self) -> None:
         self._mine: dict[str, list[Calibration]] = {}
@@ -96,15 +97,16 @@ class Speeds:
         """One training step. With several ranks, each has its share of the batch, and talking is not counted."""
         question = train_question(settings, micro_batch)
         share = 1 / self.machine.ranks
-        found = self._measured(question, "seconds_per_step") or self._recorded(question.id, "records")
+        known = (self._measured(question, "seconds_per_step"), self._recorded(question.id, "records"))
+        found = min(filter(None, known), key=lambda each: BASES.index(each.basis), default=None)
         if found is not None:
             return found if share == 1 else Figure(found.seconds * share, "scaled", _rebased(found.sources))
         operations, note = self._step_operations(settings)
         near = self._nearest(question)
         if near is not None:
             theirs, _ = self._step_operations(near.what, near.what["data"])
-            ratio = operations / theirs * self._thread_ratio(near) * share
-            words = f"calibration {near.name} of {_named(near.what)} on {near.device}, by operations{note}"
+            ratio = operations / theirs * self._thread_ratio(near.threads) * share
+            words = f"calibration {near.name} of {_named(near.what)} on {near.device}, by operations{note}{self._of_threads(near.threads)}"
             return figure(near.result["seconds_per_step"] * ratio, "scaled", words)
         rate = assumed(self.machine.device, settings["train"]["precision"], self.machine.threads)
         shape = data_shape(settings["dataset"]).network(settings["train"])
@@ -129,12 +131,10 @@ class Speeds:
         known = self._rows.get(self._method_key(what))
         if known is not None:
             return known, ""
-        counted = self.passes.get((what["method"]["name"], what["pipeline"]))
-        if counted is not None:
-            return counted, f", {counted:g} passes counted" if counted != 1 else ""
-        if what["method"]["name"] == what["pipeline"]:  # a pipeline's plain objective has its name
-            return 1.0, ""
-        return 1.0, f", passes of {what['method']['name']} not known: one"
+        name, rows = what["method"]["name"], declared_rows(what)
+        if rows is None:
+            return 1.0, f", passes of {name} not known: one"
+        return rows, f", {rows:g} passes as {name} declares" if rows != 1 else ""
 
     @staticmethod
     def _method_key(what: Mapping[str, Any]) -> bytes:
@@ -224,8 +224,10 @@ class Speeds:
         near = self._nearest_sampling(question)
         if near is not None:
             theirs = Shape(**near.what["data"], augmented=near.what["augmented"])
-            ratio = forward / forward_operations(near.what["network"], theirs) * self._thread_ratio(near)
+            ratio = forward / forward_operations(near.what["network"], theirs)
+            ratio *= self._thread_ratio(near.threads)
             words = f"calibration {near.name} of sampling with {near.what['network']} on {near.device}, by operations{note}"
+            words += self._of_threads(near.threads)
             each = rows * near.result["seconds_per_row"] * ratio + near.result["seconds_per_image"] + decode
             return figure(images * each, "scaled", words)
         least = rate.launch / BACKWARD * depth(settings["network"], data.network(train)) / evaluation["block"]
@@ -282,8 +284,9 @@ class Speeds:
     # --- lookup ------------------------------------------------------------------------------------------------------
 
     def _measured(self, question: Question, value: str) -> Figure | None:
-        """A calibration of exactly this question on this device; by other code it counts as scaled."""
-        fitting = [c for c in self._mine.get(question.id, ()) if self._same_threads(c.threads)]
+        """A calibration of exactly this question on this device; by other code, or with other threads, it counts as scaled."""
+        every = self._mine.get(question.id, ())
+        fitting = [c for c in every if self._same_threads(c.threads)] or self._nearest_threads(every)
         if not fitting:
             return None
         code = question.code()
@@ -291,28 +294,44 @@ class Speeds:
             c for c in fitting if c.key == key_of(question.id, c.device, c.threads, code)
         ]  # the present code's
         best = (good or fitting)[-1]
-        basis = "measured" if good else "scaled"
+        basis = "measured" if good and self._same_threads(best.threads) else "scaled"
         words = f"calibration {best.name} on {best.device}" + ("" if good else ", by older code")
-        return figure(best.result[value], basis, words)
+        seconds = best.result[value] * self._thread_ratio(best.threads)
+        return figure(seconds, basis, words + self._of_threads(best.threads))
 
     def _recorded(self, question: str, what: str) -> Figure | None:
         """What records tell; of another number of threads it is no measurement of this one."""
         every = self._seen.get(question, [])
-        same = [seen for seen in every if self._same_threads(seen.threads)]
-        seen = same or every
+        seen = [each for each in every if self._same_threads(each.threads)] or self._nearest_threads(every)
         if not seen:
             return None
-        count = len({s.cell for s in seen})
-        words = f"{what} of {count} cell{'s' * (count > 1)} on {seen[0].device}"
-        words += "" if same else f", with {seen[0].threads} threads"
-        basis = "measured" if same else "scaled"
-        return figure(statistics.median(s.seconds for s in seen), basis, words)
+        threads, count = seen[0].threads, len({s.cell for s in seen})
+        words = f"{what} of {count} cell{'s' * (count > 1)} on {seen[0].device}{self._of_threads(threads)}"
+        basis = "measured" if self._same_threads(threads) else "scaled"
+        seconds = statistics.median(s.seconds for s in seen) * self._thread_ratio(threads)
+        return figure(seconds, basis, words)
 
     def _same_threads(self, threads: int) -> bool:
         return self.machine.gpu or threads == self.machine.threads
 
-    def _thread_ratio(self, other: Calibration) -> float:
-        return 1.0 if self.machine.gpu else other.threads / self.machine.threads
+    def _nearest_threads(self, found: Sequence[Threaded]) -> list[Threaded]:
+        """Those of the one number of threads that is nearest to the machine's."""
+        numbers = {each.threads for each in found}
+        nearest = min(numbers, key=lambda n: (abs(n - self.machine.threads), -n), default=0)
+        return [each for each in found if each.threads == nearest]
+
+    def _thread_ratio(self, threads: int) -> float:
+        """How many times as long as with `threads` it takes here, at most: fewer threads share the work at worst as their number
+        says, and that more of them bring anything is not known before it is measured."""
+        return 1.0 if self.machine.gpu else max(1.0, threads / self.machine.threads)
+
+    def _of_threads(self, threads: int) -> str:
+        """How `_thread_ratio` came about, for people; "" where the threads are the same."""
+        if self._same_threads(threads):
+            return ""
+        own, ratio = self.machine.threads, self._thread_ratio(threads)
+        how = f"taken times {ratio:g} for {own}" if ratio > 1 else f"{own} may be faster"
+        return f", with {threads} thread{'s' * (threads > 1)} ({how})"
 
 
 def observed_evaluation(settings: Mapping[str, Any], evaluation: str) -> str:

@@ -72,6 +72,18 @@ def _data_shape(text: bytes) -> DataShape:
     return DataShape(*sizes, seen, latents or "")
 
 
+def declared_rows(what: Mapping[str, Any]) -> float | None:
+    """Network rows per image of a training step, as the method's file declares (`single_pass`); None where it declares nothing and
+    yet makes several passes. what: settings, or what a calibration asked."""
+    plugin = plugins.get("methods", what["method"]["name"])
+    if plugin.single_pass is None:
+        return 1.0 if plugin.runs == 1 else None
+    values = {**plugin.defaults, **what["method"]}
+    if any(all(values[key] == value for key, value in each.items()) for each in plugin.single_pass):
+        return 1.0
+    return 2.0 - (what["train"] if "train" in what else what["recipe"])["label_drop"]
+
+
 def calls(sampler: str, steps: int | None, last_step: str | None = None) -> int | None:
     """Network calls of a whole sampling; None for dopri5, which chooses them as it goes."""
     if steps is None:

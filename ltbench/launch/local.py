@@ -30,6 +30,7 @@ from ltbench.launch.worker import DEFAULT_JOB
 TICK = 0.2  # seconds between looks at signals and dead workers
 SILENCE = 120.0  # seconds without a word before a worker's stacks are dumped and the user is told
 HANG = 3600.0  # seconds without a word after which a worker is killed and its stage fails
+CANCELLED = "was cancelled"
 START_TRIES = 3  # workers in a row that may die before they have said hello
 
 
@@ -78,7 +79,7 @@ class LocalRun:
     """One run of a queue. `stopped` is the signal that ended it early, None otherwise.
 
     asked: the caller's own answer to "which signal asked for a stop?"; then no handler is installed here, and only the caller's
-    caller (SLURM) kills.
+    caller (SLURM) kills. cancelled: whether a job is wanted no more; it is asked before each.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class LocalRun:
         watcher: Watcher,
         record: Recorder,
         asked: Callable[[], signal.Signals | None] | None = None,
+        cancelled: Callable[[Job], bool] = lambda job: False,
     ) -> None:
         self.queue = Queue(work)
         self.settings = settings
@@ -97,6 +99,7 @@ class LocalRun:
         self.environment: str | None = None
         self._record = record
         self._asked = asked
+        self._cancelled = cancelled
         self._insisted = 0
         self._workers: dict[int, WorkerProcess] = {}
         self._logs: dict[int, CappedLog] = {}
@@ -207,9 +210,17 @@ class LocalRun:
             seat = worker.index // ranks
             free = [w for w in self._workers.values() if w.index // ranks == seat and w.idle]
             # A training needs its seat's workers all at once; an evaluation is anybody's.
-            job = self.queue.next(trainings=len(free) == ranks)
+            job = self._next(worker, trainings=len(free) == ranks)
             if job is not None:
                 self._give(job, sorted(free, key=lambda w: w.index) if job.kind == "train" else [worker])
+
+    def _next(self, worker: WorkerProcess, *, trainings: bool) -> Job | None:
+        """The next job that is still wanted."""
+        while (job := self.queue.next(trainings=trainings)) is not None and self._cancelled(job):
+            outcome = Outcome(job.cell, job.work.label, job.stage, "preempted", message=CANCELLED)
+            self._settle(job, outcome)
+            self.watcher.ended(worker.index, job, outcome)
+        return job
 
     def _give(self, job: Job, workers: list[WorkerProcess]) -> None:
         self._started[job] = time.monotonic()
@@ -303,6 +314,8 @@ class LocalRun:
             self._write_failure(job, result, worker)
         seconds = time.monotonic() - self._started.get(job, time.monotonic())
         cause, message = result.get("cause"), result.get("message") or ""
+        if result["outcome"] == "preempted" and self._cancelled(job):
+            message = CANCELLED
         outcome = Outcome(job.cell, job.work.label, job.stage, result["outcome"], cause, message, seconds)
         self._settle(job, outcome)
         self.watcher.ended(worker.index, job, outcome)

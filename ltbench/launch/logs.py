@@ -15,7 +15,8 @@ NAME = "stages.jsonl"
 
 @dataclass
 class Part:
-    """A stretch of a worker's log: what one attempt at a stage printed. end is None while it goes on."""
+    """A stretch of a worker's log: what one attempt at a stage printed. end is None while it goes on. job: the SLURM job of which it
+    is all that this said itself, over all its starts."""
 
     cell: str
     stage: str
@@ -26,6 +27,7 @@ class Part:
     host: str
     end: int | None = None
     outcome: str | None = None
+    job: str | None = None
 
 
 class LogIndex:

@@ -24,8 +24,12 @@ def oom_kills() -> int | None:
             folder, name = ROOT / "memory" / path.lstrip("/"), "memory.oom_control"
         else:
             continue
-        if (count := _count(folder / name)) is not None:
-            return count
+        # The innermost group need not count: cgroup v2 has the file only where the memory controller was handed down.
+        for place in (folder, *folder.parents):
+            if (count := _count(place / name)) is not None:
+                return count
+            if place == ROOT:
+                break
     return None
 
 

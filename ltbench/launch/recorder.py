@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ltbench.errors import LtbenchError
-from ltbench.launch.work import Job
+from ltbench.launch.work import CellWork, Job
 from ltbench.stages.names import stage_name
 from ltbench.store import Store
 from ltbench.store.claims import latest_attempt
+
+
+class Cancelled:
+    """Whether a person has cancelled a job's cell since this was made: then it is not begun. What was cancelled before is asked
+    for again by the run that makes this."""
+
+    def __init__(self, store: Store, work: Iterable[CellWork]) -> None:
+        self._store = store
+        self._before = {cell.cell: self._marks(cell) for cell in work}
+
+    def __call__(self, job: Job) -> bool:
+        return bool(self._marks(job.work) - self._before[job.cell])
+
+    def _marks(self, work: CellWork) -> set[tuple[str, int]]:
+        failures = self._store.run(work.cell, work.run).failures()
+        return {(each["stage"], each["attempt"]) for each in failures if each["cause"] == "cancelled"}
 
 
 class Recorder:

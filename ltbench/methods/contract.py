@@ -221,6 +221,10 @@ class Method(nn.Module, ABC):
         dict[str, dict[str, Any]]
     ] = {}  # literal; an entry named like a pipeline is its default, `off` switches off, `check` fits a test
 
+    single_pass: ClassVar[list[dict[str, Any]] | None] = (
+        None  # literal, for costs: parameters with which one pass is made, where others run kept images twice; None: always one
+    )
+
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ltbench.report import diverged
 from ltbench.report.axes import (
     Planned,
     RowPlan,
@@ -294,7 +295,9 @@ class _Assembly:
         def others(record: Record) -> int:
             return len(self.selected.others.get(record["digest"], []))
 
-        return row_notes(found, self.plan.evaluation["extractor"]["name"], others, self.notes)
+        numbers = row_notes(found, self.plan.evaluation["extractor"]["name"], others, self.notes)
+        late = [diverged.notes_of(row, self.selected.train, shown) for row in rows]
+        return [(*own, *map(self.notes.number, more)) for own, more in zip(numbers, late, strict=True)]
 
 
 def _row(row: RowPlan, notes: tuple[int, ...], baseline: int | None) -> Row:

@@ -33,6 +33,7 @@ class Options:
     another machine is taken for dead. keep_samples: generated images stay in the scratch folder. start: where the starting
     weights lie, if there are any: a run of their cell, or a file. vae: the folder of the cell's VAE, where a spec named one.
     execution, recompute: how networks are run, see ltbench/execution.py.
+    grace: seconds between the warning that a job gets and its end, where that is known.
     """
 
     micro_batch: int | None = None
@@ -47,6 +48,7 @@ class Options:
     vae: str | None = None
     execution: str = "auto"
     recompute: bool = False
+    grace: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Followed:
 
     def beat(self, **progress: Any) -> bool:
         return False
+
+    unanswered = 0.0
 
     def still_mine(self) -> bool:
         return True

@@ -6,6 +6,7 @@ the deletion of an older one.
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from ltbench.trainer import NonFinite, Recipe, Trainer, build_parts
 
 PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
 SIGNAL_PAUSE = 0.5  # seconds: the signal that ended a child may still be on its way to us
+UNANSWERED = 30.0  # seconds
+SAFE = 2.0  # times what a save takes: the disk may be twice as slow when a whole partition is preempted and saves at once
 PREVIEW_COLUMNS, PREVIEW_GUIDANCE = 4, 2.0
 
 
@@ -146,6 +149,7 @@ class _Loop:
         self.last = max(milestones)
         self.saved_at = time.monotonic()
         self.saved_step = trainer.step
+        self.warned = self.late = False
         self.point: dict[str, Any] = {}
         self.speed = _Speed(trainer.step, trainer.parts.recipe.batch)
 
@@ -277,12 +281,24 @@ class _Loop:
         if not self.stage.ranks.leads or (self.saved_step == self.trainer.step and self.saved_step):
             return
         tensors, state = self.trainer.state()
-        run, attempt = self.stage.run, self.stage.claim.attempt
+        run, attempt, begun = self.stage.run, self.stage.claim.attempt, time.monotonic()
         save_checkpoint(
             run.checkpoints, self.trainer.step, tensors, state, cell=run.cell, run=run.run, attempt=attempt
         )
         prune_checkpoints(run.checkpoints, keep=2, at_most=self.trainer.step)
         self.saved_at, self.saved_step = time.monotonic(), self.trainer.step
+        self._warn_of_grace(self.saved_at - begun)
+
+    def _warn_of_grace(self, took: float) -> None:
+        """Said once: a job that is killed while it saves goes on from the checkpoint before."""
+        grace = self.stage.options.grace
+        if grace is None or SAFE * took <= grace or self.warned:
+            return
+        self.warned = True
+        self.stage.notice(
+            f"WARNING: a checkpoint took {took:.1f} s to save, and the job is told {grace:g} s before its end: a save that is not over "
+            f"by then counts for nothing. Set signal_seconds: {max(60, math.ceil(1.5 * SAFE * took))} or more in the profile"
+        )
 
     def _report(self) -> None:
         if not self.speed.tick(self.trainer.step):
@@ -294,7 +310,17 @@ class _Loop:
             "images_per_s": self.speed.rate,
         }
         self.stage.claim.beat(**progress)
+        self._say_unanswered()
         self.stage.emit({"type": "progress", "cell": self.stage.run.cell, "stage": "train", **progress})
+
+    def _say_unanswered(self) -> None:
+        """Said once each time that the store hangs."""
+        late = self.stage.claim.unanswered
+        if late > UNANSWERED and not self.late:
+            self.stage.notice(
+                f"the store has not answered for {late:.0f} s; training goes on to its next checkpoint"
+            )
+        self.late = late > UNANSWERED
 
 
 class _Speed:

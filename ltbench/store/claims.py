@@ -84,7 +84,11 @@ _ACTIVE: set[str] = (
 
 class Claim:
     """The right to work on a stage, as attempt `attempt`. Used with `with`, it beats in the background and is released at
-    the end: "done", or "failed" after an exception, "preempted" after KeyboardInterrupt or SystemExit."""
+    the end: "done", or "failed" after an exception, "preempted" after KeyboardInterrupt or SystemExit.
+
+    In there `beat` never touches the disk: a file server that hangs stops the thread beside the work, and the work at its next
+    commit. `unanswered` tells for how long it has hung.
+    """
 
     def __init__(self, folder: Path, stage: str, attempt: int, token: str, lease: float) -> None:
         self.stage, self.attempt = stage, attempt
@@ -92,7 +96,9 @@ class Claim:
         self._counter, self._last, self._progress = 0, float("-inf"), {}
         self._outcome: Outcome | None = None
         self._pid = os.getpid()  # a forked child that runs out of our `with` block must not end our claim
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock, self._stop, self._wake = threading.Lock(), threading.Event(), threading.Event()
+        self._beside: threading.Thread | None = None
+        self._asked: float | None = None
         _ACTIVE.add(token)
 
     def beat(self, **progress: Any) -> bool:
@@ -101,11 +107,21 @@ class Claim:
         True when it was written. A disk that refuses a beat does not end the work: others may then take it over, and
         `still_mine` tells.
         """
+        if self._beside not in (None, threading.current_thread()):
+            self._progress = progress or self._progress
+            self._wake.set()
+            return False
         with self._lock:
             self._progress = progress or self._progress
             if self._closed() or time.monotonic() - self._last < _BEAT_EVERY:
                 return False
             return self._write()
+
+    @property
+    def unanswered(self) -> float:
+        """Seconds for which the store has not answered a heartbeat; 0.0 while it answers."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
 
     def still_mine(self) -> bool:
         """Whether no later attempt has begun. Ask before every commit: a process that was stopped for long may wake up."""
@@ -119,13 +135,15 @@ class Claim:
             raise ValueError(f"a claim is released as done, failed or preempted, not {outcome!r}")
         with self._lock:
             self._stop.set()
+            self._wake.set()
             if not self._closed():
                 self._outcome = outcome
                 _ACTIVE.discard(self._token)
                 self._write()
 
     def __enter__(self) -> Claim:
-        threading.Thread(target=self._beat_on, name="ltbench-heartbeat", daemon=True).start()
+        self._beside = threading.Thread(target=self._beat_on, name="ltbench-heartbeat", daemon=True)
+        self._beside.start()
         return self
 
     def __exit__(
@@ -141,8 +159,12 @@ class Claim:
 
     def _beat_on(self) -> None:
         # A long evaluation block or a compilation says nothing for minutes; the process being alive is what a claim means.
-        while not self._stop.wait(self._lease / 6):
-            self.beat()
+        while not self._stop.is_set():
+            self._wake.wait(self._lease / 6)
+            self._stop.wait(max(0.0, self._last + _BEAT_EVERY - time.monotonic()))
+            self._wake.clear()
+            if not self._stop.is_set():
+                self.beat()
 
     def _write(self) -> bool:
         self._counter += 1
@@ -154,11 +176,14 @@ class Claim:
         }
         if self._outcome is not None:
             beat["outcome"] = self._outcome
+        self._asked = time.monotonic()
         try:
             path = beat_path(self._folder, self.stage, self.attempt)
             files.replace(path, sealed.seal(beat), durable=self._outcome is not None)
         except files.StorageProblem:
             return False
+        finally:
+            self._asked = None
         return True
 
 
@@ -243,9 +268,7 @@ def _beat_moved(folder: Path, stage: str, now: Standing) -> bool:
     """A last look before a takeover by lease. NFS may serve an old directory for a minute; a change of our own in it makes
     the client ask the server."""
     path = beat_path(folder, stage, now.attempt)
-    own_change = files.temporary_beside(path)
-    files.replace(own_change, b"", durable=False)
-    own_change.unlink(missing_ok=True)
+    files.ask_server(path.parent)
     return _read(path).get("counter") != now.beat.get("counter")
 
 

@@ -254,7 +254,7 @@ class Run:
                 inherited=lambda: self._made_by(stage),
             )
             if isinstance(won, Claim):
-                self._sweep()
+                self.sweep()
                 return won
             if time.monotonic() >= end:
                 return won
@@ -289,7 +289,7 @@ class Run:
         now = claims.standing(self.dir, stage, self.store.watch, self.store.lease)
         last = max(self.failures(stage), key=lambda each: each["attempt"], default=None)
         attempt = 0 if now is None else now.attempt
-        if last is not None and last["attempt"] >= attempt:
+        if last is not None and last["attempt"] >= attempt and not _outlived(last, now):
             host = None if now is None or now.owner is None else now.owner.host
             return StageState(
                 "failed", last["attempt"], cause=last["cause"], message=last.get("message"), host=host,
@@ -381,10 +381,13 @@ class Run:
                 found.append(name)
         return found
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Remove what killed processes of this machine left half-written."""
         for name in ("claims", "beats", "records", "facts", "failed", "."):
             files.sweep(self.dir / name)
         files.sweep(self.dir.parent.parent)
+        for folder in (self.checkpoints, self.milestones):
+            files.sweep(folder)
 
     def _writable(self, name: str = "") -> None:
         self.store.require_writable()
@@ -430,6 +433,13 @@ class _Fence:
             return True
         inherited = claims.inherited_records(self._folder, stage, record.attempt, latest)
         return inherited is None or record.path.name in inherited
+
+
+def _outlived(failure: dict[str, Any], now: claims.Standing | None) -> bool:
+    """Whether an attempt that a person cancelled is not over yet, or came to its end before it heard of that."""
+    if failure["cause"] != "cancelled" or now is None or now.attempt != failure["attempt"]:
+        return False
+    return now.outcome == "done" or (now.outcome is None and now.alive is not False)
 
 
 def damage(path: Path) -> list[Damaged]:

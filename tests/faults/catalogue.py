@@ -24,6 +24,7 @@ def _fault(number: str, happens: str, seen: str, tests: str, guard: str, lacking
 
 KILL, GRID, CKPT = "test_kill.py::", "faults/test_grid_kills.py::", "test_checkpoint_faults.py::"
 HOST, FILES, DAMAGE = "test_hostile_plugins.py::", "test_files.py::", "test_store_damage.py::"
+DISKS = "faults/test_disks.py::"
 STORE, YAML, JOB = "test_store_faults.py::", "test_spec_yaml.py::", "test_job.py::"
 CLAIM, FENCE, LAUNCH = "test_claims.py::", "test_claims_fence.py::", "test_launch.py::"
 ANYWHERE = KILL + "test_killed_anywhere_and_run_again_equals_uninterrupted"
@@ -48,9 +49,10 @@ FAULTS = (
     _fault("F06", "SIGTERM, SIGINT, SIGHUP at any time", "stopping at the next step boundary; once more kills",
            f"{LAUNCH}test_one_signal_stops_at_a_step_boundary {LAUNCH}test_a_second_signal_kills "
            "faults/test_code_rules.py::test_signal_handlers_only_take_note", "handlers only take note"),
-    _fault("F07", "grace shorter than a save", "the last checkpoint counts",
-           f"{ANYWHERE} {SLURM}test_a_step_that_was_killed_whole_is_written_down_by_whoever_looks",
-           "a half-written one never counts", "the warning with the time that a save took"),
+    _fault("F07", "grace shorter than a save", "the last checkpoint counts; WARNING: took N s, set signal_seconds: M",
+           f"{ANYWHERE} {SLURM}test_a_step_that_was_killed_whole_is_written_down_by_whoever_looks "
+           f"{DISKS}test_a_save_that_the_warning_leaves_no_time_for_is_said_once_with_what_to_set",
+           "a half-written one never counts; each save is timed against the warning"),
     _fault("F08", "preemption, requeue, scancel, time limit, node loss", "status says which; what was computed is kept",
            f"{CLAIM}test_a_requeued_job_replaces_its_former_self_at_once {SLURM}test_a_preempted_job_saves_requeues_itself_and_goes_on "
            f"{SLURM}test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it "
@@ -85,13 +87,15 @@ FAULTS = (
            "test_checkpoint.py::test_parts_of_another_step_are_noticed", "sha256 of every file"),
     _fault("F22", "power loss, a disk that lies", "found out at once",
            f"{FILES}test_data_is_durable_before_its_name_and_the_name_before_the_answer "
-           f"{CKPT}test_a_disk_that_lies_is_found_out_at_once", "fsync before rename; read back after it",
-           "a file system that drops what was not fsynced (FUSE)"),
+           f"{CKPT}test_a_disk_that_lies_is_found_out_at_once "
+           f"{DISKS}test_a_power_loss_at_any_moment_leaves_the_old_checkpoint_or_the_new "
+           f"{DISKS}test_a_power_loss_at_any_moment_loses_no_record_that_was_said_to_be_kept",
+           "fsync of data, name and folder before the answer; read back after it"),
     _fault("F23", "disk full, quota, size limit", "cannot write PATH: bytes needed and free, and what to do",
            f"{FILES}test_a_full_disk_is_an_error_that_teaches_and_leaves_nothing "
            f"{CKPT}test_disks_of_every_size_keep_the_last_checkpoint {CKPT}test_save_meets_disk_errors "
-           f"{FILES}test_a_file_size_limit_is_told {LAUNCH}test_a_full_disk_stops_the_run_instead_of_failing_every_cell",
-           "StorageProblem; the run ends", "a refusal before the start of what cannot fit"),
+           f"{FILES}test_a_file_size_limit_is_told {LAUNCH}test_a_full_disk_stops_the_run_instead_of_failing_every_cell "
+           f"{DISKS}test_what_has_no_room_is_refused_before_it_begins", "StorageProblem; the run ends; refusing.room()"),
     _fault("F24", "no inodes", "no inodes are left (of N)",
            f"{FILES}test_read_only_and_inodeless_disks_are_refused_at_once", "statvfs in the message"),
     _fault("F25", "read-only or forbidden folder", "refused before training, with the variable to set",
@@ -101,11 +105,13 @@ FAULTS = (
            f"{FILES}test_a_passing_error_is_ridden_out {FILES}test_after_a_failed_fsync_the_data_goes_to_a_new_file "
            f"{FILES}test_lost_reply_of_link_counts_as_made", "_insist() and the link count"),
     _fault("F27", "short writes", "whole files", f"{FILES}test_short_writes_are_completed", "the loop around write()"),
-    _fault("F28", "a node sees old directories for a minute", "no takeover of a living owner",
-           f"{CLAIM}test_a_beat_that_comes_at_the_last_look_counts", "a last look after a change of our own",
-           "a FUSE mount that delays names"),
-    _fault("F29", "a file server that hangs", "has said nothing for N s; its stacks are in LOG",
-           f"{LAUNCH}test_a_silent_worker_is_named_and_then_killed", "the driver's watch", "a mount that sleeps"),
+    _fault("F28", "a node sees old directories for a minute", "no takeover of a living owner; nothing is missing that is there",
+           f"{CLAIM}test_a_beat_that_comes_at_the_last_look_counts "
+           f"{DISKS}test_a_name_that_this_node_does_not_see_yet_is_asked_for_at_the_server",
+           "a last look after a change of our own: files.ask_server()"),
+    _fault("F29", "a file server that hangs", "the store has not answered for N s; or the worker has said nothing, its stacks are in LOG",
+           f"{LAUNCH}test_a_silent_worker_is_named_and_then_killed {DISKS}test_work_goes_on_while_the_store_hangs_and_says_so",
+           "heartbeats are written beside the work; the driver's watch"),
     _fault("F30", "old checkpoints go while somebody reads", "two sound ones stay, milestones stay",
            "test_checkpoint.py::test_pruning_keeps_two_sound_ones "
            "test_checkpoint.py::test_milestones_stay_and_are_verified", "keep >= 2; evaluations read milestones"),
@@ -113,8 +119,8 @@ FAULTS = (
     _fault("F40", "many writers", "nothing lost, doubled or torn",
            f"{STORE}test_eight_writers_lose_tear_and_double_nothing {FILES}test_one_of_many_writers_wins", "link()"),
     _fault("F41", "writers killed among others", "others go on; the leftover is swept",
-           f"{STORE}test_killed_writers_disturb_neither_writers_nor_readers {FILES}test_sweep_takes_the_dead_and_leaves_the_living",
-           "one file per record"),
+           f"{STORE}test_killed_writers_disturb_neither_writers_nor_readers {FILES}test_sweep_takes_the_dead_and_leaves_the_living "
+           f"{DISKS}test_what_a_killed_process_left_beside_complete_results_is_swept", "one file per record; Run.sweep()"),
     _fault("F42", "one cell started twice; a zombie", "running on HOST (attempt n, pid, last beat); the zombie writes nothing",
            f"{CLAIM}test_the_second_is_told_who_works {CLAIM}test_exactly_one_owner_per_stage "
            f"{FENCE}test_a_stopped_owner_that_wakes_up_is_ignored test_cli_live.py::test_two_runs_at_once_share_the_work",
@@ -147,8 +153,10 @@ FAULTS = (
     _fault("F62", "NaN, wrong shapes and types", "non-finite loss or gradient at step k; weights untouched",
            "test_trainer.py::test_a_loss_that_is_not_finite_stops_before_the_weights_and_keeps_the_evidence "
            f"test_trainer.py::test_a_transient_fault_is_run_again_and_leaves_no_trace {HOSTILE}", "the check before the optimiser"),
-    _fault("F63", "a loss that grows late", "kept in the mean; its curve is in the record",
-           "test_trainer.py::test_the_curve_holds_group_means_of_per_image_terms", "the curve", "a flag in the table"),
+    _fault("F63", "a loss that grows late", "kept in the mean; a footnote says how many times its lowest the loss is",
+           "test_trainer.py::test_the_curve_holds_group_means_of_per_image_terms "
+           "test_report_diverged.py::test_a_loss_has_grown_where_its_end_is_far_above_its_lowest "
+           "test_report_diverged.py::test_it_is_a_footnote_of_its_row_and_counts_in_the_mean", "report/diverged.py"),
     _fault("F64", "a plugin writes into its batch", "nothing, or a failed row of methods check",
            f"{UNTOUCHED} test_methods_conformance.py::test_the_draw_is_left_as_it_was", "fresh draws; the check"),
     _fault("F65", "a plugin changes global state", "changed torch's default dtype from .. to ..; or put back",
@@ -221,6 +229,20 @@ M = Mutant
 MUTANTS = (
     M("F22", "ltbench.files", "            if durable:\n                os.fsync(handle)", "            pass",
       FILES + "test_data_is_durable_before_its_name_and_the_name_before_the_answer"),
+    M("F22", "ltbench.files", "            if durable:\n                os.fsync(handle)", "            pass",
+      DISKS + "test_a_power_loss_at_any_moment_leaves_the_old_checkpoint_or_the_new"),
+    M("F22", "ltbench.files", "            os.fsync(handle)\n        except OSError as error:\n            if (", "            pass\n        except OSError as error:\n            if (",
+      DISKS + "test_a_power_loss_at_any_moment_loses_no_record_that_was_said_to_be_kept"),
+    M("F23", "ltbench.cli.refusing", "        if needed > free:", "        if False:", DISKS + "test_what_has_no_room_is_refused_before_it_begins"),
+    M("F28", "ltbench.files", "    ask_server(path.parent)\n    return not", "    return not",
+      DISKS + "test_a_name_that_this_node_does_not_see_yet_is_asked_for_at_the_server"),
+    M("F41", "ltbench.cli.due", "    _tidy(house, found)\n", "", DISKS + "test_what_a_killed_process_left_beside_complete_results_is_swept"),
+    M("F29", "ltbench.store.claims", "if self._beside not in (None, threading.current_thread()):", "if False:",
+      DISKS + "test_work_goes_on_while_the_store_hangs_and_says_so"),
+    M("F07", "ltbench.stages.train", "if grace is None or SAFE * took <= grace or self.warned:", "if grace is None or self.warned or True:",
+      DISKS + "test_a_save_that_the_warning_leaves_no_time_for_is_said_once_with_what_to_set"),
+    M("F63", "ltbench.report.diverged", "or levels[-1] < GREW * levels[lowest]", "or True",
+      "test_report_diverged.py::test_it_is_a_footnote_of_its_row_and_counts_in_the_mean"),
     M("F27", "ltbench.files", "            while rest:\n                rest = rest[os.write(handle, rest) :]",
       "            os.write(handle, rest)", FILES + "test_short_writes_are_completed"),
     M("F26", "ltbench.files", "error.errno not in _TRANSIENT or pause is None:\n                raise StorageProblem", "True:\n                raise StorageProblem",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ ENDED = frozenset(
 )
 WAITING = frozenset(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"))  # fmt: skip
 PATIENCE = 60  # seconds for one command
+GLANCE = 10  # seconds for one command where somebody only looks, and files tell nearly all of it
 BATCH = 400  # job numbers on one command line
 _ARRAY = re.compile(r"(?P<job>\d+)_\[(?P<ranges>[\d,\-]+)(:\d+)?(%\d+)?\]")
 
@@ -43,20 +45,26 @@ class State:
         return self.word in WAITING
 
 
-def ask(job_ids: Iterable[str]) -> dict[Key, State] | None:
+def ask(job_ids: Iterable[str], patience: float | None = None) -> dict[Key, State] | None:
     """The state of every job, and of every element under (job, index), that SLURM still knows; None where nobody answers.
 
-    A job that is missing from the answer is one that SLURM has forgotten: it ended long ago. PREEMPTED is an end only in
-    words: SLURM requeues such a job, so squeue's and scontrol's word for the same element wins over sacct's.
+    A job that is missing from the answer is one that SLURM has forgotten: it ended long ago. Accounting alone cannot say that: it
+    hears of a job later than the controller does, so without the controller an answer that lacks a job is none. PREEMPTED is an
+    end only in words: SLURM requeues such a job, so squeue's and scontrol's word for the same element wins over sacct's.
+
+    patience: seconds for each of two commands. [PATIENCE] Whoever waits for more is told by None.
     """
+    limit = PATIENCE if patience is None else patience
     wanted = sorted({str(job).partition("_")[0] for job in job_ids}, key=int)
     if not wanted:
         return {}
-    queue = _squeue(wanted)
-    past = _sacct(wanted)
-    if queue is None:
-        queue = _scontrol(wanted)
-    if queue is None and past is None:
+    begun = time.monotonic()
+    queue = _squeue(wanted, limit)
+    hangs = time.monotonic() - begun >= limit  # the controller, which scontrol would ask again
+    past = _sacct(wanted, limit)
+    if queue is None and not hangs:
+        queue = _scontrol(wanted, limit)
+    if queue is None and (past is None or set(wanted) - {_job(key) for key in past}):
         return None
     return {**(past or {}), **(queue or {})}
 
@@ -79,10 +87,21 @@ def comments() -> dict[str, str] | None:
     return found
 
 
-def _sacct(jobs: list[str]) -> dict[Key, State] | None:
+def _sacct(jobs: list[str], patience: float) -> dict[Key, State] | None:
     found: dict[Key, State] = {}
     for part in _batches(jobs):
-        text = _output("sacct", "-X", "-n", "-P", "-a", "-j", ",".join(part), "-o", "JobID,State,NodeList")
+        text = _output(
+            "sacct",
+            "-X",
+            "-n",
+            "-P",
+            "-a",
+            "-j",
+            ",".join(part),
+            "-o",
+            "JobID,State,NodeList",
+            patience=patience,
+        )
         if text is None:
             return None
         for line in text.splitlines():
@@ -92,23 +111,23 @@ def _sacct(jobs: list[str]) -> dict[Key, State] | None:
     return found
 
 
-def _squeue(jobs: list[str]) -> dict[Key, State] | None:
+def _squeue(jobs: list[str], patience: float) -> dict[Key, State] | None:
     """`squeue -t all` keeps ended jobs for MinJobAge; a list with one job that it has forgotten is an error in some versions."""
     found: dict[Key, State] = {}
-    text = _output("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-o", "%i|%T|%r|%N")
+    text = _output("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-o", "%i|%T|%r|%N", patience=patience)
     if text is None:
         return None
     wanted = set(jobs)
     for line in text.splitlines():
         name, state, reason, node, *_ = [*line.split("|"), "", "", ""]
         for key in _keys(name):
-            if (key if isinstance(key, str) else key[0]) in wanted:
+            if _job(key) in wanted:
                 found[key] = State(_word(state), reason if reason != "None" else "", _node(node), "squeue")
     return found
 
 
-def _scontrol(jobs: list[str]) -> dict[Key, State] | None:
-    text = _output("scontrol", "-o", "show", "job")
+def _scontrol(jobs: list[str], patience: float) -> dict[Key, State] | None:
+    text = _output("scontrol", "-o", "show", "job", patience=patience)
     if text is None:
         return None
     found: dict[Key, State] = {}
@@ -137,12 +156,15 @@ def _fields(line: str) -> dict[str, str]:
     return found
 
 
-def _output(*words: str) -> str | None:
+def _job(key: Key) -> str:
+    return key if isinstance(key, str) else key[0]
+
+
+def _output(*words: str, patience: float | None = None) -> str | None:
     """A command's output; None where it is not installed, does not answer in time, or says that it cannot."""
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
-        )
+        limit = PATIENCE if patience is None else patience
+        done = subprocess.run(words, capture_output=True, text=True, timeout=limit, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -22,6 +22,7 @@ def run(
     stopped: Callable[[], signal.Signals | None],
     log: Log,
     threads: int,
+    grace: float | None = None,
 ) -> list[Outcome]:
     """Run the stages one after another; every rank gets the same outcomes. A stage that somebody else holds is waited for.
 
@@ -31,7 +32,7 @@ def run(
     run_job = load_job(DEFAULT_JOB)
 
     outcomes: list[Outcome] = []
-    for job in _jobs(entries, threads):
+    for job in _jobs(entries, threads, grace):
         begun = time.monotonic()
         log.started(0, job)
         result: dict[str, Any] = {"outcome": "held"}
@@ -56,9 +57,10 @@ def run(
     return outcomes
 
 
-def _jobs(entries: Sequence[Entry], threads: int) -> list[Job]:
+def _jobs(entries: Sequence[Entry], threads: int, grace: float | None) -> list[Job]:
     """The stages in the order in which one worker would do them: equal on every rank."""
-    works: list[CellWork] = [entry.work(**{"threads": threads, **entry.options}) for entry in entries]
+    told = {"threads": threads, "grace": grace}
+    works: list[CellWork] = [entry.work(**{**told, **entry.options}) for entry in entries]
     queue, order = Queue(works), []
     while (job := queue.next()) is not None:
         order.append(job)

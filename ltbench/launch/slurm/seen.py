@@ -135,15 +135,20 @@ def _rank(task: Task) -> tuple[bool, bool, bool]:
     return task.kind != "training", task.kind == "helper", not runs
 
 
-def look(scratch: Path, benchmark: str | None = None, *, ask: bool = True) -> Seen:
-    """Read every submission below `scratch` (of a benchmark), and ask SLURM about its jobs unless nothing of them is open."""
+def look(
+    scratch: Path, benchmark: str | None = None, *, ask: bool = True, patience: float | None = None
+) -> Seen:
+    """Read every submission below `scratch` (of a benchmark), and ask SLURM about its jobs, for `patience` seconds as
+    `queue_states.ask` means it."""
     found = [_Files(each) for each in submissions(scratch, benchmark)]
     jobs = {job for each in found for job in each.jobs.values() if job is not None}
-    states = queue_states.ask(jobs) if ask and jobs else None
+    states = queue_states.ask(jobs, patience) if ask and jobs else None
     notes = (
         []
         if not jobs or not ask or states is not None
-        else ["SLURM does not answer: what is shown is what files tell"]
+        else [
+            "SLURM does not answer: what is shown is what files tell; a job that has not told its end counts as alive"
+        ]
     )
     tasks: dict[str, list[Task]] = {}
     watchdogs: list[Task] = []

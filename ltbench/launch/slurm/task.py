@@ -132,7 +132,8 @@ class _Task:
         if self.ranks > 1:
             from ltbench.launch.slurm import ranks
 
-            return ranks.run(self.entries, store, self.heard, self.log, self._threads(self.ranks))
+            how = (self._threads(self.ranks), self.profile.signal_seconds)
+            return ranks.run(self.entries, store, self.heard, self.log, *how)
         return self._local(store)
 
     def _local(self, store: Store) -> list[Outcome]:
@@ -140,7 +141,8 @@ class _Task:
         seats = seats_of(asked.pack, asked.gpus, self._threads(asked.pack))
         # A job without GPUs may see those of others, on a node that does not hide them.
         device = {} if asked.gpus else {"device": "cpu"}
-        work = [entry.work(**{"threads": seats.threads, **device, **entry.options}) for entry in self.entries]
+        told = {"threads": seats.threads, "grace": self.profile.signal_seconds, **device}
+        work = [entry.work(**{**told, **entry.options}) for entry in self.entries]
         logs = self.element.submission.logs / f"{self.element.array}_{self.element.index}"
         settings = local.Settings(store.root, store.scratch, logs, seats)
         going = local.LocalRun(work, settings, self.log, Recorder(store, self.log.note), self.heard)
