@@ -182,8 +182,9 @@ class _Assembly:
             return replace(
                 gap, text="refused", detail=f"refused, since the column has other {', '.join(differences)}"
             )
-        fitting = [each for each in found if not self.pool.differences(*each, column)]
-        notes += self._conflicts(row, cell, column, step, fitting) if len(fitting) > 1 else []
+        if len(found) > 1:
+            fitting = [each for each in found if not self.pool.differences(*each, column)]
+            notes += self._conflicts(row, cell, column, step, fitting)
         if measured["value"] is None:
             return replace(
                 gap, text="undefined", detail=measured.get("reason") or "the record gives no reason"

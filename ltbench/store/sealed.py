@@ -15,6 +15,7 @@ from ltbench import files
 from ltbench.canonical import canonical_json
 
 FORMAT = 1
+LONG = 4096  # bytes; below it, json has read a file before pydantic is imported
 
 _SEAL = b',"seal":"'
 _TAIL = len(_SEAL) + 64 + 2
@@ -48,6 +49,23 @@ def unseal(data: bytes) -> dict[str, Any]:
 
 def parse(data: bytes) -> dict[str, Any]:
     """Strict JSON object: UTF-8, no NaN. Raises ValueError with the reason."""
+    value = _parse_long(data) if len(data) >= LONG else None
+    return _parse(data) if value is None else value
+
+
+def _parse_long(data: bytes) -> dict[str, Any] | None:
+    """By pydantic's parser, which takes a third of json's time and gives the same values, floats to the last bit. None where it
+    refuses, or the value is no object: json decides then, and words the reason."""
+    import pydantic_core
+
+    try:
+        value = pydantic_core.from_json(data, allow_inf_nan=False)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _parse(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
