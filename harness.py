@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ltbench.cli import main
+from ltbench.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

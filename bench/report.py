@@ -2,7 +2,7 @@
 
 The store is written by the store's own code in its real format: a benchmark of 100 rows and 10 seeds, one record per cell. What is
 measured is the whole command (`report SPEC --format md`), in process time of fresh processes. The first
-reads every record, the next ones find that nothing has changed (`ltbench.cli.memory`).
+reads every record, the next ones find that nothing has changed (`ltbench.report.memory`).
 """
 
 from __future__ import annotations

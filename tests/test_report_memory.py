@@ -8,8 +8,7 @@ import shutil
 
 import pytest
 
-from ltbench.cli import memory
-from ltbench.report import assemble
+from ltbench.report import assemble, memory
 from ltbench.store import Store
 from tests import cli_world
 

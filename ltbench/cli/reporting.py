@@ -95,9 +95,11 @@ def report(
       python harness.py report quickstart --lock paper.lock
       python harness.py report quickstart --check paper.lock
     """
-    from ltbench.cli import definitions, locking, memory, stores
+    from ltbench.cli import definitions, locking, stores
+    from ltbench.report import memory
 
     locking.one_of(lock, check)
+    named = memory.name()
     place(store, scratch, plugins)
     if spec == APPENDIX and of is not None:
         _appendix(of, as_, set_ or [], with_ or [], filter_ or [], format_, out_dir, json)
@@ -107,9 +109,9 @@ def report(
             f"report takes one name, not {spec} and {of}", "`report appendix SPEC` has two words"
         )
     plain = lock is None and check is None and fail_on is None
-    if plain and memory.recall():
+    if plain and memory.recall(named):
         return
-    with memory.remembering() as seen:
+    with memory.remembering(named) as seen:
         asked = definitions.asked(spec, as_)
         house = stores.open_store(write=False)
         found = [plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks]
