@@ -114,6 +114,7 @@ def report(
     with memory.remembering(named) as seen:
         asked = definitions.asked(spec, as_)
         house = stores.open_store(write=False)
+        house.lazy = True  # a table asks for few of the rows
         found = [plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks]
         made = build(found, house, format_, asked, out_dir, quiet=json, paper=paper or fail_on is not None)
         moved = locking.settle(made, as_, lock, check, quiet=json)

@@ -48,6 +48,7 @@ class Pool:
     _groups: dict[str, str] = field(default_factory=dict)
     _rows: dict[str, dict[tuple[str, str], list[Measured]]] = field(default_factory=dict)
     _apart: dict[str, list[str]] = field(default_factory=dict)
+    _names: set[tuple[str, str]] = field(default_factory=set)  # metric and group of the columns
 
     def records(self, cell: Planned, step: int) -> list[Record]:
         """What the store holds for a cell at a step under this section's evaluation, the latest first."""
@@ -116,12 +117,13 @@ class Pool:
         return alike[min(alike, key=lambda identity: (-len(alike[identity]), repr(identity)))]
 
     def rows(self, record: Record, metric: str, group: str) -> list[Measured]:
-        """A record's rows of one metric and group."""
+        """A record's rows of one metric and group of the table."""
         known = self._rows.get(record["digest"])
-        if known is None:
+        if known is None:  # those of the table only: a record may hold hundreds
             known = self._rows[record["digest"]] = {}
             for row in record["body"]["rows"]:
-                known.setdefault((row["metric"], row["group"]), []).append((record, row))
+                if (name := (row["metric"], row["group"])) in self._names:
+                    known.setdefault(name, []).append((record, row))
         return known.get((metric, group), [])
 
     # --- columns ---
@@ -131,10 +133,12 @@ class Pool:
 
         Of the definition's `kinds` those that are measured here, and whatever else was asked for beyond the protocol's own.
         """
+        kinds, groups = self._kinds(kinds), group_names(self.plan.evaluation, groups)
+        self._names = {(kind, group) for kind in kinds for group in groups}
         return tuple(
             self._column(kind, group, [e for record in self.every() for e in self.rows(record, kind, group)])
-            for kind in self._kinds(kinds)
-            for group in group_names(self.plan.evaluation, groups)
+            for kind in kinds
+            for group in groups
         )
 
     def _kinds(self, wanted: Sequence[str] | None) -> list[str]:
