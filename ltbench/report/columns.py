@@ -47,6 +47,9 @@ class Pool:
     _each: dict[int | None, list[Record]] = field(default_factory=dict)  # by step
     _groups: dict[str, str] = field(default_factory=dict)
     _rows: dict[str, dict[tuple[str, str], list[Measured]]] = field(default_factory=dict)
+    _joined: dict[tuple[str, int], dict[tuple[str, str], list[Measured]]] = field(
+        default_factory=dict
+    )  # by cell and step
     _apart: dict[str, list[str]] = field(default_factory=dict)
     _names: set[tuple[str, str]] = field(default_factory=set)  # metric and group of the columns
 
@@ -118,13 +121,16 @@ class Pool:
 
     def rows(self, record: Record, metric: str, group: str) -> list[Measured]:
         """A record's rows of one metric and group of the table."""
+        return self._named(record).get((metric, group), [])
+
+    def _named(self, record: Record) -> dict[tuple[str, str], list[Measured]]:
         known = self._rows.get(record["digest"])
         if known is None:  # those of the table only: a record may hold hundreds
             known = self._rows[record["digest"]] = {}
             for row in record["body"]["rows"]:
                 if (name := (row["metric"], row["group"])) in self._names:
                     known.setdefault(name, []).append((record, row))
-        return known.get((metric, group), [])
+        return known
 
     # --- columns ---
 
@@ -178,14 +184,21 @@ class Pool:
 
     def measured(self, cell: Planned, step: int, column: Column) -> list[Measured]:
         """Every value of a column that the records of a cell give: those that fit the column first, then the latest first."""
-        found = [
-            each
-            for record in self.records(cell, step)
-            for each in self.rows(record, column.metric, column.group)
-        ]
-        return (
-            found if len(found) < 2 else sorted(found, key=lambda each: bool(self.differences(*each, column)))
-        )  # a stable sort
+        found = self._of(cell, step).get((column.metric, column.group), [])
+        if len(found) < 2:
+            return found
+        return sorted(found, key=lambda each: bool(self.differences(*each, column)))  # a stable sort
+
+    def _of(self, cell: Planned, step: int) -> dict[tuple[str, str], list[Measured]]:
+        """The rows of all records of a cell at a step, by metric and group."""
+        place = cell["cell"], step
+        if (known := self._joined.get(place)) is None:
+            records = self.records(cell, step)
+            known = self._named(records[0]) if len(records) == 1 else {}
+            for name in self._names if len(records) > 1 else ():
+                known[name] = [each for record in records for each in self.rows(record, *name)]
+            self._joined[place] = known
+        return known
 
     def differences(self, record: Record, row: Mapping[str, Any], column: Column) -> list[str]:
         """What keeps a value out of its column, in words; what the column has comes first."""
