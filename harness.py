@@ -6,7 +6,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from ltbench.cli import main
+        from ltbench.entry import main
 
         sys.exit(main())
     except KeyboardInterrupt:  # before a verb began that knows what Ctrl-C means

@@ -91,6 +91,7 @@ LAYERS = {
     "ltbench.status": 5,
     "ltbench.doctor": 5,
     "ltbench.cli": 6,
+    "ltbench.entry": 6,
 }
 TORCH_FREE = 0  # the layer that never imports torch
 PLUGIN_MODULES = {"torch", "numpy", "sklearn"}  # beside the standard library and the contract

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from ltbench.cli import memory
-from ltbench.report import assemble
+from ltbench import entry
+from ltbench.report import assemble, memory
 from ltbench.store import Store
 from tests import cli_world
 
@@ -75,6 +75,22 @@ def flip_a_bit(here):
     path.write_bytes(data)
 
 
+def a_later_attempt(here):
+    """Another attempt at the same evaluation, which supersedes."""
+    old = an_evaluation(here)
+    run = Store.open(here / "store", here / "scratch").run(old.cell, old.run)
+    rows = [{**row, "value": row["value"] + 2} for row in old.body["rows"]]
+    envelope = {**old.envelope, "attempt": old.attempt + 1}
+    run.put_record(old.kind, old.step, {**old.body, "rows": rows}, envelope, old.evaluation)
+
+
+def another_run(here):
+    """A record of the same cell by other code, in a run of its own."""
+    old = an_evaluation(here)
+    run = Store.open(here / "store", here / "scratch").run(old.cell, "0" * 12)
+    run.put_record(old.kind, old.step, {**old.body, "run": run.run}, old.envelope, old.evaluation)
+
+
 def a_failure(here):
     old = an_evaluation(here)
     run = Store.open(here / "store", here / "scratch").run(old.cell, old.run)
@@ -94,6 +110,8 @@ def the_spec(here):
 CHANGES = {
     "record": change_a_record,
     "bit": flip_a_bit,
+    "superseded": a_later_attempt,
+    "added": another_run,
     "gone": lambda here: an_evaluation(here).path.unlink(),
     "failure": a_failure,
     "definition": a_definition,
@@ -118,6 +136,22 @@ def test_another_command_screen_or_plugin_folder_is_another_report(kept, cli, he
     assert kept == [1, 1]
     cli(*WORDS, "--plugins", str(here))
     assert kept == [1, 1, 1]
+
+
+def test_another_version_or_copy_of_the_program_tells_nothing_of_this_one(kept, cli, here, monkeypatch):
+    monkeypatch.setattr(memory, "FORMAT", memory.FORMAT + 1)
+    cli(*WORDS)
+    assert kept == [1]
+    monkeypatch.setattr(memory, "PACKAGE", here)
+    cli(*WORDS)
+    assert kept == [1, 1]
+
+
+def test_it_is_told_before_the_command_line_is_asked(kept, cli, monkeypatch, capfd):
+    told = cli(*WORDS)
+    monkeypatch.setattr("ltbench.cli.main", lambda: pytest.fail("was imported and asked"))
+    assert entry.main() == 0
+    assert capfd.readouterr() == told[1:]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])

@@ -352,3 +352,40 @@ def test_an_empty_benchmark_is_a_table_of_reasons(tmp_path):
     assert "not run" in (tmp_path / "quickstart.md").read_text()
     assert "Missing: 8 of 8 cells" in (tmp_path / "quickstart.html").read_text()
     assert not [name for name in report.paths if name.startswith("png:")]
+
+
+@pytest.mark.parametrize("width", [200, 60, 24])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_table_that_fits_is_laid_out_as_rich_lays_it_out(width, terminal):
+    from rich import box
+    from rich.segment import Segment
+    from rich.text import Text
+
+    from ltbench.report.render_grid import Block
+
+    block = Block(
+        title=Text("FD[x@1a2b3c4d] ↓ (lower is better)", "bold"),
+        heads=[(("method (n=3)", ""),), (("all", ""),), (("漢字", ""),)],
+        rows=[
+            [(("ccua", ""),), (("*1.25", "bold"), (" ", ""), ("±0.10", "dim")), (("failed", "yellow"),)],
+            [(("a longer name [2]", ""),), (("", ""),), (("12.50", ""),)],
+        ],
+        last=[(("real images", "dim"),), (("-", "dim"),), (("0.5", "dim"),)],
+        box=box.SIMPLE_HEAD,
+    )
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=terminal, color_system="truecolor", _environ={}
+    )
+
+    def seen(picture):
+        lines = Segment.split_lines(console.render(picture))
+        return [
+            [(c, segment.style if terminal and c.strip() else None) for segment in line for c in segment.text]
+            for line in lines
+        ]
+
+    def shown(picture):
+        return [[(c, style or None) for c, style in line] for line in seen(picture)]
+
+    assert shown(block) == shown(block.grid())
+    assert console.measure(block).maximum == console.measure(block.grid()).maximum

@@ -100,11 +100,13 @@ def report(
       python harness.py report quickstart --check paper.lock
       python harness.py report --all --lock paper.lock
     """
-    from ltbench.cli import definitions, locking, memory, stores
+    from ltbench.cli import definitions, locking, stores
+    from ltbench.report import memory
 
     locking.one_of(lock, check)
     if spec is None or all_:
         _one_of(spec, as_, all_)
+    named = memory.name()
     place(store, scratch, plugins)
     if spec is not None and spec == APPENDIX and of is not None:
         _appendix(of, as_, set_ or [], with_ or [], filter_ or [], format_, out_dir, json)
@@ -114,14 +116,15 @@ def report(
             f"report takes one name, not {spec} and {of}", "`report appendix SPEC` has two words"
         )
     plain = lock is None and check is None and fail_on is None and not all_
-    if plain and memory.recall():
+    if plain and memory.recall(named):
         return
     known = locking.pinned_by(check, lock)
     told: list[dict[str, Any]] = []
     done: list[tuple[Asked, list[Plan], Report]] = []
     drift = False
-    with memory.remembering() as seen:
+    with memory.remembering(named) as seen:
         house = stores.open_store(write=False)
+        house.lazy = True  # a table asks for few of the rows
         for each in definitions.every() if spec is None else [spec]:
             asked = definitions.asked(each, as_)
             found = [

@@ -36,12 +36,15 @@ from ltbench.report.words import FLOORS, of_seed
 _SAME_FLOOR = 1e-6  # relative; the same images give floors that differ by rounding between machines
 
 
-def build_table(inputs: Inputs, definition: Definition, *, verdicts: bool = False) -> Table:
+def build_table(
+    inputs: Inputs, definition: Definition, *, verdicts: bool = False, selected: Selected | None = None
+) -> Table:
     """The table of a benchmark as `definition` asks for it. No file is read, nothing depends on order or time.
 
-    `verdicts`: a sheet says how ours differ from the published numbers.
+    `verdicts`: a sheet says how ours differ from the published numbers. `selected`: what `select` makes of the inputs, where that is
+    known.
     """
-    selected, notes = select([*inputs.records, *inputs.externals]), Notes()
+    selected, notes = selected or select([*inputs.records, *inputs.externals]), Notes()
     plans = arranged(sections_of(inputs.planned), selected, definition.table)
     sections = tuple(
         _Assembly(plan, definition, selected, inputs.externals, inputs.states, notes).section()
@@ -189,8 +192,9 @@ class _Assembly:
             return replace(
                 gap, text="refused", detail=f"refused, since the column has other {', '.join(differences)}"
             )
-        fitting = [each for each in found if not self.pool.differences(*each, column)]
-        notes += self._conflicts(row, cell, column, step, fitting) if len(fitting) > 1 else []
+        if len(found) > 1:
+            fitting = [each for each in found if not self.pool.differences(*each, column)]
+            notes += self._conflicts(row, cell, column, step, fitting)
         if measured["value"] is None:
             return replace(
                 gap, text="undefined", detail=measured.get("reason") or "the record gives no reason"

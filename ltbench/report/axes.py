@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ltbench.canonical import canonical_json, digest
+from ltbench.canonical import Digester, canonical_json, digest
 from ltbench.protocols import sampling_text
-from ltbench.report.identity import section_id
+from ltbench.report.identity import section_of
 from ltbench.report.table import External
 
 Planned = Mapping[str, Any]
@@ -93,10 +93,11 @@ def rows_of(cells: Sequence[Planned]) -> tuple[tuple[str, ...], list[RowPlan]]:
     differs without being named in any label, or between rows of one label, is added here, so that nothing unequal stays
     unseen.
     """
-    grouped: dict[bytes, list[Planned]] = {}
+    grouped: dict[tuple[str, str], list[Planned]] = {}
+    digester = Digester()  # cells of a grid share most of their settings
     for cell in cells:
         same = {key: value for key, value in compared(cell["settings"]).items() if key != "seed"}
-        grouped.setdefault(canonical_json([cell["label"], same]), []).append(cell)
+        grouped.setdefault((cell["label"], digester.digest(same)), []).append(cell)
     rows = [sorted(group, key=seed_of) for group in grouped.values()]
     settings = [dict(flat(compared(row[0]["settings"]))) for row in rows]
     labels = [str(row[0]["label"]) for row in rows]
@@ -146,7 +147,14 @@ def _last(name: str) -> str:
 
 def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     names = sorted({name for known in settings for name in known})
-    return [name for name in names if len({canonical_json(known.get(name)) for known in settings}) > 1]
+    return [name for name in names if _differ([known.get(name) for known in settings])]
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    several = {
+        repr(value): value for value in values
+    }  # equal texts are equal values, and mostly there is one
+    return len(several) > 1 and len({canonical_json(value) for value in several.values()}) > 1
 
 
 @dataclass(frozen=True)
@@ -169,18 +177,18 @@ class SectionPlan:
 def sections_of(planned: Sequence[Planned]) -> list[SectionPlan]:
     """Sections in the order of the plan. Titles name what differs between them."""
     several = len({cell.get("benchmark") for cell in planned}) > 1
-    found: dict[tuple[str, bytes, str], dict[str, Planned]] = {}
-    ids: dict[tuple[str, bytes, str], list[str]] = {}
+    found: dict[tuple[str, str, str], dict[tuple[str, str], Planned]] = {}
+    ids: dict[tuple[str, str, str], list[str]] = {}
     evaluations: dict[str, Mapping[str, Any]] = {}
+    digester = Digester()
     for cell in planned:
-        dataset = canonical_json(cell["settings"]["dataset"])
+        dataset = digester.digest({"dataset": cell["settings"]["dataset"]})
         for evaluation in cell["evaluations"]:
-            which = section_id(evaluation)
+            which = section_of({"body": {"evaluation": evaluation}})
             shared = {key: value for key, value in evaluation.items() if key != "metrics"}
             evaluations[which] = {**shared, "id": which}
             key = cell["part"], dataset, which
-            place = canonical_json([cell["cell"], cell["label"]]).decode()
-            found.setdefault(key, {}).setdefault(place, cell)
+            found.setdefault(key, {}).setdefault((cell["cell"], cell["label"]), cell)
             ids.setdefault(key, []).append(evaluation["id"])
     return [
         SectionPlan(

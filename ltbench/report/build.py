@@ -76,10 +76,8 @@ def write_report(
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    table, selected = (
-        build_table(inputs, definition, verdicts=verdicts),
-        select([*inputs.records, *inputs.externals]),
-    )
+    selected = select([*inputs.records, *inputs.externals])
+    table = build_table(inputs, definition, verdicts=verdicts, selected=selected)
     pictures: list[Picture] = []
     if {*PICTURES, "html"} & set(formats):
         from ltbench.report.pictures import draw_all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from ltbench.report.axes import Planned, RowPlan, SectionPlan
 from ltbench.report.identity import ROW_KEYS, fixed_steps, groups_id
 from ltbench.report.select import Key, Record, Selected, age
 from ltbench.report.table import Column, External, SeedValue
+
+_STATED = operator.itemgetter(*ROW_KEYS)
 
 Measured = tuple[Record, Mapping[str, Any]]  # a record and its row of one metric and group
 
@@ -39,15 +42,25 @@ class Pool:
     selected: Selected
     externals: Sequence[RowPlan]
     shown: int
-    _groups: dict[str, str] = field(default_factory=dict)  # by a record's digest
-    _rows: dict[str, dict[tuple[str, str], list[Measured]]] = field(default_factory=dict)  # the same
+    # What is asked again for every column of a table; by a record's digest, unless said.
+    _held: dict[tuple[str, int], list[Record]] = field(default_factory=dict)  # by cell and step
+    _each: dict[int | None, list[Record]] = field(default_factory=dict)  # by step
+    _groups: dict[str, str] = field(default_factory=dict)
+    _rows: dict[str, dict[tuple[str, str], list[Measured]]] = field(default_factory=dict)
+    _joined: dict[tuple[str, int], dict[tuple[str, str], list[Measured]]] = field(
+        default_factory=dict
+    )  # by cell and step
+    _apart: dict[str, list[str]] = field(default_factory=dict)
+    _names: set[tuple[str, str]] = field(default_factory=set)  # metric and group of the columns
 
     def records(self, cell: Planned, step: int) -> list[Record]:
         """What the store holds for a cell at a step under this section's evaluation, the latest first."""
-        keys = self.keys(cell, step)
-        if len(keys) == 1:
-            return self.selected.at(*keys[0])
-        return sorted((r for key in keys for r in self.selected.at(*key)), key=age, reverse=True)
+        place = cell["cell"], step
+        if (known := self._held.get(place)) is None:
+            keys = self.keys(cell, step)
+            found = (record for key in keys for record in self.selected.at(*key))
+            known = self._held[place] = sorted(found, key=age, reverse=True)
+        return known
 
     @cached_property
     def _external(self) -> dict[str, External]:
@@ -62,8 +75,13 @@ class Pool:
         pick = self.plan.picks.get((cell["cell"], step))
         return () if pick is None else ((cell["cell"], step, pick),)
 
-    def every(self, step: int | None = None) -> Iterator[Record]:
+    def every(self, step: int | None = None) -> Sequence[Record]:
         """All of them in the plan's order, or those of one step; the external ones last."""
+        if step not in self._each:
+            self._each[step] = list(self._every(step))
+        return self._each[step]
+
+    def _every(self, step: int | None) -> Iterator[Record]:
         for cell in (*self.plan.cells, *(row.cells[0] for row in self.externals)):
             for milestone in sorted(int(known) for known in cell["milestones"]):
                 if step in (None, milestone):
@@ -94,17 +112,25 @@ class Pool:
             self._groups[record["digest"]] = groups_id(record)
         return self._groups[record["digest"]]
 
-    def _identity(self, record: Record, row: Mapping[str, Any]) -> str:
-        return repr((*map(row.get, ROW_KEYS), self.groups_of(record)))
+    def _main(self, found: Sequence[Measured]) -> list[Mapping[str, Any]]:
+        """The rows of the commonest identity; of equally common ones the first in the alphabet."""
+        alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for record, row in found:
+            alike.setdefault((*identity_of(row), self.groups_of(record)), []).append(row)
+        return alike[min(alike, key=lambda identity: (-len(alike[identity]), repr(identity)))]
 
     def rows(self, record: Record, metric: str, group: str) -> list[Measured]:
-        """A record's rows of one metric and group."""
+        """A record's rows of one metric and group of the table."""
+        return self._named(record).get((metric, group), [])
+
+    def _named(self, record: Record) -> dict[tuple[str, str], list[Measured]]:
         known = self._rows.get(record["digest"])
-        if known is None:
+        if known is None:  # those of the table only: a record may hold hundreds
             known = self._rows[record["digest"]] = {}
             for row in record["body"]["rows"]:
-                known.setdefault((row["metric"], row["group"]), []).append((record, row))
-        return known.get((metric, group), [])
+                if (name := (row["metric"], row["group"])) in self._names:
+                    known.setdefault(name, []).append((record, row))
+        return known
 
     # --- columns ---
 
@@ -113,11 +139,12 @@ class Pool:
 
         Of the definition's `kinds` those that are measured here, and whatever else was asked for beyond the protocol's own.
         """
-        records = list(self.every())
+        kinds, groups = self._kinds(kinds), group_names(self.plan.evaluation, groups)
+        self._names = {(kind, group) for kind in kinds for group in groups}
         return tuple(
-            self._column(kind, group, [each for record in records for each in self.rows(record, kind, group)])
-            for kind in self._kinds(kinds)
-            for group in group_names(self.plan.evaluation, groups)
+            self._column(kind, group, [e for record in self.every() for e in self.rows(record, kind, group)])
+            for kind in kinds
+            for group in groups
         )
 
     def _kinds(self, wanted: Sequence[str] | None) -> list[str]:
@@ -144,9 +171,7 @@ class Pool:
             name = metric_name(kind, f"{extractor['name']}@{extractor['sha256']}")
             return Column(kind, name, group, "", 1, None, None, None, None)
         found = [each for each in found if "external" not in each[0]["body"]] or found  # what is ours decides
-        names = [self._identity(record, row) for record, row in found]
-        main = most_common(names)
-        like = [row for (_, row), name in zip(found, names, strict=True) if name == main]
+        like = self._main(found)
         row, n_floor = like[0], int(most_common([f"{row['n_floor']:012d}" for row in like]))
         return Column(
             metric=kind,
@@ -159,35 +184,59 @@ class Pool:
 
     def measured(self, cell: Planned, step: int, column: Column) -> list[Measured]:
         """Every value of a column that the records of a cell give: those that fit the column first, then the latest first."""
-        found = [
-            each
-            for record in self.records(cell, step)
-            for each in self.rows(record, column.metric, column.group)
-        ]
-        return (
-            found if len(found) < 2 else sorted(found, key=lambda each: bool(self.differences(*each, column)))
-        )  # a stable sort
+        found = self._of(cell, step).get((column.metric, column.group), [])
+        if len(found) < 2:
+            return found
+        return sorted(found, key=lambda each: bool(self.differences(*each, column)))  # a stable sort
+
+    def _of(self, cell: Planned, step: int) -> dict[tuple[str, str], list[Measured]]:
+        """The rows of all records of a cell at a step, by metric and group."""
+        place = cell["cell"], step
+        if (known := self._joined.get(place)) is None:
+            records = self.records(cell, step)
+            known = self._named(records[0]) if len(records) == 1 else {}
+            for name in self._names if len(records) > 1 else ():
+                known[name] = [each for record in records for each in self.rows(record, *name)]
+            self._joined[place] = known
+        return known
 
     def differences(self, record: Record, row: Mapping[str, Any], column: Column) -> list[str]:
         """What keeps a value out of its column, in words; what the column has comes first."""
+        apart = self._apart_of(record)
+        if identity_of(row) == identity_of(vars(column)):
+            return apart
         texts = [
             f"{key} ({_said(getattr(column, key))}, here {_said(row.get(key))})"
             for key in ROW_KEYS
             if row.get(key) != getattr(column, key)
         ]
+        return texts + apart
+
+    def _apart_of(self, record: Record) -> list[str]:
+        """What keeps all values of a record out of the section's columns."""
+        if (known := self._apart.get(record["digest"])) is None:
+            known = self._apart[record["digest"]] = list(self._differs(record))
+        return known
+
+    def _differs(self, record: Record) -> Iterator[str]:
         if (groups := self.groups_of(record)) != self.groups:
-            texts.append(f"group classes ({self.groups}, here {groups})")
-        texts += [
-            f"{name} images ({self.real[name][:8]}, here {sha256[:8]})"
-            for name, sha256 in (record["body"].get("real") or {}).items()
-            if self.real.get(name, sha256) != sha256
-        ]
+            yield f"group classes ({self.groups}, here {groups})"
+        for name, sha256 in (record["body"].get("real") or {}).items():
+            if self.real.get(name, sha256) != sha256:
+                yield f"{name} images ({self.real[name][:8]}, here {sha256[:8]})"
         # An adaptive sampler spends what it needs, and w = 1 needs half of what other guidance does.
         fixed = fixed_steps(self.plan.evaluation) and self.plan.picks is None
         held = fixed and "external" not in record["body"]
         if held and (nfe := nfe_text(record)) != self.nfe:
-            texts.append(f"evaluations per image ({self.nfe}, here {nfe})")
-        return texts
+            yield f"evaluations per image ({self.nfe}, here {nfe})"
+
+
+def identity_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row says of itself by ROW_KEYS; None for what it leaves out."""
+    try:
+        return _STATED(row)
+    except KeyError:
+        return tuple(map(row.get, ROW_KEYS))
 
 
 def _own(records: Iterable[Record]) -> list[Record]:
@@ -199,7 +248,7 @@ def _own(records: Iterable[Record]) -> list[Record]:
 def seed_value(seed: int | None, cell: str, record: Record, row: Mapping[str, Any]) -> SeedValue:
     """Older records have neither errors nor folds."""
     folds = row.get("folds") or ()
-    sound = bool(folds) and all(fold is not None and math.isfinite(fold) for fold in folds)
+    sound = bool(folds) and None not in folds and all(map(math.isfinite, folds))
     return SeedValue(
         seed,
         float(row["value"]),
@@ -207,7 +256,7 @@ def seed_value(seed: int | None, cell: str, record: Record, row: Mapping[str, An
         record["digest"],
         se=row.get("se"),
         corrected=row.get("corrected"),
-        folds=tuple(float(fold) for fold in folds) if sound else None,
+        folds=tuple(map(float, folds)) if sound else None,
         n=row["n_gen"],
     )
 

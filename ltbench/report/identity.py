@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ltbench.canonical import digest
@@ -29,12 +29,25 @@ def family_id(evaluation: Evaluation) -> str:
 
 def section_of(record: Record) -> str:
     """The section that a record's evaluation belongs to, by its content and not by the id that it states."""
-    return section_id(record["body"]["evaluation"])
+    return _remembered(section_id, record["body"]["evaluation"])
 
 
 def groups_id(record: Record) -> str:
     """8 hex digits of a record's head, body and tail classes."""
-    return digest(record["body"]["groups"])[:8]
+    return _remembered(digest, record["body"]["groups"])[:8]
+
+
+_IDS: dict[tuple[Callable[[Any], str], str], str] = {}
+
+
+def _remembered(identify: Callable[[Any], str], value: Any) -> str:
+    """`identify(value)`: of thousands of records few differ in it, and a digest takes ten times what `repr` does."""
+    text = repr(value)
+    if (identify, text) not in _IDS:
+        if len(_IDS) > 10_000:
+            _IDS.clear()
+        _IDS[identify, text] = identify(value)
+    return _IDS[identify, text]
 
 
 def fixed_steps(evaluation: Evaluation) -> bool:

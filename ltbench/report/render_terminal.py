@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
 from ltbench.report import sheet_words, words
+from ltbench.report.render_grid import Block, Cell, Part
 from ltbench.report.sheet import Sheet, SheetCell
 from ltbench.report.table import Section, Table
 
@@ -94,45 +97,42 @@ def _sheet_cell(cell: SheetCell, text, quiet: str) -> Text:
     return shown.append_text(text(_notes(cell.notes), quiet))
 
 
-def _block(table: Table, section: Section, name: str, text, plain: bool) -> Grid:
+def _block(table: Table, section: Section, name: str, text: Callable[..., Text], plain: bool) -> Block:
     from rich import box
 
-    grid = Grid(
-        title=text(words.metric_heading(section, name), "bold"),
-        title_justify="left",
-        box=box.ASCII2 if plain else box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    grid.add_column(words.method_heading(section), overflow="fold")
+    def part(content: str, style: str = "") -> Part:
+        return text(content).plain, style
+
     places = [place for place, column in enumerate(section.columns) if column.name == name]
-    for place in places:
-        grid.add_column(text(section.columns[place].group), justify="right")
+    rows = []
     for i, row in enumerate(section.rows):
-        cells = [
-            _entry(words.printed(section.entry(i, j), section.columns[j], table.decimals), text)
-            for j in places
-        ]
-        label = text(row.label + _notes(row.notes))
-        grid.add_row(label, *cells)
-    floors = [text(words.floor_text(section, place, table.decimals), "dim") for place in places]
-    grid.add_section()
-    grid.add_row(text(words.FLOOR_LABEL, "dim"), *floors)
-    return grid
+        cells = [words.printed(section.entry(i, j), section.columns[j], table.decimals) for j in places]
+        rows.append([(part(row.label + _notes(row.notes)),), *(_entry(cell, part) for cell in cells)])
+    floors = [(part(words.floor_text(section, place, table.decimals), "dim"),) for place in places]
+    return Block(
+        title=text(words.metric_heading(section, name), "bold"),
+        heads=[
+            (part(words.method_heading(section)),),
+            *((part(section.columns[j].group),) for j in places),
+        ],
+        rows=rows,
+        last=[(part(words.FLOOR_LABEL, "dim"),), *floors],
+        box=box.ASCII2 if plain else box.SIMPLE_HEAD,
+    )
 
 
 def _notes(numbers: tuple[int, ...]) -> str:
     return "".join(f" [{number}]" for number in numbers)
 
 
-def _entry(cell: words.Printed, text) -> Text:
+def _entry(cell: words.Printed, part: Callable[..., Part]) -> Cell:
     if not cell.value:
-        return text(cell.gap + _notes(cell.notes), "yellow")
+        return (part(cell.gap + _notes(cell.notes), "yellow"),)
     sign = {"best": "*", "second": "_", "tie": words.TIE}.get(cell.mark, "")
     style = {"best": "bold", "second": "underline"}.get(cell.mark, "")
-    shown = text(sign + cell.value, style)
-    shown.append_text(Text(" ") if words.spread(cell) else Text()).append_text(
-        text(words.spread(cell), "dim")
-    )
+    found = [part(sign + cell.value, style)]
+    if spread := words.spread(cell):
+        found += [(" ", ""), part(spread, "dim")]
     if cell.count:
-        shown.append_text(Text(" ")).append_text(text(f"({cell.count})", "yellow"))
-    return shown.append_text(text(_notes(cell.notes)))
+        found += [(" ", ""), part(f"({cell.count})", "yellow")]
+    return (*found, part(_notes(cell.notes)))

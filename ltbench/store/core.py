@@ -34,6 +34,9 @@ class Store:
         self.root, self.scratch, self.write, self.link = root, scratch, write, link
         self.layers = (root, *readonly)
         self.watch, self.lease = claims.WATCH, lease
+        self.lazy = (
+            False  # whether rows of records stay text until they are asked for; of a store open for reading
+        )
         self._read: dict[Path, tuple[tuple[int, ...], Record]] = {}
 
     def __repr__(self) -> str:
@@ -157,7 +160,7 @@ class Store:
         mark = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         known = self._read.get(path)
         if known is None or known[0] != mark:
-            known = self._read[path] = (mark, records.read_record(path))
+            known = self._read[path] = (mark, records.read_record(path, lazy=self.lazy))
         return known[1]
 
     def records(self, kind: str = "evaluation") -> Iterator[Record]:

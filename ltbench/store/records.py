@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ltbench import files
 from ltbench.canonical import canonical_json, digest
-from ltbench.store import sealed
+from ltbench.store import rows, sealed
 
 NAME = re.compile(
     r"(?P<kind>[a-z]+)-(?P<step>[0-9]{9,})(-(?P<evaluation>[0-9a-f]{12}))?-(?P<sha>[0-9a-f]{16})\.json"
@@ -181,21 +181,26 @@ def evaluation_of(body: dict[str, Any]) -> str | None:
 
 def record_file(body: dict[str, Any], envelope: dict[str, Any]) -> tuple[str, bytes]:
     """(name under `records/`, bytes) of a record. Raises ValueError naming a NaN's place."""
+    if isinstance(body.get("rows"), rows.Rows):
+        body = {**body, "rows": list(body["rows"])}
     found = sealed.checked_digest(body)
     middle = f"-{evaluation}" if (evaluation := evaluation_of(body)) else ""
     name = f"{body['kind']}-{body['step']:09d}{middle}-{found[:16]}.json"
     return name, sealed.seal({"body": body, "digest": found, "envelope": envelope})
 
 
-def read_record(path: Path) -> Record:
-    """Raises FileNotFoundError, or files.Unreadable with the reason, for anything but a sound record in its right place."""
-    return parse_record(path, files.read_regular(path))
+def read_record(path: Path, *, lazy: bool = False) -> Record:
+    """Raises FileNotFoundError, or files.Unreadable with the reason, for anything but a sound record in its right place.
+
+    With `lazy` an evaluation's rows stay text until they are asked for (`rows.Rows`).
+    """
+    return parse_record(path, files.read_regular(path), lazy=lazy)
 
 
-def parse_record(path: Path, data: bytes) -> Record:
+def parse_record(path: Path, data: bytes, *, lazy: bool = False) -> Record:
     """The record that `data` is, for the place `path`. Raises files.Unreadable with the reason."""
     try:
-        value = _open(data)
+        value = _open(data, lazy)
         body, envelope, found = value.pop("body"), value.pop("envelope"), value.pop("digest")
         if value or not isinstance(body, dict) or not isinstance(envelope, dict):
             raise ValueError(
@@ -228,7 +233,7 @@ def check_body(body: dict[str, Any]) -> None:
     """Raises ValueError when a body lacks what every reader counts on."""
     wanted: dict[str, type] = {"kind": str, "cell": str, "run": str, "step": int}
     if body.get("kind") == "evaluation":
-        wanted |= {"evaluation": dict, "rows": list}
+        wanted |= {"evaluation": dict, "rows": rows.Rows if isinstance(body.get("rows"), rows.Rows) else list}
     for key, kind in wanted.items():
         if not isinstance(body.get(key), kind):
             raise ValueError(f"has a body whose {key!r} is {body.get(key)!r}, not a {kind.__name__}")
@@ -249,9 +254,9 @@ def check_place(path: Path, body: dict[str, Any], body_digest: str) -> None:
         raise ValueError(f"belongs to cell {body['cell'][:12]}, run {body['run']}: misplaced")
 
 
-def _open(data: bytes) -> dict[str, Any]:
+def _open(data: bytes, lazy: bool) -> dict[str, Any]:
     try:
-        return sealed.unseal(data)
+        return rows.parse(sealed.verified(data)) if lazy else sealed.unseal(data)
     except ValueError:
         value = sealed.parse(data)
         # Written by another program: there is no seal, but the digest vouches for the body, and nothing for the rest.

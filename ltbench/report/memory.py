@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import io
+import json
 import os
 import stat
 import sys
@@ -20,19 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltbench.canonical import digest
-from ltbench.errors import LtbenchError
-from ltbench.files import StorageProblem, Unreadable, make_directory, replace
-from ltbench.store import sealed
+# Few and light: a report that is told again is told before the command line is imported.
 
 Mark = list[int] | None  # of a file or folder; None where there is nothing
 
 PACKAGE = Path(__file__).resolve().parents[1]
+FORMAT = 2  # of entries; another is another name
 SETTLED = (
     2.0  # seconds: what changed less long ago could change again within one tick of the file system's clock
 )
 ENTRIES = 32  # at most; the oldest go first
 _VARIABLES = ("LTBENCH_", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "LANG", "LC_")
+_OWN = ("LTBENCH_CACHES",)  # set by `ltbench.caches`, which moves no report
 _SYSTEM = ("/proc/", "/dev/n", "/dev/u", "/dev/t", "/sys/d", "/sys/f")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -56,11 +57,13 @@ def mark(path: str) -> Mark:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def _name() -> str:
-    """The entry of this command, here, on this screen."""
-    variables = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
+def name() -> str:
+    """The entry of this command, here, on this screen. To be asked before the flags are acted on, which changes the environment."""
+    variables = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES) and k not in _OWN}
     screen = [os.get_terminal_size().columns if sys.stdout.isatty() else 0, sys.stdout.isatty()]
-    return digest([sys.argv[1:], os.getcwd(), variables, screen, sys.version, sys.prefix])[:32]
+    program = [FORMAT, str(PACKAGE), sys.version, sys.prefix, sys.path]
+    text = json.dumps([sys.argv[1:], os.getcwd(), variables, screen, program], sort_keys=True)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _surroundings() -> list[str]:
@@ -71,26 +74,48 @@ def _surroundings() -> list[str]:
 # --- telling again --------------------------------------------------------------------------------------------------
 
 
-def recall() -> bool:
-    """Tell the remembered report of this command: print it and write its files. False where there is none that still holds."""
+def recall(named: str | None = None) -> bool:
+    """Tell the remembered report of this command: print it and write its files. False where there is none that still holds.
+
+    `named`: its `name()`, where it was asked for earlier.
+    """
     folder = root()
     if folder is None:
         return False
     try:
-        entry = sealed.read_sealed(folder / f"report-{_name()}.json")
+        entry = _opened((folder / f"report-{named or name()}.json").read_bytes())
         if any(mark(path) != known for path, known in entry["marks"].items()):
             return False
         files = {path: base64.b64decode(text) for path, text in entry["files"].items()}
-    except (FileNotFoundError, Unreadable, KeyError, ValueError, AttributeError, TypeError):
+        stdout, stderr = str(entry["stdout"]), str(entry["stderr"])
+    except (OSError, KeyError, ValueError, AttributeError, TypeError):
         return False
     for path, data in files.items():
-        target = Path(path)
-        if not target.is_file() or target.read_bytes() != data:
-            make_directory(target.parent)
-            replace(target, data)
-    sys.stdout.write(entry["stdout"])
-    sys.stderr.write(entry["stderr"])
+        _write_again(Path(path), data)
+    sys.stdout.write(stdout)
+    sys.stderr.write(stderr)
     return True
+
+
+def _write_again(path: Path, data: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != data:
+        from ltbench.files import make_directory, replace
+
+        make_directory(path.parent)
+        replace(path, data)
+
+
+def _closed(entry: dict[str, Any]) -> bytes:
+    """A line with the digest of what follows: a seal that is checked without importing the store."""
+    text = json.dumps(entry).encode()
+    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+def _opened(data: bytes) -> dict[str, Any]:
+    seal, _, text = data.partition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != seal:
+        raise ValueError("does not match its digest")
+    return json.loads(text)
 
 
 # --- remembering ----------------------------------------------------------------------------------------------------
@@ -146,15 +171,17 @@ class Memory:
         if folder is None or any(known and max(known[1], known[2]) > young for known in marks.values()):
             return
         entry = {
-            "format": sealed.FORMAT,
             "marks": marks,
             "files": {str(path.absolute()): base64.b64encode(path.read_bytes()).decode() for path in files},
             "stdout": self.stdout.getvalue(),
             "stderr": self.stderr.getvalue(),
         }
-        with contextlib.suppress(StorageProblem, LtbenchError, OSError, ValueError):
+        from ltbench.errors import LtbenchError
+        from ltbench.files import make_directory, replace
+
+        with contextlib.suppress(LtbenchError, OSError, ValueError):
             make_directory(folder)
-            replace(folder / f"report-{self.name}.json", sealed.seal(entry), durable=False)
+            replace(folder / f"report-{self.name}.json", _closed(entry), durable=False)
             _forget_oldest(folder)
 
 
@@ -176,9 +203,9 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def remembering() -> Iterator[Memory]:
-    """Watch what is read and said until the end of the block."""
-    memory = Memory(_name(), {path: mark(path) for path in _surroundings()}, time.time())
+def remembering(named: str) -> Iterator[Memory]:
+    """Watch what is read and said until the end of the block, for the entry `named`."""
+    memory = Memory(named, {path: mark(path) for path in _surroundings()}, time.time())
     if not _HOOKED:
         sys.addaudithook(_hook)
         _HOOKED.append(True)
