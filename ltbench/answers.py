@@ -51,10 +51,11 @@ class Answers:
         self._keys: dict[str, str] = {}
         self._asked: dict[tuple[Any, ...], tuple[Mapping[str, Any], str]] = {}
         self._read: dict[str, Answer | None] = {}
+        self._none = not self._local.is_dir() and not self._shared.is_dir()  # asked once: cells are thousands
 
     def of(self, settings: Mapping[str, Any]) -> Answer | None:
         """What is known of a cell with these settings; None where nobody has asked yet, or the code has changed since."""
-        if not self._read and not self._local.is_dir() and not self._shared.is_dir():
+        if self._none:
             return None
         key = self.key(settings)
         if key not in self._read:
@@ -81,7 +82,7 @@ class Answers:
     def keep(self, key: str, answer: Answer) -> None:
         """Remember an answer; one that cannot be written is asked for again next time."""
         answer = replace(answer, reason=redact.clean(answer.reason))
-        self._read[key] = answer
+        self._none, self._read[key] = False, answer
         shared = answer.kind != "impossible" and self._store.is_dir()  # a plan makes no store
         folder, name = self._shared if shared else self._local, f"{key}.json"
         try:

@@ -34,6 +34,7 @@ class Digester:
     def __init__(self) -> None:
         self._whole: dict[int, tuple[Any, bytes]] = {}
         self._items: dict[tuple[str, int], tuple[Any, bytes]] = {}
+        self._keys: dict[str, bytes] = {}
         self._orders: dict[tuple[Any, ...], list[str] | None] = {}
 
     def digest(self, value: dict[str, Any], depth: int = 1) -> str:
@@ -44,7 +45,15 @@ class Digester:
         order = self._order(tuple(value))
         if order is None:
             return canonical_json(value)
-        return b"{" + b",".join([self._item(key, value[key], depth - 1) for key in order]) + b"}"
+        found = []
+        for key in order:
+            item = value[key]
+            if depth > 1 and type(item) is dict:
+                found.append(self._keys[key] + self._spell(item, depth - 1))
+            else:  # written out: it is done a hundred thousand times
+                seen = self._items.get((key, id(item)))
+                found.append(seen[1] if seen is not None else self._item(key, item))
+        return b"{" + b",".join(found) + b"}"
 
     def _order(self, keys: tuple[Any, ...]) -> list[str] | None:
         """Sorted as text: the quotation mark at a spelled key's end would sort before some of what may follow it. None where a key
@@ -52,16 +61,12 @@ class Digester:
         if keys not in self._orders:
             plain = all(isinstance(key, str) and key.isascii() for key in keys)
             self._orders[keys] = sorted(keys) if plain else None
+            self._keys |= {key: canonical_json(key) + b":" for key in keys} if plain else {}
         return self._orders[keys]
 
-    def _item(self, key: str, value: Any, depth: int) -> bytes:
-        if depth and type(value) is dict:
-            return b"%b:%b" % (canonical_json(key), self._spell(value, depth))
-        seen = self._items.get((key, id(value)))
-        if seen is None:
-            seen = (value, b"%b:%b" % (canonical_json(key), self._part(value)))
-            self._items[key, id(value)] = seen  # the value stays alive here, so its id stays its own
-        return seen[1]
+    def _item(self, key: str, value: Any) -> bytes:
+        seen = self._items[key, id(value)] = (value, self._keys[key] + self._part(value))
+        return seen[1]  # the value stays alive in there, so its id stays its own
 
     def _part(self, value: Any) -> bytes:
         """A part by itself: under another key it is spelled alike."""

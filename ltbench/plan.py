@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ltbench.spec.resolved import Spec
 from ltbench.spec.types import spell
 from ltbench.stages.names import parse
 from ltbench.store import Run, Store
+from ltbench.store.kept import Seen
 from ltbench.store.records import NAME, Glimpse, Record, Records, stage_name
 
 __all__ = [
@@ -324,12 +325,19 @@ def _assembled(
 
 def _novelty(planned: Sequence[Planned]) -> Iterator[Planned]:
     """Says of a new cell which value of an axis nothing in the store has yet: `seed 2 is new`."""
+    if not any(item.state == "new" for item in planned):
+        yield from planned
+        return
     known: dict[str, dict[str, set[str]]] = {}
+    seen: set[tuple[str, str, int]] = set()  # thousands of cells have the values of the spec's few lists
     for item in planned:
         if item.state != "new":
-            axes = known.setdefault(item.cell.part, {axis: set() for axis in item.cell.axes})
+            part = item.cell.part
+            axes = known.setdefault(part, {axis: set() for axis in item.cell.axes})
             for axis, value in item.cell.axes.items():
-                axes[axis].add(spell(value))
+                if (key := (part, axis, id(value))) not in seen:
+                    seen.add(key)
+                    axes[axis].add(spell(value))
     for item in planned:
         part = known.get(item.cell.part)
         if item.state == "new" and part and item.cell.missing is None and item.cause is None:
@@ -337,6 +345,9 @@ def _novelty(planned: Sequence[Planned]) -> Iterator[Planned]:
             yield replace(item, reason=" and ".join(fresh) + " is new") if fresh else item
         else:
             yield item
+
+
+_Goods = tuple[str | None, str | None]  # digests that records of numbers and of pictures must have; None: any
 
 
 class _Look:
@@ -348,10 +359,11 @@ class _Look:
         self.answers = Answers(store)
         self._codes: dict[str, str] = {}
         self._digester = Digester()
+        self._complete: dict[tuple[Any, ...], Planned] = {}
 
     def at(self, cell: Cell) -> Planned:
         """How the cell stands; what it cannot do, as far as that is known, is no work."""
-        planned = self._from_files(cell)
+        planned = self._at_a_glance(cell) or self._from_files(cell)
         answer = self.answers.of(cell.settings) if planned.due and planned.state != "running" else None
         if answer is None or answer.kind in ("yes", "broken"):
             return planned
@@ -361,6 +373,19 @@ class _Look:
             )
         return replace(planned, reason=f"cannot run here: {answer.reason}", cause="impossible")
 
+    def _at_a_glance(self, cell: Cell) -> Planned | None:
+        """A cell with one run whose records are all there, as nearly every cell of a long grid; None for any other."""
+        if self.verify or len(self.store.layers) > 1 or cell.id not in self.known:
+            return None
+        good = self._goods({})
+        runs = f"{self.store.folders[0]}/cells/{cell.id[:2]}/{cell.id}/runs"
+        seen = self.store.reads.only(runs, lambda seen: _same(cell, seen, good) in self._complete)
+        if seen is None:
+            return None
+        run = seen.folder[len(runs) + 1 :].partition("/")[0]
+        own = provenance.run_id(provenance.train_code(cell.settings), cell.settings, self._digester)
+        return _alike(self._complete[_same(cell, seen, good)], cell, run) if run == own else None
+
     def _from_files(self, cell: Cell) -> Planned:
         total = len(cell.milestones) * (1 + len(cell.evaluations))
         runs = self.store.runs(cell.id) if cell.id in self.known else []
@@ -369,14 +394,29 @@ class _Look:
         code = provenance.train_code(cell.settings)
         found, accepted = self._current(cell, runs, code)
         if found is not None:
-            seen = _Seen(cell, found, lambda kind: self._good(kind, accepted), self.verify)
-            if seen.begun:
-                return seen.planned()
+            planned = self._of_run(cell, found, self._goods(accepted))
+            if planned is not None:
+                return planned
         changed = self._changes(cell, [run for run in runs if found is None or run.run != found.run], code)
         if changed is None:
             return Planned(cell, "new", cell.missing or "never run", 0, total, _everything(cell, "never run"))
         reason = changed[0] + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
         return Planned(cell, "stale", reason, 0, total, _everything(cell, reason), changes=tuple(changed))
+
+    def _of_run(self, cell: Cell, run: Run, good: _Goods) -> Planned | None:
+        """What the run that counts says; None where it holds nothing. Cells whose records are all there differ in nothing else."""
+        if self.verify:
+            whole = run.records()
+            return _Seen(cell, run, good, whole, whole).planned()
+        seen = run.seen()
+        same = _same(cell, seen[0], good) if len(seen) == 1 else None
+        known = self._complete.get(same) if same is not None else None
+        if known is None:
+            found = _Seen(cell, run, good, run.glimpses_of(seen), Records()).planned()
+            if same is not None and found is not None and found.state == "done":
+                self._complete[same] = found
+            return found
+        return _alike(known, cell, run.run)
 
     def begins(self, planned: Planned) -> bool:
         """Whether a cell's training is to begin, i.e. is due and has no checkpoint to go on from."""
@@ -399,16 +439,21 @@ class _Look:
         self, cell: Cell, runs: Sequence[Run], code: provenance.Code
     ) -> tuple[Run | None, dict[str, str]]:
         """The run that counts for the present code: an accepted one, else the code's own; and what was accepted."""
-        now = {part: entry["digest"] for part, entry in {**code, **provenance.evaluation_code()}.items()}
         for run in runs:
             try:
                 kept = (run.accepted() or {}).get("code") or {}
             except Unreadable:
                 continue  # a damaged acceptance accepts nothing; the store's own check names it
-            if kept and all(now.get(part) == value for part, value in kept.items() if part != "illustration"):
+            if not kept:
+                continue
+            now = {part: entry["digest"] for part, entry in {**code, **provenance.evaluation_code()}.items()}
+            if all(now.get(part) == value for part, value in kept.items() if part != "illustration"):
                 return run, kept
         own = provenance.run_id(code, cell.settings, self._digester)
         return next((run for run in runs if run.run == own), None), {}
+
+    def _goods(self, accepted: dict[str, str]) -> _Goods:
+        return self._good("evaluation", accepted), self._good("illustration", accepted)
 
     def _good(self, kind: str, accepted: dict[str, str]) -> str | None:
         """Digest that a record of a kind must have; None when whatever code made it was accepted.
@@ -434,6 +479,16 @@ class _Look:
             said = provenance.changes(info["code"], code) + settings_changes(info["settings"], cell.settings)
             found.append(said or ["made by code that cannot be told apart"])
         return min(found, key=len) if found else None
+
+
+def _same(cell: Cell, seen: Seen, good: _Goods) -> tuple[Any, ...]:
+    """On what alone it depends whether a run's records are all there."""
+    return (seen.slots, cell.milestones, id(cell.evaluations), good)
+
+
+def _alike(done: Planned, cell: Cell, run: str) -> Planned:
+    """What was found of a cell that is done, said of another with the same records."""
+    return Planned(cell, done.state, done.reason, done.done, done.total, run=run, reached=done.reached)
 
 
 def settings_changes(old: dict[str, Any], new: dict[str, Any], above: str = "") -> list[str]:
@@ -467,16 +522,16 @@ def _all_stages(milestones: tuple[int, ...], evaluations: tuple[str, ...], reaso
 class _Seen:
     """What one run holds of what its cell wants."""
 
-    def __init__(self, cell: Cell, run: Run, good: Callable[[str], str | None], verify: bool) -> None:
+    def __init__(
+        self, cell: Cell, run: Run, good: _Goods, known: Sequence[Record | Glimpse], whole: Records
+    ) -> None:
+        """known: its records; whole: the same if they are verified, else empty."""
         self.cell, self.run = cell, run
-        whole = run.records() if verify else Records()
-        known: Sequence[Record | Glimpse] = whole if verify else run.glimpses()
         self.damaged = whole.damaged
         self.spent = tuple(spent for record in whole if (spent := _spent(record)))
         self.trained = {record.step for record in known if record.kind == "train"}
         made = [record for record in known if record.kind in ("evaluation", "selection", "illustration")]
-        wanted = {kind: good(kind) for kind in {record.kind for record in made}}
-        fresh = [r for r in made if wanted[r.kind] in (None, r.evaluation_code)]
+        fresh = [r for r in made if good[r.kind == "illustration"] in (None, r.evaluation_code)]
         self.made = {(record.step, record.evaluation) for record in fresh}
         self.old = {(r.step, r.evaluation): r for r in made if r not in fresh}
         self.begun = bool(known or self.damaged or self._touched)
@@ -490,7 +545,10 @@ class _Seen:
     def _touched(self) -> set[str]:
         return self.run.touched()
 
-    def planned(self) -> Planned:
+    def planned(self) -> Planned | None:
+        """None where nothing was ever begun."""
+        if not self.begun:
+            return None
         cell = self.cell
         due = (*self._train(), *self._evaluations())
         total = len(cell.milestones) * (1 + len(cell.evaluations))
@@ -553,7 +611,13 @@ class _Seen:
             return reason
         if (step, key) in self.old:
             old = self.old[(step, key)]
-            self.stale.append(evaluation_change(old.kind, old.envelope.get("evaluation_code")))
+            try:
+                made = old.envelope.get("evaluation_code")
+            except FileNotFoundError:
+                made = None
+            except Unreadable as problem:
+                return f"its record is damaged: {problem.reason}"
+            self.stale.append(evaluation_change(old.kind, made))
             return self.stale[-1]
         if step not in self.trained:
             return "after training"

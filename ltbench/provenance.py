@@ -7,6 +7,7 @@ and name by name, so that a change can be said: "methods/ccua.py: method `CCUA.l
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ltbench import plugins
+from ltbench import plugins, texts
 from ltbench.canonical import Digester, digest
 from ltbench.spec.networks import network_numbers
 
@@ -162,6 +163,11 @@ def _file_changes(path: str, old: dict[str, str] | None, new: dict[str, str] | N
             yield f"{path}: {kind} `{own}` {verb}" if own else f"{path}: {kind} {verb}"
 
 
+def kept_in(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """In the block, what is in source files is taken from `folder` where their text was seen before; for commands that look."""
+    return texts.kept_in(folder, __file__)
+
+
 def forget() -> None:
     """Read every file again at the next call: for tests and for long-lived processes."""
     for cached in (
@@ -176,6 +182,7 @@ def forget() -> None:
         _loader,
         names_of,
         _imports,
+        _text,
         _tree,
         _file_of,
         git_state,
@@ -315,22 +322,38 @@ def _imports(path: Path) -> tuple[str, ...]:
     """Modules of ltbench that a file imports anywhere in it, for its types alone excepted."""
     found: set[str] = set()
     package = _package_of(path)
-    for node in _running(_tree(path)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
-            # `from a import b` may mean the module a.b or a name of a.
-            inner = {f"{base}.{alias.name}" for alias in node.names if _file_of(f"{base}.{alias.name}")}
-            found |= inner if len(inner) == len(node.names) else {base, *inner}
+    for module, level, imported in texts.say(_text(path), _import_statements):
+        if level is None:
+            found |= set(imported)
+            continue
+        base = module
+        if level:
+            base = ".".join([*package[: len(package) - level + 1], *([base] if base else [])])
+        # `from a import b` may mean the module a.b or a name of a.
+        inner = {f"{base}.{name}" for name in imported if _file_of(f"{base}.{name}")}
+        found |= inner if len(inner) == len(imported) else {base, *inner}
     return tuple(sorted(module for module in found if module.partition(".")[0] == "ltbench"))
 
 
+def _import_statements(source: bytes) -> list[tuple[str, int | None, list[str]]]:
+    """(module, level, names) of each statement; `import a, b` has no module and no level."""
+    found: list[tuple[str, int | None, list[str]]] = []
+    for node in _running(_tree(source)):
+        if isinstance(node, ast.Import):
+            found.append(("", None, [alias.name for alias in node.names]))
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.module or "", node.level, [alias.name for alias in node.names]))
+    return found
+
+
 @functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
+def _text(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@functools.cache
+def _tree(text: bytes) -> ast.Module:
+    return ast.parse(text)
 
 
 def _package_of(path: Path) -> list[str]:
@@ -372,10 +395,14 @@ def _file_of(module: str) -> Path | None:
 @functools.cache
 def names_of(path: Path) -> dict[str, str]:
     """sha256 of each top-level thing of a file: {"function spread": hex, "method CCUA.loss": hex, "imports": hex, ...}."""
+    return texts.say(_text(path), _names_in)
+
+
+def _names_in(source: bytes) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
     order: list[str] = []
     imported: set[str] = set()
-    for node in _tree(path).body:
+    for node in _tree(source).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imported |= _import_words(node)
         elif not _is_text(node) and not (

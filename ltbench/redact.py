@@ -103,7 +103,11 @@ _considered: set[str] = set()
 
 def clean(text: str) -> str:
     """`text` with every secret replaced by [hidden]."""
-    for value in _values():
+    return _clean(text, _values())
+
+
+def _clean(text: str, values: list[str]) -> str:
+    for value in values:
         if value in text:
             text = text.replace(value, MARK)
     small = text.lower()
@@ -116,13 +120,32 @@ def clean(text: str) -> str:
 
 def clean_all(value: Any) -> Any:
     """A JSON-able value with its texts clean, keys included."""
+    return _clean_all(value, _Cleaned(_values()))
+
+
+def _clean_all(value: Any, texts: _Cleaned) -> Any:
     if isinstance(value, str):
-        return clean(value)
+        return texts[value]
     if isinstance(value, dict):
-        return {clean(key) if isinstance(key, str) else key: clean_all(item) for key, item in value.items()}
+        return {
+            texts[key] if isinstance(key, str) else key: _clean_all(item, texts)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [clean_all(item) for item in value]
+        return [_clean_all(item, texts) for item in value]
     return value
+
+
+class _Cleaned(dict[str, str]):
+    """Text -> clean text: of thousands of rows most texts are the same, and the environment is asked once for all."""
+
+    def __init__(self, values: list[str]) -> None:
+        super().__init__()
+        self._values = values
+
+    def __missing__(self, text: str) -> str:
+        found = self[text] = _clean(text, self._values)
+        return found
 
 
 def looks_secret(text: str) -> bool:

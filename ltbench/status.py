@@ -92,7 +92,8 @@ class Row:
 
     def json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "left_s": self.left}
+        queue = None if self.queue is None else asdict(self.queue)
+        return {**vars(self), "queue": queue, "left_s": self.left}
 
 
 @dataclass(frozen=True)
@@ -274,8 +275,7 @@ def _present_run(settings: Mapping[str, Any]) -> str | None:
 
 def _records(run: Run) -> list[str]:
     """Names of the record files, unread: reading them is for `show`."""
-    folder = run.dir / "records"
-    return [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return [name for name in run.store.reads.names(f"{run.dir}/records") if NAME.fullmatch(name)]
 
 
 def _beat(beat: Mapping[str, Any] | None, stage: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:

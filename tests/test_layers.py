@@ -17,6 +17,8 @@ LAYERS = {
     "ltbench.errors": 0,
     "ltbench.canonical": 0,
     "ltbench.files": 0,
+    "ltbench.derived": 0,
+    "ltbench.texts": 0,
     "ltbench.download": 0,
     "ltbench.redact": 0,
     "ltbench.spec": 0,

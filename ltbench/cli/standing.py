@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from ltbench.launch.slurm.seen import Seen
     from ltbench.status import Row
+    from ltbench.store import Store
+    from ltbench.store.kept import Kept
 
 EVERY = 2.0  # seconds between two looks on a terminal
 BLOCKS = 10.0  # seconds between two looks where nobody redraws a screen
@@ -102,6 +104,7 @@ class Looker:
     notes: list[str] = field(default_factory=list)
     took: float = 0.0
     _rows: Callable[[], list[Row]] | None = None
+    _kept: Kept | None = None
     _seen: Seen | None = None
     _asked: float = 0.0
 
@@ -141,19 +144,35 @@ class Looker:
     def _source(self) -> Callable[[], list[Row]]:
         from ltbench import plan as plans
         from ltbench import status as state
-        from ltbench.cli import stores, targets
+        from ltbench.cli import targets
 
         if self.spec is None:
             if self.filters or self.changes or self.methods:
                 raise UsageError(
                     "--filter, --set and --with belong to a spec", "name one: status SPEC --filter ..."
                 )
-            return lambda: state.of_store(stores.open_store(write=False))
+            return lambda: self._looked(state.of_store)
         benchmark = targets.load(self.spec, self.changes, self.methods)
         cells = targets.cells_of(benchmark, self.filters)
-        return lambda: state.of_plan(
-            plans.plan(benchmark, stores.open_store(write=False), cells, verify=False)
+        return lambda: self._looked(
+            lambda store: state.of_plan(plans.plan(benchmark, store, cells, verify=False))
         )
+
+    def _looked(self, look: Callable[[Store], list[Row]]) -> list[Row]:
+        """A look at the store through what is kept of it."""
+        from ltbench import provenance
+        from ltbench.cli import stores
+        from ltbench.report.memory import root
+        from ltbench.store.kept import Kept
+
+        store = stores.open_store(write=False)
+        self._kept = self._kept or Kept.below(root(), store.layers)
+        self._kept.begin()
+        store.reads = self._kept
+        with provenance.kept_in(root()):
+            rows = look(store)
+        self._kept.save(store.cells)
+        return rows
 
 
 def _dump(look: Looker) -> None:

@@ -79,7 +79,7 @@ def expand_part(part: Part, digester: Digester | None = None) -> Iterator[Cell]:
     ids = {key: _Wanted.of(found) for key, found in part.evaluations.items()}
     for values in itertools.product(*part.axes.values()):
         axes = dict(zip(names, values, strict=True))
-        if not any(excluded(entry, axes) for entry in part.exclude):
+        if not part.exclude or not any(excluded(entry, axes) for entry in part.exclude):
             yield _cell(part, axes, shown, ids, digester)
 
 
@@ -122,7 +122,7 @@ def _cell(
 
 
 def _data_key(axes: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(value for axis, value in axes.items() if axis.startswith("dataset."))
+    return tuple([value for axis, value in axes.items() if axis.startswith("dataset.")])
 
 
 def _make(
@@ -140,7 +140,7 @@ def _make(
 ) -> Cell:
     """A cell at one point of the grid: `axes` and `start`, with the data and recipes of its part or of a source's own."""
     data = sets[_data_key(axes)]
-    recipe = recipes[tuple(value for axis, value in axes.items() if axis.startswith("train."))]
+    recipe = recipes[tuple([value for axis, value in axes.items() if axis.startswith("train.")])]
     resample = axes["resample"]
     if isinstance(resample, int):
         resample = float(resample)

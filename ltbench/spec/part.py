@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -149,6 +150,9 @@ class PartReader:
         return choices.frozen(given.get(key))
 
     def _check_twice(self, axis: str, values: tuple[Any, ...]) -> None:
+        with contextlib.suppress(TypeError):  # a mapping has no hash
+            if len(set(values)) == len(values):
+                return
         for i, value in enumerate(values):
             # None stands for a value that has been refused already, unless it is written there.
             written = self.node.find(("grid", axis, i))

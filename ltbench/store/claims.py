@@ -21,6 +21,7 @@ from typing import Any, Literal
 from ltbench import files
 from ltbench.store import owner as owners
 from ltbench.store import sealed
+from ltbench.store.kept import LIVE, Reads
 from ltbench.store.owner import Owner
 
 LEASE = 60.0  # seconds
@@ -60,9 +61,9 @@ class Held:
 class Watch:
     """What this process has seen of others' counters, on its own monotonic clock."""
 
-    _seen: dict[Path, tuple[Any, float]] = field(default_factory=dict)
+    _seen: dict[str, tuple[Any, float]] = field(default_factory=dict)
 
-    def still_for(self, path: Path, counter: Any) -> float:
+    def still_for(self, path: str, counter: Any) -> float:
         """Seconds for which the counter in `path` has been seen to stand still; 0.0 at the first look and after a change."""
         now = time.monotonic()
         seen, since = self._seen.get(path, (None, now))
@@ -234,15 +235,17 @@ def contend(
         time.sleep(0.01)  # the winner's claim is there; an NFS client may need a moment to list it
 
 
-def standing(folder: Path, stage: str, watch: Watch, lease: float) -> Standing | None:
+def standing(
+    folder: Path | str, stage: str, watch: Watch, lease: float, reads: Reads = LIVE
+) -> Standing | None:
     """How the latest attempt at `stage` fares; None when there was none."""
-    attempt = latest_attempt(folder, stage)
+    attempt = latest_attempt(folder, stage, reads)
     if attempt == 0:
         return None
-    claim = _read(claim_path(folder, stage, attempt))
+    claim = _read(f"{folder}/claims/{stage}.{attempt}.json", reads)
     owner = Owner.from_json(claim.get("owner"))
-    path = beat_path(folder, stage, attempt)
-    beat = _read(path)
+    path = f"{folder}/beats/{stage}.{attempt}.json"
+    beat = _read(path, reads)
     here = owners.here()
     alive = None if owner is None else owner.alive(here)
     same_kernel = alive is not None
@@ -272,10 +275,10 @@ def _beat_moved(folder: Path, stage: str, now: Standing) -> bool:
     return _read(path).get("counter") != now.beat.get("counter")
 
 
-def latest_attempt(folder: Path, stage: str) -> int:
+def latest_attempt(folder: Path | str, stage: str, reads: Reads = LIVE) -> int:
     """The highest attempt that was ever claimed; 0 for none."""
     prefix, attempts = f"{stage}.", [0]
-    for name in names(folder / "claims"):
+    for name in reads.names(f"{folder}/claims"):
         number = name.removeprefix(prefix).removesuffix(".json")
         if name == f"{prefix}{number}.json" and number.isdigit():
             attempts.append(int(number))
@@ -291,9 +294,9 @@ def inherited_records(folder: Path, stage: str, attempt: int, latest: int) -> se
     return None
 
 
-def stages(folder: Path) -> list[str]:
+def stages(folder: Path, reads: Reads = LIVE) -> list[str]:
     """Every stage that was ever claimed, sorted."""
-    found = {name.split(".")[0] for name in names(folder / "claims") if name.endswith(".json")}
+    found = {name.split(".")[0] for name in reads.names(f"{folder}/claims") if name.endswith(".json")}
     return sorted(stage for stage in found if _STAGE.fullmatch(stage))
 
 
@@ -312,18 +315,10 @@ def beat_path(folder: Path, stage: str, attempt: int) -> Path:
     return folder / "beats" / f"{stage}.{attempt}.json"
 
 
-def names(folder: str | Path) -> list[str]:
-    """The sorted names in a folder without those that begin with a dot; none where there is no folder."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str | Path, reads: Reads = LIVE) -> dict[str, Any]:
     """A claim or beat, {} where there is none or it cannot be read: then only time can tell."""
     try:
-        return sealed.read_sealed(path)
+        return reads.sealed(str(path))
     except (FileNotFoundError, files.Unreadable):
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 from ltbench import files
 from ltbench.canonical import canonical_json, digest
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
-from ltbench.store import claims, records, sealed
+from ltbench.store import claims, kept, records, sealed
+from ltbench.store.kept import LIVE, Reads
 from ltbench.store.records import Damaged, Record
 from ltbench.store.run import Run, damage
 
@@ -33,10 +35,11 @@ class Store:
     ) -> None:
         self.root, self.scratch, self.write, self.link = root, scratch, write, link
         self.layers = (root, *readonly)
+        self.folders = tuple(map(str, self.layers))  # thousands of names are made from them
         self.watch, self.lease = claims.WATCH, lease
-        self.lazy = (
-            False  # whether rows of records stay text until they are asked for; of a store open for reading
-        )
+        # Whether rows of records stay text until they are asked for; of a store open for reading.
+        self.lazy = False
+        self.reads: Reads = LIVE  # of what a look asks; who only looks may put a `Kept` here
         self._read: dict[Path, tuple[tuple[int, ...], Record]] = {}
 
     def __repr__(self) -> str:
@@ -142,12 +145,10 @@ class Store:
     def runs(self, cell_id: str) -> list[Run]:
         """The runs of a cell in all layers, by name."""
         _check_cell(cell_id)
-        found = {
-            name
-            for root in self.layers
-            for name in claims.names(f"{root}/cells/{cell_id[:2]}/{cell_id}/runs")
-        }
-        return [Run(self, cell_id, name) for name in sorted(found) if _RUN.fullmatch(name)]
+        place = f"cells/{cell_id[:2]}/{cell_id}/runs"
+        first, *more = (self.reads.names(f"{root}/{place}") for root in self.folders)
+        found = sorted({*first, *itertools.chain(*more)}) if more else first
+        return [Run(self, cell_id, name) for name in found if _RUN.fullmatch(name)]
 
     def read_record(self, path: Path) -> Record:
         """`records.read_record`; a store that is open for reading keeps what it read while the file stays the same.
@@ -173,7 +174,7 @@ class Store:
         """Every record and descriptor in the store that cannot be trusted, with the reason."""
         found: list[Damaged] = []
         for root in self.layers:
-            for name in claims.names(root / "evaluations"):
+            for name in kept.names(root / "evaluations"):
                 found += _evaluation_damage(root / "evaluations" / name)
         for cell in self.cells():
             for root in self.layers:
@@ -221,7 +222,7 @@ class Store:
         """The derived specs by name; one's own hide those of read-only layers."""
         found: dict[str, Path] = {}
         for root in reversed(self.layers):
-            for name in claims.names(root / "specs"):
+            for name in kept.names(root / "specs"):
                 if name.endswith(".yaml"):
                     found[name.removesuffix(".yaml")] = root / "specs" / name
         return dict(sorted(found.items()))
@@ -242,10 +243,8 @@ def _check_cell(cell_id: str) -> None:
 
 
 def _cell_names(root: Path, first: str | None = None) -> list[str]:
-    groups = claims.names(root / "cells") if first is None else [first]
-    return [
-        name for group in groups for name in claims.names(root / "cells" / group) if _CELL.fullmatch(name)
-    ]
+    groups = kept.names(root / "cells") if first is None else [first]
+    return [name for group in groups for name in kept.names(root / "cells" / group) if _CELL.fullmatch(name)]
 
 
 def _settle_format(root: Path, scratch: Path) -> bool:

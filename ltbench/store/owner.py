@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from dataclasses import asdict, dataclass
@@ -59,11 +60,16 @@ def here() -> Owner:
     return Owner(
         host=socket.gethostname(),
         pid=os.getpid(),
-        start=process_start(os.getpid()),
+        start=_own_start(os.getpid()),
         kernel=files.kernel(),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         slurm_restart=int(restart) if restart.isdigit() else 0,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _own_start(pid: int) -> int | None:
+    return process_start(pid)
 
 
 def process_start(pid: int) -> int | None:

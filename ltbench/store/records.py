@@ -19,7 +19,10 @@ NAME = re.compile(
     r"(?P<kind>[a-z]+)-(?P<step>[0-9]{9,})(-(?P<evaluation>[0-9a-f]{12}))?-(?P<sha>[0-9a-f]{16})\.json"
 )
 
-HEAD = 65536  # bytes of a record in which its code's digests are, whatever its classes are called
+HEADS = (
+    4096,
+    65536,
+)  # bytes of a record in which its code's digests mostly are; and are, whatever its classes are called
 _CODE = re.compile(
     rb'"code":\{[^{}]*"evaluation":"([0-9a-f]+)"'
 )  # a body's keys are sorted: before anything like it
@@ -224,9 +227,15 @@ def glimpse(place: str, match: re.Match[str]) -> Glimpse:
     kind, step, evaluation, _ = match.group("kind", "step", "evaluation", "sha")
     if evaluation is None:
         return Glimpse(place, kind, int(step), None, None)
-    code = _CODE.search(files.read_head(place, HEAD))
-    found = code[1].decode() if code else read_record(Path(place)).evaluation_code
+    code = _code_in(files.read_head(place, HEADS[0])) or _code_in(files.read_head(place, HEADS[1]))
+    found = code or read_record(Path(place)).evaluation_code
     return Glimpse(place, kind, int(step), evaluation, found)
+
+
+def _code_in(head: bytes) -> str | None:
+    start = head.find(b'"code":{')  # found so, long before the pattern would
+    code = _CODE.search(head, start) if start >= 0 else None
+    return code[1].decode() if code else None
 
 
 def check_body(body: dict[str, Any]) -> None:

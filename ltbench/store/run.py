@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ltbench import files, redact
 from ltbench.canonical import digest
 from ltbench.errors import LtbenchError
-from ltbench.store import claims, records, sealed
+from ltbench.store import claims, kept, records, sealed
 from ltbench.store.claims import Claim, Held
+from ltbench.store.kept import Seen
 from ltbench.store.records import Damaged, Glimpse, Record, Records
 
 if TYPE_CHECKING:
@@ -160,20 +161,18 @@ class Run:
     def glimpses(self) -> list[Glimpse]:
         """The records by their names and heads, a hundred times faster than `records`: damage in the middle of a file, and a
         record whose writer had lost its claim, are not noticed. Where two files answer one question, all are read and judged."""
-        found: dict[tuple[Any, ...], Glimpse] = {}
-        for root in self.store.layers:
-            folder = f"{root}/{self._place}/records"
-            for name in claims.names(folder):
-                match = records.NAME.fullmatch(name)
-                if match is None:
-                    continue
-                try:
-                    seen = records.glimpse(f"{folder}/{name}", match)
-                except (FileNotFoundError, files.Unreadable):
-                    continue
-                if found.setdefault(seen[1:], seen) is not seen:
-                    return self._judged()
-        return list(found.values())
+        return self.glimpses_of(self.seen())
+
+    def seen(self) -> list[Seen]:
+        """What `glimpses` is made of: a folder for each layer that has records of the run."""
+        reads = self.store.reads
+        found = [reads.records(f"{root}/{self._place}/records") for root in self.store.folders]
+        return [each for each in found if each.slots]
+
+    def glimpses_of(self, seen: list[Seen]) -> list[Glimpse]:
+        """The glimpses of what `seen` has just found."""
+        found = [glimpse for each in seen for glimpse in each.glimpses()]
+        return found if len({each[1:] for each in found}) == len(found) else self._judged()
 
     def _judged(self) -> list[Glimpse]:
         return [
@@ -210,7 +209,7 @@ class Run:
 
     def fact_names(self) -> list[str]:
         """The facts of all layers, sorted."""
-        found = {name for layer in self._layers for name in claims.names(layer / "facts")}
+        found = {name for layer in self._layers for name in kept.names(layer / "facts")}
         return sorted(name for name in found if _FACT.fullmatch(name))
 
     def fact(self, name: str) -> Path:
@@ -286,7 +285,8 @@ class Run:
 
     def state(self, stage: str) -> StageState | None:
         """How the latest attempt at a stage fares; None when there was none."""
-        now = claims.standing(self.dir, stage, self.store.watch, self.store.lease)
+        own = f"{self.store.folders[0]}/{self._place}"
+        now = claims.standing(own, stage, self.store.watch, self.store.lease, self.store.reads)
         last = max(self.failures(stage), key=lambda each: each["attempt"], default=None)
         attempt = 0 if now is None else now.attempt
         if last is not None and last["attempt"] >= attempt and not _outlived(last, now):
@@ -307,17 +307,18 @@ class Run:
 
     def touched(self) -> set[str]:
         """Every stage that was ever claimed or has failed, in any layer: of the others `state` knows nothing."""
-        names = claims.names(f"{self.store.root}/{self._place}/claims")
-        for root in self.store.layers:
-            names += claims.names(f"{root}/{self._place}/failed")
-        return {name.partition(".")[0] for name in names}
+        folders = [f"{root}/{self._place}/failed" for root in self.store.folders]
+        folders.append(f"{self.store.folders[0]}/{self._place}/claims")
+        return {name.partition(".")[0] for folder in folders for name in self.store.reads.names(folder)}
 
     def stages(self) -> list[str]:
         """Every stage that was ever claimed here, or whose failure came from another store."""
         failed = (
-            _stage_and_attempt(name)[0] for layer in self._layers for name in claims.names(layer / "failed")
+            _stage_and_attempt(name)[0]
+            for layer in self._layers
+            for name in self.store.reads.names(f"{layer}/failed")
         )
-        return sorted({*claims.stages(self.dir), *failed})
+        return sorted({*claims.stages(self.dir, self.store.reads), *failed})
 
     def standing_failures(self) -> list[Path]:
         """The files of those failures that are a stage's present state, by name."""
@@ -340,7 +341,7 @@ class Run:
 
     def accepted(self) -> dict[str, Any] | None:
         """What `accept` kept, None where nothing was. Raises files.Unreadable when it is damaged."""
-        for root in self.store.layers:
+        for root in self.store.folders:
             place = f"{root}/{self._place}/accepted.json"
             if os.path.lexists(place):  # asked first: nearly no run has one, and thousands are asked
                 try:
@@ -360,22 +361,21 @@ class Run:
 
     def _failures(self) -> Iterator[tuple[Path, dict[str, Any] | str]]:
         """(file, content or the reason why it cannot be read) by stage and attempt."""
-        for layer in self._layers:
-            for name in sorted(claims.names(layer / "failed"), key=_stage_and_attempt):
-                path = layer / "failed" / name
+        for root in self.store.folders:
+            folder = f"{root}/{self._place}/failed"
+            for name in sorted(self.store.reads.names(folder), key=_stage_and_attempt):
                 try:
-                    value = sealed.read_sealed(path)
+                    value = self.store.reads.sealed(f"{folder}/{name}")
                 except FileNotFoundError:
                     continue
                 except files.Unreadable as problem:
-                    yield path, problem.reason
-                else:
-                    yield path, value
+                    value = problem.reason
+                yield Path(folder, name), value
 
     def _made_by(self, stage: str) -> list[str]:
         """The record files of a stage, by their names."""
         found = []
-        for name in claims.names(self.dir / "records"):
+        for name in kept.names(self.dir / "records"):
             match = records.NAME.fullmatch(name)
             if match and records.stage_name(match["kind"], int(match["step"]), match["evaluation"]) == stage:
                 found.append(name)
@@ -400,7 +400,7 @@ def _layer_records(layer: Path, kind: str | None, read: Callable[[Path], Record]
     fenced: list[Record] = []
     damaged: list[Damaged] = []
     accepts = _Fence(layer)
-    for name in claims.names(layer / "records"):
+    for name in kept.names(layer / "records"):
         if kind is not None and (match := records.NAME.fullmatch(name)) and match["kind"] != kind:
             continue
         try:

@@ -17,6 +17,7 @@ from ltbench.launch.slurm.layout import Entry
 from ltbench.profiles import Profile, Resources
 from ltbench.stages.names import parse, stage_name
 from ltbench.store import Run, Store, claims, sealed
+from ltbench.store.kept import names as listed
 
 CAUSE = "no-progress"
 _STEP = re.compile(r"step-(\d+)")
@@ -33,7 +34,7 @@ def kept(entries: Sequence[Entry], store: Store) -> int:
 
 
 def _steps(run: Run) -> int:
-    names = [name for folder in (run.checkpoints, run.milestones) for name in claims.names(folder)]
+    names = [name for folder in (run.checkpoints, run.milestones) for name in listed(folder)]
     return max((int(found[1]) for name in names if (found := _STEP.fullmatch(name))), default=0)
 
 

@@ -29,7 +29,7 @@ from ltbench.errors import LtbenchError, UsageError
 from ltbench.launch.work import CellWork
 from ltbench.profiles import Profile
 from ltbench.store import Store, sealed
-from ltbench.store.claims import names
+from ltbench.store.kept import names
 
 FOLDER = "submissions"
 _NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")

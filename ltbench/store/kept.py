@@ -1,0 +1,228 @@
+"""What was read of a store, kept between looks: a look at thousands of cells then asks whether files changed, not what they hold.
+
+Derived and local, never trusted against the files. Whatever is kept has the mark of its file or folder (of size, times, inode)
+from before it was read. It is told again only while the mark is the same, and kept only when the last change was long enough ago
+that another one would show in the times. The file may be deleted at any time; a damaged or foreign one is no file. Any number of
+readers may write it: beside and renamed, the last one stays, and each is right.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ltbench import derived, files
+from ltbench.canonical import digest
+from ltbench.store import records, sealed
+from ltbench.store.records import Glimpse
+
+Slot = tuple[str, int, str | None, str | None]  # kind, step, evaluation, evaluation code
+
+FORMAT = 1
+# What changed less long ago is read again. Two changes within a tick of the file system's clock (10 ms) have one time; the rest is
+# for a file server whose clock is behind ours.
+SETTLED = 60.0  # seconds
+SMALL = 4096  # bytes of a file whose content is worth keeping; a failure with its traceback is not
+SHARE = 20  # the file is written again when one in so many entries is new
+
+
+class Seen(NamedTuple):
+    """The records in a folder by their names and heads: what each one is, and the files' names with "/" between them."""
+
+    folder: str
+    slots: tuple[Slot, ...]
+    names: str
+
+    def places(self) -> list[str]:
+        """The files, in the order of `slots`."""
+        return [f"{self.folder}/{name}" for name in self.names.split("/")] if self.names else []
+
+    def glimpses(self) -> list[Glimpse]:
+        """One by one."""
+        return [Glimpse(place, *slot) for place, slot in zip(self.places(), self.slots, strict=True)]
+
+
+class Reads:
+    """Reads what a look at a store needs, from the files each time."""
+
+    def names(self, folder: str) -> list[str]:
+        """The sorted names in a folder without those that begin with a dot; none where there is no folder."""
+        return names(folder)
+
+    def sealed(self, path: str) -> dict[str, Any]:
+        """A sealed file; nobody changes what is returned. Raises FileNotFoundError or files.Unreadable."""
+        return sealed.read_sealed(Path(path))
+
+    def records(self, folder: str) -> Seen:
+        """The records in a folder; what cannot be read is left out."""
+        return _see(folder)[0]
+
+    def only(self, runs: str, wanted: Callable[[Seen], bool]) -> Seen | None:
+        """The records of the only run in a folder of runs which nobody has accepted, if they are `wanted`; None where that is not
+        known at a glance."""
+        return None
+
+
+LIVE = Reads()
+
+
+class Kept(Reads):
+    """Reads only what has changed since it was kept. For processes that look and do not act."""
+
+    def __init__(self, path: Path | None = None, roots: Sequence[Path] = ()) -> None:
+        self._path, self._roots, self._fresh = path, [str(root) for root in roots], 0
+        self._names, self._sealed, self._records, shapes = _load(path, self._roots)
+        self._shapes = {tuple(map(tuple, shape)): number for number, shape in enumerate(shapes)}
+        self._slots = list(self._shapes)
+        self.begin()
+
+    @classmethod
+    def below(cls, folder: Path | None, roots: Sequence[Path]) -> Kept:
+        """What is kept in `folder` of the store of these layers; without a folder it lasts as long as the process."""
+        name = digest([str(root) for root in roots])[:32]
+        return cls(None if folder is None else folder / f"store-{name}.json", roots)
+
+    def begin(self) -> None:
+        """A look begins: what changes from now on is young."""
+        self._until = time.time_ns() - int(SETTLED * 1e9)
+
+    def names(self, folder: str) -> list[str]:
+        found = stat(folder)
+        if found is None:
+            return []
+        known = self._names.get(folder)
+        if known is None or known[0] != mark(found):
+            known = [mark(found), names(folder)]
+            self._keep(self._names, folder, known, [found])
+        return known[1]
+
+    def sealed(self, path: str) -> dict[str, Any]:
+        found = stat(path)
+        if found is None:
+            raise FileNotFoundError(path)
+        known = self._sealed.get(path)
+        if known is None or known[0] != mark(found):
+            known = [mark(found), sealed.read_sealed(Path(path))]
+            if found.st_size <= SMALL:
+                self._keep(self._sealed, path, known, [found])
+        return known[1]
+
+    def records(self, folder: str) -> Seen:
+        found = stat(folder)
+        if found is None:
+            return Seen(folder, (), "")
+        known = self._records.get(folder)
+        if known is not None and known[0] == mark(found):
+            seen = Seen(folder, self._slots[known[1]], known[2])
+            measured = [p for p, slot in zip(seen.places(), seen.slots, strict=True) if slot[2]]
+            if [mark(now) if (now := stat(place)) else 0 for place in measured] == known[3]:
+                return seen
+        seen, heads = _see(folder)
+        if heads is not None:
+            number = self._shapes.setdefault(seen.slots, len(self._slots))
+            self._slots += [seen.slots] if number == len(self._slots) else []
+            self._keep(
+                self._records,
+                folder,
+                [mark(found), number, seen.names, [mark(h) for h in heads]],
+                [found, *heads],
+            )
+        return seen
+
+    def only(self, runs: str, wanted: Callable[[Seen], bool]) -> Seen | None:
+        known = self._names.get(runs)
+        if known is None or len(known[1]) != 1:
+            return None
+        run = f"{runs}/{known[1][0]}"
+        folder = f"{run}/records"
+        kept = self._records.get(folder)
+        seen = None if kept is None else Seen(folder, self._slots[kept[1]], kept[2])
+        if kept is None or seen is None or not wanted(seen) or os.path.lexists(f"{run}/accepted.json"):
+            return None
+        try:
+            if mark(os.stat(runs)) != known[0] or mark(os.stat(folder)) != kept[0]:
+                return None
+            measured = zip(kept[2].split("/"), seen.slots, strict=True)
+            heads = [mark(os.stat(f"{folder}/{name}")) for name, slot in measured if slot[2]]
+        except OSError:
+            return None
+        return seen if heads == kept[3] else None
+
+    def save(self, cells: Callable[[], Iterable[str]]) -> None:
+        """Write down what is kept of `cells()`, if enough of it is new. A disk that refuses costs only the speed."""
+        parts = (self._names, self._sealed, self._records)
+        if self._path is None or not self._fresh or self._fresh * SHARE < sum(map(len, parts)):
+            return
+        known = set(cells())
+        kept = [
+            {place: entry for place, entry in part.items() if self._cell(place) in known} for part in parts
+        ]
+        derived.write(self._path, [FORMAT, self._roots, *kept, self._slots])
+        self._fresh = 0
+
+    def _keep(
+        self, part: dict[str, Any], place: str, entry: list[Any], before: Sequence[os.stat_result]
+    ) -> None:
+        """Unless something changed lately: then it could change again and look the same."""
+        if all(max(each.st_mtime_ns, each.st_ctime_ns) <= self._until for each in before):
+            part[place] = entry
+            self._fresh += 1
+        else:
+            part.pop(place, None)
+
+    def _cell(self, place: str) -> str:
+        root = next((root for root in self._roots if place.startswith(f"{root}/cells/")), "")
+        return place[len(root) :].split("/", 4)[3] if root else ""
+
+
+def stat(path: str) -> os.stat_result | None:
+    """None where there is nothing."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def mark(found: os.stat_result) -> int:
+    """What changes when a file's content or a folder's names do. A hash of whole numbers is the same in every process."""
+    return hash((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+
+
+def names(folder: str | Path) -> list[str]:
+    """The sorted names in a folder without those that begin with a dot; none where there is no folder."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _see(folder: str) -> tuple[Seen, list[os.stat_result] | None]:
+    """The records in a folder, and how those lay there whose content was looked at; None where one could not be read."""
+    found: list[Glimpse] = []
+    heads: list[os.stat_result] = []
+    whole = True
+    for name in names(folder):
+        match = records.NAME.fullmatch(name)
+        if match is None:
+            continue
+        place = f"{folder}/{name}"
+        now = stat(place) if match["evaluation"] else None
+        try:
+            found.append(records.glimpse(place, match))
+        except (FileNotFoundError, files.Unreadable):
+            whole = False
+            continue
+        heads += [now] if now else []
+    told = "/".join(each.place[len(folder) + 1 :] for each in found)
+    return Seen(folder, tuple(each[1:] for each in found), told), heads if whole else None
+
+
+def _load(path: Path | None, roots: list[str]) -> tuple[Any, Any, Any, Any]:
+    """Empty where there is no such file, or it is damaged, of another version or of other folders."""
+    found = derived.read(path) if path is not None else None
+    if isinstance(found, list) and len(found) == 6 and found[:2] == [FORMAT, roots]:
+        return found[2], found[3], found[4], found[5]
+    return {}, {}, {}, []
