@@ -42,6 +42,7 @@ from ltbench.sampling import count_rows, prepared
 from ltbench.store import Store
 from ltbench.trainer import Trainer, build_parts, set_precision
 
+COUNTED = 32  # forward passes whose rows are counted where steps cannot be watched
 # Steps before the clock starts; on a GPU kernels are chosen, memory grows, and a graph is made of every number of rows.
 WARM_UP = {"cpu": 5, "cuda": 20}
 FEW, MORE = 3, 9  # calls of the two samplings whose difference is the cost of a call
@@ -194,7 +195,7 @@ def training(
         "quartiles": _quartiles(walls),
         "process_seconds_per_step": busy / steps,
         "steps": steps,
-        "rows": counted.rows / steps / parts.recipe.batch,
+        "rows": _rows(trainer) if trainer.execution.graphs else counted.rows / steps / parts.recipe.batch,
         "parameters": sum(p.numel() for p in parts.objective.network.parameters()),
         "own_parameters": own,
         "terms": len(point["terms"]) if point else 0,
@@ -202,6 +203,18 @@ def training(
         "data": data,
         "execution": trainer.execution.name,
     }
+
+
+def _rows(trainer: Trainer) -> float:
+    """Network rows per image of the steps to come, by forward passes: a replayed step calls no network that could be counted."""
+    drawer, objective = trainer.parts.drawer, trainer.parts.objective
+    shards = range(
+        trainer.micro_batch // drawer.local_batch
+    )  # as in training: other numbers would be compiled anew
+    with count_rows(objective.network) as counted:
+        for step in range(1, COUNTED + 1):
+            objective(drawer.draw(trainer.step + step, shards))
+    return counted.rows / COUNTED / trainer.micro_batch
 
 
 def trial(
@@ -213,9 +226,9 @@ def trial(
     data = StandIn(real) if coded or real.missing() else real
     method = load_method(settings["method"]["name"])
     seed_globals(0)
-    parts = build_parts(settings, data, method, device, _latents(settings, data, device) if coded else None)
-    size, how = micro_batch or parts.recipe.batch, resolve(execution, device)
-    trainer = Trainer(parts, size, log_every=1, execution=how)
+    how, latents = resolve(execution, device), _latents(settings, data, device) if coded else None
+    parts = build_parts(settings, data, method, device, latents, execution=how)
+    trainer = Trainer(parts, micro_batch or parts.recipe.batch, log_every=1, execution=how)
     return trainer, "stand-in" if isinstance(data, StandIn) else "real"
 
 

@@ -6,6 +6,7 @@ None of it changes a name in a state dict or the function computed. Compiled blo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import cache, partial
 from types import FunctionType
@@ -50,6 +51,13 @@ def _entry(kind: tuple[Any, ...], backend: str | Callable[..., Any]) -> Callable
 
 def _call(region: nn.Module, *inputs: Tensor) -> Any:
     return region._call_impl(*inputs)
+
+
+def load_compiler(device: torch.device) -> None:
+    """Compile something small. The compiler changes a process at its first use (environment, search path, recursion limit, helper
+    processes), which must not be taken for a method's doing. Where it fails, the network will too, and say why."""
+    with contextlib.suppress(Exception):
+        torch.compile(torch.sin)(torch.ones(2, device=device))
 
 
 def compiler_failed(error: Exception) -> str | None:

@@ -31,7 +31,7 @@ class CBDM(Method):
         "finetune": {"tau": 1.0, "gamma": 0.25, "prior": "uniform"},
         "off": {"tau": 0.0},
     }
-    single_pass: ClassVar[list[dict[str, Any]]] = [{"tau": 0.0}]
+    single_pass: ClassVar[list[dict[str, Any]] | None] = [{"tau": 0.0}]
 
     def __init__(
         self,

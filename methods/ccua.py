@@ -41,7 +41,7 @@ class CCUA(Method):
         "paper": {"spread_weight": "noise", "align_weight": "noise_eps"},
         "off": {"alpha": 0.0, "gamma": 0.0},
     }
-    single_pass: ClassVar[list[dict[str, Any]]] = [{"alpha": 0.0, "gamma": 0.0}]
+    single_pass: ClassVar[list[dict[str, Any]] | None] = [{"alpha": 0.0, "gamma": 0.0}]
 
     def __init__(
         self,

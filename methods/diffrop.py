@@ -33,7 +33,7 @@ class DiffROP(Method):
         "paper": {"form": "pair", "weight": 0.1, "clock": "noise"},
         "off": {"weight": 0.0},
     }
-    single_pass: ClassVar[list[dict[str, Any]]] = [{"weight": 0.0}, {"form": "batch"}]
+    single_pass: ClassVar[list[dict[str, Any]] | None] = [{"weight": 0.0}, {"form": "batch"}]
 
     def __init__(
         self,

@@ -181,7 +181,7 @@ def test_devices_and_labels_stay_text():
     assert table.costs is not None
     assert len(table.costs.blocks) == len(HOSTILE)
     page = render_html.render_html(table, [], [])
-    assert "<script" not in page
+    assert page.count("<script") == 1  # its own
     assert "onerror=alert(1)>" not in page
     assert "<!--" not in render_markdown.render_markdown(table)
     for row in csv.DictReader(io.StringIO(render_csv.render_csv(table))):

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ltbench import plugins
 from ltbench.canonical import canonical_json, digest
+from ltbench.cost.work import declared_rows
 from ltbench.report.axes import Planned, RowPlan, flat, rows_of, seed_of, setting_text
 from ltbench.report.compute import spent
 from ltbench.report.cost_table import CostBlock, CostRow, Costs, Known, Where
@@ -149,7 +151,7 @@ class _House:
             pace.lines.setdefault(where, []).append(line)
 
     def _rows_of(self, what: Mapping[str, Any]) -> Known:
-        """Network rows per image: the least that was counted, for some executions fill passes up."""
+        """Network rows per image: the least that was counted, for some executions fill passes up; else as the method declares."""
         if what["method"]["name"] == what["pipeline"]:
             return Known(1.0)  # a pipeline's plain objective has its name
         same = ("pipeline", "method", "label_drop", "label_drop_mode")
@@ -160,7 +162,9 @@ class _House:
         counted = [c for c in self.calibrations if key(c["what"]) == key(what)]
         best = min(counted, key=lambda c: c["result"]["rows"], default=None)
         if best is None:
-            return Known(None, NO_PASSES)
+            plugin = plugins.find("methods").get(what["method"]["name"])  # records outlive plugins
+            declared = declared_rows(what) if plugin is not None and plugin.problem is None else None
+            return Known(None, NO_PASSES) if declared is None else Known(declared)
         return Known(float(best["result"]["rows"]), sources=(calibration_source(best),))
 
     def _why(self, row: RowPlan) -> str:

@@ -18,6 +18,7 @@ import torch
 from ltbench import seeds
 from ltbench.checkpoint import newest_checkpoint, prune_checkpoints, save_checkpoint, save_milestone
 from ltbench.collect import Preempted, shown_classes
+from ltbench.compiled import load_compiler
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
 from ltbench.draws import Latents
@@ -48,6 +49,8 @@ def train(stage: Stage, data: Dataset, milestones: list[int]) -> dict[str, Any]:
         latents = latents_of(stage, data)
     except Preempted:
         return {"outcome": "preempted"}
+    if resolve(stage.options.execution, stage.device).compiled:
+        load_compiler(stage.device)
     guard = Guard()
     try:
         with guard:
