@@ -71,7 +71,7 @@ def train_question(settings: Mapping[str, Any], micro_batch: int | None = None) 
         "recipe": {key: train[key] for key in RECIPE if key in train},
         "micro_batch": micro_batch,
     }
-    what["recipe"]["clip_norm"] = train["clip_norm"] is not None
+    what["recipe"]["clip_norm"] = train.get("clip_norm") is not None
     return Question(what, settings)
 
 
