@@ -135,6 +135,9 @@ class _House:
         from ltbench.cost.calibrations import train_question
 
         what = train_question(row.cells[0]["settings"]).what
+        if not {"batch", "precision", "label_drop"} <= what["recipe"].keys():
+            self.missing.append((origin + row.label, "its settings do not tell how it was trained"))
+            return
         found: dict[Where, list[Stretch]] = {}
         for cell in row.cells:
             for stretch in stretches_of(self.records.get(cell["cell"], ()), seed_of(cell)):
