@@ -107,7 +107,7 @@ def test_cells_wait_for_the_job_that_prepares_their_data(birds, cli, slurm):
     code, out, err = cli(*submit)
     assert code == 0, err
     assert f"cells wait for their data: job {made.job(0)}" in err
-    newest = next(layout.submissions(birds / "scratch"))
+    (newest,) = (each for each in layout.submissions(birds / "scratch") if each.id != made.id)
     for number in newest.arrays():
         told = slurm.call("squeue", "-h", "-j", newest.job(number), "-o", "%E")
         assert f"afterok:{made.job(0)}" in told
