@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,10 @@ def look(
     if ask:
         asking.find_out(cells, house, again=house.write)
     found = plans.plan(benchmark, house, cells)
-    _tidy(house, found)
+    if house.write:
+        tidy(
+            house, ((item.cell.id, item.run) for item in found.cells if item.run is not None and not item.due)
+        )
     asking.warn(found, house)
     targets.check_starts(found)
     retried = () if retry_failed else NOT_RETRIED
@@ -79,13 +82,12 @@ def look(
     return Looked(benchmark, house, cells, found, skipped)
 
 
-def _tidy(house: Store, found: Plan) -> None:
+def tidy(house: Store, runs: Iterable[tuple[str, str]]) -> None:
     """Sweep where nobody else will: a cell that is done is claimed no more, and a process killed right after its last record may
-    have left a half-written file. For two seconds at most, since that helps nobody who waits."""
+    have left a half-written file. For two seconds at most, since that helps nobody who waits. runs: (cell, run)."""
     end = time.monotonic() + TIDYING
-    for item in found.cells if house.write else ():
-        if item.run is not None and not item.due:
-            house.run(item.cell.id, item.run).sweep()
+    for cell, run in runs:
+        house.run(cell, run).sweep()
         if time.monotonic() > end:
             return
 

@@ -196,7 +196,7 @@ def _do(
 ) -> tuple[list[Outcome], Any]:
     """Run the stages; the outcomes, and the signal that ended the run early (None otherwise)."""
     from ltbench.cli import costing, refusing
-    from ltbench.cli.due import due_work, untrained
+    from ltbench.cli.due import due_work, tidy, untrained
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import local
     from ltbench.launch.recorder import Cancelled, Recorder
@@ -225,6 +225,7 @@ def _do(
         cancelled = Cancelled(store, cells)
         going = local.LocalRun(cells, settings, view, Recorder(store, say), cancelled=cancelled)
         outcomes = going.run()
+    tidy(store, ((work.cell.id, work.run) for work in due))
     _after(going, logs, again)
     return outcomes, going.stopped
 
