@@ -89,11 +89,12 @@ class House:
         return self._kill_driver(driver, victims)
 
     def _kill_driver(self, driver: int, victims: list[int]) -> bool:
-        """Its workers, where they are not killed as well, stop by themselves."""
+        """Its workers, where they are not killed as well, stop by themselves. True when it had come to its end a moment before."""
         for pid in victims:
             _kill(pid)
-        assert forked.wait(driver, 10) == -signal.SIGKILL
-        return False
+        code = forked.wait(driver, 10)
+        assert code is not None, f"a killed driver is still there: {self.tail()}"
+        return code != -signal.SIGKILL and self._ended(code, may_fail=True)
 
     def _kill_worker(self, driver: int, chance: random.Random, seconds: float) -> bool:
         """The driver stays, writes the failure down and goes on with the other cell, or is killed a little later itself."""
