@@ -295,16 +295,19 @@ def sha256_file(path: Path) -> tuple[str, int]:
 
 
 def pid_exists(pid: int) -> bool:
-    """Whether a process of this number exists here, whoever it belongs to."""
+    """Whether a process of this number lives here, whoever it belongs to. One that has ended and that nobody has asked about yet (a
+    zombie) writes nothing any more."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OverflowError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        told = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:  # no /proc, or it has ended meanwhile
+        return True
+    return told.rpartition(b")")[2].split()[:1] not in ([b"Z"], [b"X"])
 
 
 @functools.cache

@@ -160,7 +160,8 @@ class Plan:
         for planned in self.cells:
             if planned.due:
                 wanted.setdefault(planned.cell.id, []).append(planned)
-        return [_work(same, runs) for same in wanted.values()]
+        digester = Digester()
+        return [_work(same, runs, digester) for same in wanted.values()]
 
     def json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -232,7 +233,7 @@ def _latents(item: Work) -> str | None:
     return latents_key(dataset) if trains and vaes.named(dataset) else None
 
 
-def _work(same: Sequence[Planned], runs: Mapping[str, str | None]) -> Work:
+def _work(same: Sequence[Planned], runs: Mapping[str, str | None], digester: Digester) -> Work:
     cell = same[0].cell
     stages = list(dict.fromkeys(due.stage for planned in same for due in planned.due))
     steps = {step for stage in stages for step in _steps(stage)}
@@ -240,10 +241,10 @@ def _work(same: Sequence[Planned], runs: Mapping[str, str | None]) -> Work:
     after, start = None, None
     if cell.source is not None:
         source = cell.source.cell
-        after, start = (source.id, cell.source.step), runs.get(source.id) or _present_run(source)
+        after, start = (source.id, cell.source.step), runs.get(source.id) or _present_run(source, digester)
     elif cell.file is not None:
         start = str(cell.file.located())
-    run = same[0].run or _present_run(cell)
+    run = same[0].run or _present_run(cell, digester)
     return Work(
         cell,
         run,
@@ -259,9 +260,9 @@ def _steps(stage: str) -> list[int]:
     return [int(step) for step in steps.split(",")] if kind == "train" else []
 
 
-def _present_run(cell: Cell) -> str:
+def _present_run(cell: Cell, digester: Digester | None = None) -> str:
     """The run that the present code makes of a cell."""
-    return provenance.run_id(provenance.train_code(cell.settings), cell.settings)
+    return provenance.run_id(provenance.train_code(cell.settings), cell.settings, digester)
 
 
 def plan(spec: Spec, store: Store, cells: Sequence[Cell] | None = None, *, verify: bool = True) -> Plan:

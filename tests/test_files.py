@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,12 @@ else:
 
 def test_read_only_and_inodeless_disks_are_refused_at_once(tmp_path: Path) -> None:
     faults.in_own_mounts(READ_ONLY, tmp_path)
+
+
+def test_a_process_that_has_ended_lives_no_more_though_nobody_asked_about_it() -> None:
+    """A zombie's half-written file is a leftover: a killed worker of a driver that lives on."""
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not files.pid_exists(child.pid)
+    assert files.pid_exists(os.getpid())
+    child.wait()

@@ -225,7 +225,7 @@ def _do(
         cancelled = Cancelled(store, cells)
         going = local.LocalRun(cells, settings, view, Recorder(store, say), cancelled=cancelled)
         outcomes = going.run()
-    tidy(store, ((work.cell.id, work.run) for work in due))
+    tidy(store, {(item.cell.id, item.run): None for item in (*due, *found.cells) if item.run is not None})
     _after(going, logs, again)
     return outcomes, going.stopped
 
