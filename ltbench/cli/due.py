@@ -84,8 +84,15 @@ def look(
 
 def tidy(house: Store, runs: Iterable[tuple[str, str]]) -> None:
     """Sweep where nobody else will: a cell that is done is claimed no more, and a process killed right after its last record may
-    have left a half-written file. For two seconds at most, since that helps nobody who waits. runs: (cell, run)."""
+    have left a half-written file; so may one that made what cells share. For two seconds at most, since that helps nobody who
+    waits. runs: (cell, run)."""
+    from ltbench import files
+    from ltbench.sources import latents_root, references_root
+
     end = time.monotonic() + TIDYING
+    for root in (references_root(house.scratch), latents_root(house.scratch)):
+        for folder in root.iterdir() if root.is_dir() else ():
+            files.sweep(folder)
     for cell, run in runs:
         house.run(cell, run).sweep()
         if time.monotonic() > end:

@@ -42,10 +42,11 @@ def dispersion(features: Tensor, temperature: float) -> Tensor:
     raywang4/DispLoss).
     """
     z = _exact(features.flatten(2))
-    z = z - z.mean(
-        1, keepdim=True
-    )  # D is translation invariant; centring keeps the Gram form from cancelling
-    gram = z @ z.transpose(1, 2)
+    # D is translation invariant; centring keeps the Gram form from cancelling, and by the same token has no gradient of its own.
+    z = z - z.detach().mean(1, keepdim=True)
+    # What follows treats both factors alike, so the gradient through one of them is half of the whole: one product saved of three.
+    half = z @ z.detach().transpose(1, 2)
+    gram = 2 * half - half.detach()
     norms = gram.diagonal(dim1=1, dim2=2)
     squares = (norms[:, :, None] + norms[:, None, :] - 2 * gram).clamp_min(0) / z.shape[2]
     own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
