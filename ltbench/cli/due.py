@@ -90,7 +90,7 @@ def tidy(house: Store, runs: Iterable[tuple[str, str]]) -> None:
     from ltbench.sources import latents_root, references_root
 
     end = time.monotonic() + TIDYING
-    for root in (references_root(house.scratch), latents_root(house.scratch)):
+    for root in (house.root, house.scratch, references_root(house.scratch), latents_root(house.scratch)):
         for folder in root.iterdir() if root.is_dir() else ():
             files.sweep(folder)
     for cell, run in runs:
