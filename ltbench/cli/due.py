@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltbench.cli.output import clip, say
@@ -91,7 +92,7 @@ def tidy(house: Store, runs: Iterable[tuple[str, str]]) -> None:
 
     end = time.monotonic() + TIDYING
     for root in (house.root, house.scratch, references_root(house.scratch), latents_root(house.scratch)):
-        for folder in root.iterdir() if root.is_dir() else ():
+        for folder in filter(Path.is_dir, root.iterdir() if root.is_dir() else ()):
             files.sweep(folder)
     for cell, run in runs:
         house.run(cell, run).sweep()
