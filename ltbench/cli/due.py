@@ -87,13 +87,15 @@ def tidy(house: Store, runs: Iterable[tuple[str, str]]) -> None:
     """Sweep where nobody else will: a cell that is done is claimed no more, and a process killed right after its last record may
     have left a half-written file; so may one that made what cells share. For two seconds at most, since that helps nobody who
     waits. runs: (cell, run)."""
-    from ltbench import files
-    from ltbench.sources import latents_root, references_root
+    from ltbench import files, sources
 
     end = time.monotonic() + TIDYING
-    for root in (house.root, house.scratch, references_root(house.scratch), latents_root(house.scratch)):
+    kinds = (sources.references_root, sources.latents_root, sources.features_root, sources.samples_root)
+    for root in (house.root, house.scratch, *(kind(house.scratch) for kind in kinds)):
         for folder in filter(Path.is_dir, root.iterdir() if root.is_dir() else ()):
             files.sweep(folder)
+            if time.monotonic() > end:
+                return
     for cell, run in runs:
         house.run(cell, run).sweep()
         if time.monotonic() > end:
