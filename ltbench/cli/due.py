@@ -92,7 +92,7 @@ def tidy(house: Store, runs: Iterable[tuple[str, str]]) -> None:
     end = time.monotonic() + TIDYING
     kinds = (sources.references_root, sources.latents_root, sources.features_root, sources.samples_root)
     for root in (house.root, house.scratch, *(kind(house.scratch) for kind in kinds)):
-        for folder in filter(Path.is_dir, root.iterdir() if root.is_dir() else ()):
+        for folder in (root, *filter(Path.is_dir, root.iterdir() if root.is_dir() else ())):
             files.sweep(folder)
             if time.monotonic() > end:
                 return
