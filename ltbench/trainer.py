@@ -259,6 +259,7 @@ class Trainer:
         self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
         self._names: Sequence[str] = ()  # what ranks log, agreed on
         self._pending: _Step | None = None
+        self._compiled = self.execution.compiled
         self._forward_backward = self._captured() if self.execution.graphs else self._compute
         self.model.train()
 
@@ -286,6 +287,14 @@ class Trainer:
             notice=self.notice,
             quiet=lambda: None if ahead is None else ahead.wait(),
         )
+
+    @property
+    def executed(self) -> str:
+        """How steps are really run, which is less than `execution` where something was not to be had."""
+        made = self._forward_backward
+        if isinstance(made, Captured) and made.ended is None:
+            return "graphs" if self._compiled else "graphs of eager blocks"
+        return "compiled" if self._compiled else "eager"
 
     def advance(self, settle: bool = False) -> dict[str, Any] | None:
         """One step; the point of the log window that it closes, if it does.
@@ -345,6 +354,7 @@ class Trainer:
             if why is None:
                 raise
             self.notice(f"the network is not compiled, it runs as written: {why}")
+            self._compiled = False
             uncompile(self.parts.objective.network)
             return self._accumulate(step)
 
