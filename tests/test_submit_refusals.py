@@ -100,6 +100,7 @@ def test_cells_that_do_not_fit_the_gpus_are_refused_by_what_was_measured(here, s
     assert "ccua: 0.6 GB (measured on A100" in err
     assert "sit: " not in err
     assert submit("--dry-run", "--filter", "method=sit")[0] == 0
+    assert submit("--dry-run", "--set", "train.recompute=true")[0] == 0  # which is measured for none
 
 
 def test_what_no_training_can_do_without_is_counted_where_nothing_was_measured(here):

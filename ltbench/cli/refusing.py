@@ -36,7 +36,10 @@ def unable(work: Sequence[Work], profile: Profile) -> None:
 
 
 def large(work: Sequence[Work], profile: Profile, house: Store) -> None:
-    """Cells that do not fit the profile's GPUs. Raises UsageError."""
+    """Cells that do not fit the profile's GPUs. Raises UsageError.
+
+    Of cells that compute activations again (`train.recompute`) nothing is refused: what is measured and estimated keeps them.
+    """
     training = profile.resources("training")
     if training.gpu_memory_gb is None or not training.gpus:
         return
@@ -48,7 +51,7 @@ def large(work: Sequence[Work], profile: Profile, house: Store) -> None:
     rows = {
         item.cell.label: item.cell
         for item in work
-        if any(stage.startswith("train:") for stage in item.stages)
+        if any(stage.startswith("train:") for stage in item.stages) and not item.cell.options.get("recompute")
     }
     too_large = []
     for label, cell in rows.items():
@@ -60,7 +63,7 @@ def large(work: Sequence[Work], profile: Profile, house: Store) -> None:
             f"a GPU of the profile has {training.gpu_memory_gb:g} GB (gpu_memory_gb), "
             f"{plural(training.pack_on_gpu, 'cell')} at a time; this needs more for each:\n"
             + "\n".join(too_large[:10]),
-            "set train.micro_batch (the same cell), pack fewer, or use another partition; cells that fit: --filter",
+            "set train.micro_batch or train.recompute (the same cell), pack fewer, or use another partition; cells that fit: --filter",
         )
 
 
