@@ -52,7 +52,7 @@ class Inception(nn.Module):
             if name != "fc":
                 x = layer(x)
         pool = x.flatten(1)
-        assert spatial is not None
+        assert spatial is not None, "every Inception network has that layer"
         return {"pool": pool, "spatial": spatial, "logits": pool @ self.fc.weight.T}
 
 
