@@ -236,7 +236,7 @@ MUTANTS = (
     M("F23", "ltbench.cli.refusing", "        if needed > free:", "        if False:", DISKS + "test_what_has_no_room_is_refused_before_it_begins"),
     M("F28", "ltbench.files", "    ask_server(path.parent)\n    return not", "    return not",
       DISKS + "test_a_name_that_this_node_does_not_see_yet_is_asked_for_at_the_server"),
-    M("F41", "ltbench.cli.due", "    if house.write:\n        tidy(house", "    if False:\n        tidy(house", DISKS + "test_what_a_killed_process_left_beside_complete_results_is_swept"),
+    M("F41", "ltbench.cli.due", "    if house.write:\n", "    if False:\n", DISKS + "test_what_a_killed_process_left_beside_complete_results_is_swept"),
     M("F29", "ltbench.store.claims", "if self._beside not in (None, threading.current_thread()):", "if False:",
       DISKS + "test_work_goes_on_while_the_store_hangs_and_says_so"),
     M("F07", "ltbench.stages.train", "if grace is None or SAFE * took <= grace or self.warned:", "if grace is None or self.warned or True:",
