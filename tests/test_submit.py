@@ -27,7 +27,9 @@ cpus: 1
 time: 20
 signal_seconds: 60
 """
-HELD = PROFILE + "training: {sbatch: {hold: true}}\nhelper: {sbatch: {hold: true}}\n"  # jobs that stay in the queue
+HELD = (
+    PROFILE + "training: {sbatch: {hold: true}}\nhelper: {sbatch: {hold: true}}\n"
+)  # jobs that stay in the queue
 TINY = """
 name: little
 dataset: {name: digits, imbalance: 0.1, resolution: 16}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from ltbench import needs, spec
+from ltbench import needs, provenance, spec
 from ltbench.cost import calibrations
 from ltbench.cost.calibrations import train_question
 from ltbench.cost.memory import training_memory
@@ -49,6 +49,36 @@ def test_more_gpu_hours_than_allowed_are_refused_with_their_sum(here, submit):
     assert (code, out) == (2, "")
     assert f"this is estimated at {hours:,.1f} GPU-hours" in err
     assert submit("--dry-run", "--max-gpu-hours", hours * 2)[0] == 0
+    assert not (here / "scratch" / "submissions").exists()
+
+
+def test_a_plan_that_was_looked_at_is_what_is_submitted(here, cli, submit):
+    agreed = here / "plan.json"
+    agreed.write_text(cli("plan", "little.yaml", "--json")[1])
+    assert submit("--dry-run", "--plan", agreed)[0] == 0
+    code, out, err = submit("--plan", agreed, "--filter", "seed=0")
+    assert (code, out) == (2, "")
+    assert "no longer in the benchmark" in err
+    assert "2 cells changed since" in err
+    (cell, *_) = expand(spec.load(here / "little.yaml"))
+    store = Store.open(here / "store", here / "scratch")
+    store.put_cell(cell.id, cell.identity, cell.settings)
+    code = provenance.train_code(cell.settings)
+    run = store.run(cell.id, provenance.run_id(code, cell.settings))
+    run.create(code, cell.settings)
+    run.fail("train", 1, step=3, cause="oom", message="no memory", traceback="", evidence={})
+    code, _, err = submit("--plan", agreed)
+    assert code == 2
+    assert f"1 cell changed since {agreed} was made; nothing was submitted:" in err
+    assert "was new, is failed" in err
+    told = json.loads(agreed.read_text())
+    assert {"method sit", "method ccua", "trainer", "network", "evaluation"} <= set(told["code"])
+    for part in told["code"]:
+        agreed.write_text(json.dumps(told | {"code": {**told["code"], part: ["of another code"]}}))
+        assert f"code changed since {agreed} was made ({part})" in submit("--plan", agreed)[2]
+    agreed.write_text("[]")
+    assert "is not a plan" in submit("--plan", agreed)[2]
+    assert "cannot read the plan" in submit("--plan", here / "nowhere.json")[2]
     assert not (here / "scratch" / "submissions").exists()
 
 

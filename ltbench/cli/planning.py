@@ -123,7 +123,7 @@ def plan(
       python harness.py plan table1 --on a100 --limit 24h --slots 8
     """
     from ltbench import plan as plans
-    from ltbench.cli import asking, costing, stores, targets
+    from ltbench.cli import agreed, asking, costing, stores, targets
 
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
@@ -140,6 +140,7 @@ def plan(
         dump(
             {
                 **found.json(),
+                "code": agreed.code(cells),
                 "to_do": totals(found),
                 "recipes": recipes(found.spec),
                 "cost": cost.json(),

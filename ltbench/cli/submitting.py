@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -56,6 +57,10 @@ def submit(
     watchdog: Annotated[
         bool, typer.Option("--watchdog", help="A tiny job submits again what was lost, until all is done.")
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Refuse if anything changed since `plan --json > FILE`."),
+    ] = None,
     ask: Ask = True,
     retry_failed: Annotated[
         bool,
@@ -77,6 +82,7 @@ def submit(
       python harness.py submit quickstart --profile example --dry-run
       python harness.py submit table1 --profile mine --watchdog
       python harness.py submit table1 -p mine -f seed=0 --max-gpu-hours 500
+      python harness.py submit table1 -p mine --plan table1-plan.json
     """
     from ltbench.cli import jobs, targets
 
@@ -84,7 +90,17 @@ def submit(
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     asked = Asked(
-        spec, profile, tuple(filter_ or ()), dry_run, max_gpu_hours, watchdog, ask, retry_failed, json, round_
+        spec,
+        profile,
+        tuple(filter_ or ()),
+        dry_run,
+        max_gpu_hours,
+        watchdog,
+        ask,
+        retry_failed,
+        json,
+        round_,
+        plan=plan,
     )
     raise typer.Exit(carry_out(benchmark, chosen, asked))
 
@@ -105,12 +121,13 @@ class Asked:
     json: bool = False
     round: str | None = None
     verb: str = "submit"
+    plan: Path | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
 
 def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     """Look, divide, say, submit; the exit code."""
-    from ltbench.cli import refusing, stores
+    from ltbench.cli import agreed, refusing, stores
     from ltbench.cli.due import look, waits_for
     from ltbench.launch.slurm import resources, sbatch, watchdog
     from ltbench.launch.slurm import submit as slurm
@@ -121,6 +138,8 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     more = {"ask": asked.ask, "retry_failed": asked.retry_failed, "house": house}
     looked = look(benchmark, asked.filters, **more, elsewhere=True)
     found, skipped = looked.found, looked.skipped
+    if asked.plan is not None:
+        agreed.refuse_changed(found, asked.plan)
     if asked.round:
         skipped |= watchdog.left_alone(found, slurm.cancelled_cells(house.scratch))
     due = _chosen(found, skipped, asked)
