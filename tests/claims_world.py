@@ -14,6 +14,8 @@ from tests import store_faults as faults
 from tests.store_world import CELL, RUN
 
 LEASE = 0.4  # seconds
+PATIENT = 300.0  # seconds for what takes one lease
+LONG = 3600.0  # a lease that no test outlives
 
 
 def again(run: Run, lease: float = LEASE) -> Run:
@@ -44,7 +46,7 @@ def in_another_process(action: Callable[[], Any]) -> int:
     def child() -> None:
         action()
         os.write(writer, b"x")
-        time.sleep(60)
+        time.sleep(600)
 
     pid = faults.fork(child)
     assert os.read(reader, 1) == b"x", "the child did not get ready"

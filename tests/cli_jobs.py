@@ -1,7 +1,7 @@
 """A stand-in for `ltbench.job` that claims and writes real records into a real store, without training anything.
 
 FAKE says what happens instead, by label: `ccua:1=nan,cbdm:0=crash`; `gate` waits
-for a file of that name beside the store; `pause=0.1` makes every step take that long.
+for a file of that name beside the store, or for a stop; `late` does so before the last step; `pause=0.1` makes every step take that long.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def work(run, settings, code, stage, on_event, stop, claim):
     )
     if told == "crash":
         os._exit(9)
-    while told == "gate" and not (run.store.root.parent / "gate").exists():
-        time.sleep(0.02)
+    if told == "gate":
+        wait(run, stop)
     if told == "nan":
         fields = {"step": 7, "cause": "nan", "message": "loss term 'denoise' is nan at step 7"}
         run.fail(stage_name(stage), claim.attempt, traceback="", evidence={"lr": 0.002}, **fields)
@@ -57,6 +57,8 @@ def work(run, settings, code, stage, on_event, stop, claim):
         return {"outcome": "done"}  # there are no images here
     total = milestones(stage)[-1]
     for step in range(0, total + 1, max(1, total // 20)):
+        if told == "late" and step == total:
+            wait(run, stop)
         if stop():
             claim.release("preempted")
             return {"outcome": "preempted", "step": step}
@@ -67,6 +69,12 @@ def work(run, settings, code, stage, on_event, stop, claim):
     for step in milestones(stage):
         put(run, settings, code, stage, step, claim.attempt)
     return {"outcome": "done"}
+
+
+def wait(run, stop):
+    """For the gate to open."""
+    while not (run.store.root.parent / "gate").exists() and not stop():
+        time.sleep(0.02)
 
 
 def put(run, settings, code, stage, step, attempt):

@@ -57,6 +57,10 @@ def do_kill(*_):
     os.kill(os.getpid(), 9)
 
 
+def do_eat(*_):
+    return {"outcome": "done", "message": str(len(bytearray(b"1") * (1 << 30)))}
+
+
 def do_raise(*_):
     raise ValueError("a bug of the job")
 
@@ -70,6 +74,16 @@ def do_milestone(scratch, cell, stage, options, on_event, stop):
         on_event({"type": "milestone", "cell": cell, "step": 2})
         return {"outcome": "failed", "cause": "nan", "message": "the loss is nan at step 3"}
     return {"outcome": "done"}
+
+
+def do_meet(scratch, cell, stage, options, on_event, stop):
+    """Done once the other cell has begun as well: not by the same worker."""
+    for _ in range(6000):
+        started = [line for line in (scratch / "diary.jsonl").read_text().splitlines() if '"start"' in line]
+        if len({json.loads(line)["cell"] for line in started}) == 2:
+            return do_ok(scratch, cell, stage, options, on_event, stop)
+        time.sleep(0.05)
+    return {"outcome": "failed", "cause": "code", "message": "alone"}
 
 
 def do_hang(scratch, cell, stage, options, on_event, stop):
@@ -110,7 +124,7 @@ def do_fork(scratch, cell, stage, options, on_event, stop):
 def do_look(scratch, *_):
     """Is the child that `fork` left behind over? (Nobody waits for it, so it stays in the table as a zombie.)"""
     stat = Path("/proc", (scratch / "child.pid").read_text(), "stat")
-    for _ in range(200):
+    for _ in range(20_000):
         if stat.read_text().rpartition(")")[2].split()[0] == "Z":
             return {"outcome": "done", "message": "over"}
         time.sleep(0.01)

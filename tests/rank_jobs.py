@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from ltbench.conformance.suite.subject import Subject
 from ltbench.distributed import Ranks, from_environment, join
 from ltbench.methods import Unsupported
 from ltbench.trainer import Trainer
+from tests.ports import free_ports
 
 CASES = [(name, pipeline) for name in plugins.find("methods") for pipeline in toy.NETWORKS]
 # A rank may hold no label at all where the other holds some; images are moved and passes are made one after another.
@@ -29,17 +29,11 @@ MICRO = 4  # a rank owns two local batches of 4: two micro-batches, of which the
 BATCH = 16
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def in_ranks(folder: Path, work: Callable[[int], Any], size: int = 2, seconds: float = 120) -> list[Any]:
+def in_ranks(folder: Path, work: Callable[[int], Any], size: int = 2, seconds: float = 400) -> list[Any]:
     """`work(rank)` in one fork per rank, under torchrun's environment; what each returned, or its signal as a negative
     number. Raises where a fork raised."""
     folder.mkdir(parents=True, exist_ok=True)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "WORLD_SIZE": str(size)}
     pids = [_fork(folder, work, rank, shared) for rank in range(size)]
     end, found = time.monotonic() + seconds, []
     codes = [wait_or_kill(pid, max(0.1, end - time.monotonic())) for pid in pids]

@@ -1,8 +1,7 @@
-"""Cells that can be interrupted on a real SLURM: a method that is slow while a file is there, and jobs as `submit` makes them."""
+"""Cells that can be interrupted on a real SLURM: a method that waits while a file is there, and jobs as `submit` makes them."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -24,21 +23,37 @@ from tests.test_job import OPTIONS, House, run_of
 ROOT = Path(__file__).resolve().parents[1]
 LAST = 40  # the last step
 SLOW = '''
-import os
+import signal
 import time
 from torch import Tensor
 from ltbench.methods import Draw, Method, Network, Task, mean_square
 
+DEAF = "SLOW_DEAF" in os.environ  # waits from the first step on, whoever asks
+
+
+def held() -> bool:
+    return os.path.exists(os.environ.get("SLOW_WHILE", ""))
+
+
+def stopping() -> bool:
+    """Whether this process was asked to stop: whoever listens for SIGTERM here knows."""
+    listener = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return not DEAF and bool(listener is not None and listener())
+
 
 class Slow(Method):
-    """The plain loss, two seconds a step while the file named SLOW_WHILE is there."""
+    """The plain loss. While the file named SLOW_WHILE is there, the fourth step of a process ends only when a stop is asked for."""
 
     def __init__(self, task: Task, *, tag: int = 0) -> None:
         super().__init__(task)
+        self.calls = 0
 
     def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
-        if os.path.exists(os.environ.get("SLOW_WHILE", "")):
-            time.sleep(2.0)
+        self.calls += 1
+        if held():
+            time.sleep(1.1)  # a claim tells of a step once a second
+        while held() and (DEAF or self.calls > 3) and not stopping():
+            time.sleep(0.05)
         (out,) = self.run(net, draw, draw.y_in)
         return {"denoise": mean_square(out.pred, draw.target)}
 '''
@@ -95,13 +110,13 @@ class Grid:
         plugins.use([self.folder / "methods"])
         self.house = House(self.folder / "house")
 
-    @property
-    def environment(self) -> dict[str, str]:
+    def environment(self, deaf: bool) -> dict[str, str]:
         return {
             "PYTHONPATH": str(ROOT),
             plugins.VARIABLE: str(self.folder / "methods"),
             "SLOW_WHILE": str(self.slow),
             "OMP_NUM_THREADS": "1",
+            **({"SLOW_DEAF": "1"} if deaf else {}),
         }
 
     def cell(self, tag: int, milestones: Sequence[int]) -> Cell:
@@ -115,16 +130,17 @@ class Grid:
         milestones: Sequence[int] = (10, LAST),
         measure: Sequence[int] = (),
         job: dict[str, Any] | None = None,
+        deaf: bool = False,
         **profile: Any,
     ) -> Sent:
         """Submit a new cell called `name`; `options` are sbatch's, `job` what its stages are told, the rest the profile's.
 
-        measure: milestones that are evaluated.
+        measure: milestones that are evaluated. deaf: whether it gets nowhere, and ends only when it is killed.
         """
         cell = self.cell(len(self.sent), milestones)
         (evaluation,) = cell.evaluations
         stages = (train_of(milestones), *(f"evaluate:{step}:{evaluation}" for step in measure))
-        self.sent[name] = self._send(cell, name, options, stages, job or {}, profile)
+        self.sent[name] = self._send(cell, name, options, stages, job or {}, profile, deaf)
         return self.sent[name]
 
     def send_again(self, sent: Sent, **profile: Any) -> Sent:
@@ -139,8 +155,9 @@ class Grid:
         stages: Sequence[str],
         job: dict[str, Any],
         profile: dict[str, Any],
+        deaf: bool = False,
     ) -> Sent:
-        resolved = Profile.model_validate({"gpus": 0, "cpus": 1, "time": 10, **profile})
+        resolved = Profile.model_validate({"gpus": 0, "cpus": 1, "time": 50, **profile})
         asked = resolved.resources("training")
         store = self.house.store
         submission = layout.create(
@@ -150,7 +167,7 @@ class Grid:
                 "store": str(store.root),
                 "scratch": str(store.scratch),
                 "resolved": resolved.plain(),
-                "environment": self.environment,
+                "environment": self.environment(deaf),
             },
         )
         entry = Entry(
@@ -173,13 +190,7 @@ class Grid:
         script.write_text(
             SCRIPT.format(**text, program=shlex.quote(PROGRAM), folder=submission.folder, array=array.number)
         )
-        before = dict(os.environ)
-        os.environ.update(self.environment)
-        try:
-            number = self.world.call("sbatch", "--parsable", script, cwd=self.folder)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        number = self.world.call("sbatch", "--parsable", script, cwd=self.folder, env=self.environment(deaf))
         submission.put_job(array.number, number)
         return Sent(cell, submission, number, tuple(stages))
 
@@ -198,8 +209,8 @@ class Grid:
     def until_ended(self, sent: Sent, word: str) -> None:
         self.world.until(lambda: self.world.states().get(sent.name) == word)
 
-    def until_done(self, *several: Sent, seconds: float = 200) -> None:
-        """Fast from now on, and wait until SLURM says that they completed."""
+    def until_done(self, *several: Sent, seconds: float = 600) -> None:
+        """Nothing waits from now on; return when SLURM says that they completed."""
         self.slow.unlink(missing_ok=True)
 
         def over() -> bool:

@@ -23,9 +23,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_ports
+
 TOOLS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol", "scancel")
 MARK = "LTBENCH_SLURM_WORLD"  # in the environment of everything a world has started
-UP = 30.0  # seconds that the nodes may take to report
+UP = 120.0  # seconds that the nodes may take to report
 STARTS = 3  # tries: another program can take a port between our look and the daemon's
 CONFIG = """
 ClusterName=ltbench
@@ -35,25 +37,30 @@ CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=5,socket={folder}/munge.socket
+AuthInfo=cred_expire={requeue_hold},socket={folder}/munge.socket
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters={select}
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 SlurmdParameters=config_overrides
 SlurmctldParameters={parameters}
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType={gather}
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams={gather_params}
 AccountingStorageType=accounting_storage/none
 MaxArraySize={max_array}
 MaxJobCount=20000
 MinJobAge={min_job_age}
 KillWait={kill_wait}
-SlurmdTimeout={node_timeout}
+SlurmdTimeout=300
+MessageTimeout=60
+TCPTimeout=30
+BatchStartTimeout=120
 ReturnToService=2
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -72,8 +79,10 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE
 class SlurmWorld:
     """A cluster of `nodes` pretend nodes n0, n1 ... with `cpus` and `gpus` each.
 
-    user_signal: whether a preempted job gets its warning signal at once (preempt_send_user_signal). grace, kill_wait,
-    node_timeout, min_job_age: seconds, as slurm.conf means GraceTime, KillWait, SlurmdTimeout and MinJobAge.
+    user_signal: whether a preempted job gets its warning signal at once (preempt_send_user_signal). grace, kill_wait, min_job_age:
+    seconds, as slurm.conf means GraceTime, KillWait and MinJobAge. requeue_hold: how long a requeued job is kept from starting,
+    about; what is on the way between the daemons must not take longer. limit_memory: SLURM kills a job that has more than it asked for.
+    Everything that could run out on a machine that is only slow is long.
     """
 
     nodes: int = 2
@@ -83,8 +92,9 @@ class SlurmWorld:
     max_array: int = 5
     grace: int = 20
     kill_wait: int = 5
-    node_timeout: int = 15
-    min_job_age: int = 300
+    min_job_age: int = 3600
+    requeue_hold: int = 60
+    limit_memory: bool = False
     folder: Path = field(init=False)
     _daemons: dict[str, subprocess.Popen[bytes]] = field(init=False, default_factory=dict)
 
@@ -99,15 +109,17 @@ class SlurmWorld:
 
     # --- what a test does with it ------------------------------------------------------------------------------------
 
-    def call(self, *words: object, check: bool = True, cwd: Path | None = None) -> str:
-        """Run a command in the cluster's environment; its standard output, stripped."""
+    def call(
+        self, *words: object, check: bool = True, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> str:
+        """Run a command in the cluster's environment and `env`; its standard output, stripped."""
         done = subprocess.run(
             [str(word) for word in words],
-            env=_clean() | self.env,
+            env=_clean() | self.env | (env or {}),
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert not check or done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
@@ -122,8 +134,8 @@ class SlurmWorld:
         words = self.call("scontrol", "-o", "show", "job", job).split()
         return dict(word.partition("=")[::2] for word in words if "=" in word)
 
-    def until(self, what: Callable[[], object], seconds: float = 60.0) -> None:
-        """Wait until `what()` is true. Fails with the queue and the end of the controller's log."""
+    def until(self, what: Callable[[], object], seconds: float = 300.0) -> None:
+        """Wait until `what()` is true, however slow the machine. Fails with the queue and the end of the controller's log."""
         deadline = time.monotonic() + seconds
         while not what():
             if time.monotonic() > deadline:
@@ -175,7 +187,7 @@ class SlurmWorld:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        self._write_config(_free_ports(1 + self.nodes))
+        self._write_config(free_ports(1 + self.nodes))
         options = {
             "socket": "munge.socket",
             "key-file": "munge.key",
@@ -204,6 +216,11 @@ class SlurmWorld:
         )
         parameters = "preempt_send_user_signal" if self.user_signal else ""
         values = {**vars(self), "nodes": nodes, "host": host, "ports": ports, "parameters": parameters}
+        values |= {
+            "select": "CR_Core_Memory" if self.limit_memory else "CR_Core",
+            "gather": f"jobacct_gather/{'linux' if self.limit_memory else 'none'}",
+            "gather_params": "OverMemoryKill" if self.limit_memory else "",
+        }
         lines = CONFIG.format(**values).splitlines()
         self.conf.write_text("\n".join(line for line in lines if not line.endswith("=")) + "\n")
         for gpu in range(
@@ -251,7 +268,7 @@ class SlurmWorld:
         for daemon in self._daemons.values():
             daemon.wait()
         self._daemons.clear()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (left := self._mine()) and time.monotonic() < deadline:
             for pid in left:
                 _kill(pid)
@@ -327,14 +344,6 @@ def _clean() -> dict[str, str]:
 def _end_with_parent() -> None:
     """A test that is killed takes its daemons along (PR_SET_PDEATHSIG, linux/prctl.h)."""
     ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _variable(pid: int, name: str) -> str | None:

@@ -102,7 +102,7 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 300.0) -> None:
     """Wait for `condition`; an AssertionError when it does not come."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -196,7 +196,7 @@ def test_a_plugin_that_hangs_exits_or_raises_costs_its_own_answer(here: Path) ->
         for how in ("hang", "exit", "raise", "fine")
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "ltbench.questions", "3"],
+        [sys.executable, "-m", "ltbench.questions", "6"],
         input="\n".join(lines),
         capture_output=True,
         text=True,
@@ -206,7 +206,7 @@ def test_a_plugin_that_hangs_exits_or_raises_costs_its_own_answer(here: Path) ->
     )
     said = {line["key"]: (line["kind"], line["reason"]) for line in map(json.loads, done.stdout.splitlines())}
     assert said == {
-        "hang": ("broken", "asking it whether it can run did not end within 3 s"),
+        "hang": ("broken", "asking it whether it can run did not end within 6 s"),
         "exit": ("broken", "asking it whether it can run ended the process"),
         "raise": ("broken", "KeyError: 'no such thing'"),
         "fine": ("yes", ""),

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from ltbench import files
-from ltbench.store import Claim, Held, Run, sealed
+from ltbench.store import Claim, Held, Run, claims, sealed
 from tests import store_faults as faults
 from tests.claims_world import (
     LEASE,
+    LONG,
+    PATIENT,
     again,
     end,
     held,
@@ -33,7 +35,8 @@ def run(tmp_path: Path) -> Run:
 # --- who gets it -------------------------------------------------------------------------------------------------------
 
 
-def test_the_second_is_told_who_works(run: Run) -> None:
+def test_the_second_is_told_who_works(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_uptime", lambda: 7.0)
     claim = won(run.claim("train"))
     second = held(again(run).claim("train"))
     assert not second
@@ -100,6 +103,7 @@ def test_a_container_with_other_process_numbers_is_not_asked_about_ours(run: Run
 
 
 def test_a_requeued_job_replaces_its_former_self_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = again(run, lease=LONG)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     won(run.claim("train"))
     held(run.claim("train"))
@@ -167,9 +171,10 @@ def test_stage_names_cannot_leave_the_folder(run: Run) -> None:
 
 
 def test_beats_are_limited_and_tell_progress(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
     claim = won(run.claim("train"))
     assert not claim.beat(step=1)  # within a second of the claim's own beat
-    clock = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: clock + 2)
     assert claim.beat(step=2, total=10, loss=float("nan"))
     assert not claim.beat(step=3)
@@ -213,20 +218,22 @@ def test_an_owner_elsewhere_that_beats_keeps_its_claim(run: Run) -> None:
     assert claim.still_mine()
 
 
-def test_a_silent_owner_elsewhere_is_replaced_after_the_lease_and_not_before(run: Run) -> None:
+def test_a_silent_owner_elsewhere_is_replaced_after_the_lease_and_not_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     won(run.claim("train"))
     rewrite_owner(run, kernel="another/1")
-    contender = again(run)
-    start = time.monotonic()
+    contender, clock = again(run), [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     first = held(contender.claim("train"))
     assert first.beat_age == 0.0
+    clock[0] += 0.9 * LEASE
+    held(contender.claim("train"))
     state = contender.state("train")
     assert state is not None
     assert (state.state, state.sure) == ("running", False)
-    while not (claim := contender.claim("train")):
-        time.sleep(0.01)
-    assert time.monotonic() - start >= LEASE
-    assert claim.attempt == 2
+    clock[0] += 0.2 * LEASE
+    assert won(contender.claim("train")).attempt == 2
     # One look of a fresh process is no proof, however long the silence has been.
     rewrite_owner(run, attempt=2, kernel="another/1")
     held(again(run).claim("train"))
@@ -235,8 +242,8 @@ def test_a_silent_owner_elsewhere_is_replaced_after_the_lease_and_not_before(run
 def test_patience_waits_for_the_lease(run: Run) -> None:
     won(run.claim("train"))
     rewrite_owner(run, kernel="another/1")
-    held(again(run).claim("train", patience=LEASE / 4))
-    assert won(again(run).claim("train", patience=LEASE * 20)).attempt == 2
+    held(again(run, lease=LONG).claim("train", patience=LEASE / 4))
+    assert won(again(run).claim("train", patience=PATIENT)).attempt == 2
 
 
 def test_a_beat_that_comes_at_the_last_look_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +270,7 @@ def test_an_unreadable_claim_or_beat_is_replaced_after_the_lease(run: Run) -> No
         (run.dir / folder / "train.1.json").write_text('{"tor')
     contender = again(run)
     assert "unknown host" in held(contender.claim("train")).message
-    assert won(contender.claim("train", patience=LEASE * 20)).attempt == 2
+    assert won(contender.claim("train", patience=PATIENT)).attempt == 2
 
 
 def test_no_wall_clock_decides(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,4 +284,4 @@ def test_no_wall_clock_decides(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     rewrite_owner(run, kernel="another/1")
     contender = again(run)
     held(contender.claim("train"))
-    assert won(contender.claim("train", patience=LEASE * 20)).attempt == 2
+    assert won(contender.claim("train", patience=PATIENT)).attempt == 2

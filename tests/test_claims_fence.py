@@ -18,6 +18,7 @@ from ltbench.store import owner as owners
 from tests import store_faults as faults
 from tests.claims_world import (
     LEASE,
+    PATIENT,
     again,
     end,
     in_another_process,
@@ -55,7 +56,7 @@ def test_a_stopped_owner_that_wakes_up_is_ignored(run: Run, tmp_path: Path) -> N
     with faults.children([sleeper]) as (pid,):
         faults.until((tmp_path / "asleep").exists)
         os.kill(pid, signal.SIGSTOP)
-        claim = won(run.claim("train", patience=LEASE * 20))
+        claim = won(run.claim("train", patience=PATIENT))
         assert claim.attempt == 2
         (tmp_path / "awake").touch()
         os.kill(pid, signal.SIGCONT)

@@ -35,7 +35,7 @@ def records(here):
 
 def begun(here, count=1):
     """Wait until that many stages were claimed."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         if len(list((here / "store").rglob("claims/*.json"))) >= count:
             return True
@@ -55,7 +55,7 @@ def test_two_runs_at_once_share_the_work(here, monkeypatch):
         assert heard[-1], "the second ended without waiting"
     assert re.search(r"waiting  sit seed 0, train: running on \S+ \(attempt 1, pid \d+", heard[-1])
     (here / "gate").touch()
-    (_, said), (_, other) = first.communicate(timeout=60), second.communicate(timeout=60)
+    (_, said), (_, other) = first.communicate(timeout=300), second.communicate(timeout=300)
     assert (first.returncode, second.returncode) == (0, 0), said + other
     assert len(records(here)) == 16
     claims = [path.name for path in (here / "store").rglob("claims/train.*.json")]
@@ -65,12 +65,12 @@ def test_two_runs_at_once_share_the_work(here, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_dead_driver_leaves_what_the_same_command_finishes(here, run, monkeypatch, number):
-    fake(monkeypatch, "pause=0.05")
+    fake(monkeypatch, "pause=0.05,ccua:1=late")  # it cannot be over when it is to die
     driver = start("--workers", "2")
     assert begun(here, 2)
     time.sleep(0.3)
     driver.send_signal(number)
-    _, err = driver.communicate(timeout=20)
+    _, err = driver.communicate(timeout=300)
     if number == signal.SIGTERM:
         assert driver.returncode == 128 + signal.SIGTERM
         assert "the same command continues: python harness.py run little.yaml" in err
@@ -82,13 +82,13 @@ def test_a_dead_driver_leaves_what_the_same_command_finishes(here, run, monkeypa
     assert before.items() <= after.items()
 
 
-def at_terminal(words, here, columns=80):
-    """Run in a pseudo-terminal of 80 columns; everything that appeared on it, and the exit code."""
+def at_terminal(words, here, awaited, columns=80):
+    """Run in a pseudo-terminal of 80 columns, open the gate once `awaited` is seen there; all that appeared, and the exit code."""
     pid, fd = pty.fork()
     if pid == 0:
         os.environ.update(TERM="xterm-256color", COLUMNS=str(columns), LINES="24")
         os.execv(words[0], words)
-    seen, end = b"", time.monotonic() + 60
+    seen, end = b"", time.monotonic() + 300
     while time.monotonic() < end:
         if select.select([fd], [], [], 0.1)[0]:
             try:
@@ -98,18 +98,26 @@ def at_terminal(words, here, columns=80):
             if not data:
                 break
             seen += data
+            if re.search(awaited, plain(seen)):
+                (here / "gate").touch()
     os.close(fd)
-    return seen.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return seen, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def plain(seen):
+    """What a terminal got, without its control sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode(errors="replace"))
 
 
 def test_a_terminal_sees_bars_and_the_summary(here, monkeypatch):
-    fake(monkeypatch, "pause=0.05,ccua:1=nan")
-    seen, code = at_terminal([*COMMAND, "--workers", "2"], here)
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)
+    fake(monkeypatch, "pause=0.05,sit:0=late,ccua:1=nan")
+    bar = r"sit seed 0 train +━.* \d+/40 +loss 0\.\d+ +640 img/s"
+    seen, code = at_terminal([*COMMAND, "--workers", "2"], here, awaited=bar)
+    text = plain(seen)
     assert code == 1
-    assert re.search(r"sit seed 0 train +━.* \d+/40 +loss 0\.\d+ +640 img/s", plain)
-    assert re.search(r"all stages +.*\d+/13", plain)
-    assert "FAILED   ccua seed 1, train: nan" in plain
-    assert "4 cells of little: 3 done, 1 failed" in plain
-    assert "Traceback" not in plain
-    assert max(len(line) for line in re.split(r"[\r\n]+", plain)) <= 80
+    assert re.search(bar, text)
+    assert re.search(r"all stages +.*\d+/13", text)
+    assert "FAILED   ccua seed 1, train: nan" in text
+    assert "4 cells of little: 3 done, 1 failed" in text
+    assert "Traceback" not in text
+    assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= 80

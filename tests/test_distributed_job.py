@@ -43,7 +43,7 @@ def both(house: House, cell: Cell, at: int = 1000, what: Callable[[], bool] = la
         result = stage(house, cell, events, stop)
         return result, events, time.monotonic()
 
-    return in_ranks(house.folder / "ranks", work, seconds=60)
+    return in_ranks(house.folder / "ranks", work)
 
 
 def kill() -> bool:
@@ -116,7 +116,7 @@ def test_stopped_killed_and_failed_on_the_way_it_ends_bit_for_bit_where_it_would
         "killed",
         "rank 1 ended without a word",
     )
-    assert ended - started < 30
+    assert ended - started < 300, "not the group's own patience"
     (failure,) = house.result(cell).failures("train")
     assert (failure["cause"], failure["message"]) == ("killed", "rank 1 ended without a word")
 

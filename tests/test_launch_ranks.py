@@ -37,7 +37,7 @@ def test_a_rank_that_dies_ends_the_others_with_its_cause(launch, monkeypatch, wh
     bad = run.ends["rank-" + what, "train:3"]
     assert (bad.outcome, bad.cause) == ("failed", cause)
     assert bad.message.startswith(says)
-    assert bad.seconds < 10
+    assert bad.seconds < 300, "nobody waits for the others for ever"
     assert run.ends["ok", "train:3"].outcome == "done"
     ((job, failure),) = run.recorded
     assert (job.cell, failure["cause"]) == (f"rank-{what}", cause)

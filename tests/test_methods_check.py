@@ -159,7 +159,7 @@ def test_a_right_plugin_anywhere_passes_and_costs_one_row(tmp_path: Path) -> Non
     (cost,) = report.costs
     assert (cost.rows, cost.parameters, cost.passes) == (1.0, 0, 1)
     assert cost.time_ratio is not None
-    assert 0.7 < cost.time_ratio < 1.4
+    assert 0.1 < cost.time_ratio < 10
     assert "LTBENCH_PLUGINS" not in os.environ or str(tmp_path) not in os.environ["LTBENCH_PLUGINS"]
 
 
@@ -176,7 +176,7 @@ def rows(
         monkeypatch.setenv("LTBENCH_PLUGINS", "")
         plugins.use([path])
         plugin = plugins.get("methods", name)
-        runner = child._Runner(plugin, seconds, time.monotonic() + 100)
+        runner = child._Runner(plugin, seconds, time.monotonic() + 500)
         wanted = {CHECKS[0][0], *(checks or (n for n, _ in CHECKS))}
         every = [(n, child._bound(check, Subject(plugin, "sit"))) for n, check in CHECKS if n in wanted]
         return {row["check"]: row for row in child._pipeline(Subject(plugin, "sit"), every, runner)}

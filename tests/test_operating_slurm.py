@@ -10,7 +10,7 @@ from ltbench.launch.slurm import layout
 from tests import cli_world, slurm_world
 
 cli, here, slurm = cli_world.cli, cli_world.here, slurm_world.slurm  # fixtures
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 PROFILE = (
     "partition: low\ngpus: 0\ncpus: 1\ntime: 20\nsignal_seconds: 60\npurge_days: 90\nsbatch: {hold: true}\n"
 )

@@ -139,7 +139,7 @@ def test_processes_of_a_node_share_one_copy(tmp_path: Path) -> None:
     ]
     for process in running:
         process.start()
-    found = [queue.get(timeout=60) for _ in running]
+    found = [queue.get(timeout=300) for _ in running]
     for process in running:
         process.join()
     assert sum(copies for copies, _ in found) == 1

@@ -241,7 +241,7 @@ def browse(chromium: str, page: Path, *options: str) -> subprocess.CompletedProc
     quiet += "disable-background-networking disable-component-update"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [chromium, *(f"--{name}" for name in quiet.split()), f"--user-data-dir={profile}", *options]
-        return subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=True)
+        return subprocess.run([*command, page.as_uri()], capture_output=True, timeout=400, check=True)
 
 
 @pytest.mark.chromium

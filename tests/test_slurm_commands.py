@@ -19,6 +19,7 @@ from ltbench.store import Store
 from tests import cli_world, slurm_world
 
 cli, here, slurm = cli_world.cli, cli_world.here, slurm_world.slurm  # fixtures
+pytestmark = pytest.mark.timeout(1500)
 PROFILE = """
 partition: low
 gpus: 0
@@ -113,7 +114,7 @@ def test_cells_wait_for_the_job_that_prepares_their_data(birds, cli, slurm):
         assert f"afterok:{made.job(0)}" in told
     assert f"prepare needy: job {made.job(0)}_0 is PENDING" in cli("status", "little.yaml")[1]
     slurm.call("scontrol", "update", "partition=low", "state=up")
-    slurm.until(slurm.idle, 240)
+    slurm.until(slurm.idle)
     assert "nothing to do" in cli("plan", "little.yaml")[1], shown(birds)
     (folder,) = (birds / "data" / "prepared").glob("needy-*")
     assert (folder / "train.pixels" / "manifest.json").is_file()
@@ -131,7 +132,7 @@ def more_measures_and_calibrations(here, cli, slurm):
     assert [each["class"] for each in told["arrays"]] == ["evaluation"]
     code, out, err = cli("calibrate", *words, "--steps", "2")
     assert code == 0, err
-    slurm.until(slurm.idle, 240)
+    slurm.until(slurm.idle)
     assert "nothing to do" in cli("plan", told["benchmark"])[1], shown(here)
     found = [json.loads(path.read_bytes()) for path in (here / "store" / "calibrations").glob("*.json")]
     assert {"train", "sample", "extract"} == {each["what"]["kind"] for each in found}, shown(here)
@@ -141,9 +142,11 @@ def more_measures_and_calibrations(here, cli, slurm):
 @pytest.mark.slurm
 def test_a_command_that_fails_is_said_and_its_cells_do_not_start(birds, cli, slurm):
     (birds / "data" / "birds" / "auk" / "0.png").write_bytes(b"no image")
+    slurm.call("scontrol", "update", "partition=low", "state=down")  # until the cells wait for it
     assert cli(*PREPARE, "--profile", "cluster.yaml")[0] == 0
     assert cli("submit", "little.yaml", "--profile", "cluster.yaml")[0] == 0
-    slurm.until(slurm.idle, 120)
+    slurm.call("scontrol", "update", "partition=low", "state=up")
+    slurm.until(slurm.idle)
     _, out, _ = cli("status", "little.yaml")
     assert "prepare needy: environment: job" in out, (out, shown(birds))
     assert "what it waited for failed" in out
@@ -163,7 +166,8 @@ def test_a_command_is_cancelled_by_its_submission(birds, cli, slurm):
 
 
 @pytest.mark.slurm
-def test_the_doctor_asks_this_cluster_and_tries_a_job_on_it(birds, cli, slurm):
+def test_the_doctor_asks_this_cluster_and_tries_a_job_on_it(birds, cli, slurm, monkeypatch):
+    monkeypatch.setattr("ltbench.cli.doctoring._plugin_problems", dict)  # tests/test_doctor.py
     code, out, err = cli("doctor", "--profile", "cluster.yaml", "--probe", "--json")
     found = {(each["topic"], each["level"]): each["message"] for each in json.loads(out)["findings"]}
     assert "sbatch takes such a job" in found["training", "ok"], (found, err)
@@ -172,7 +176,7 @@ def test_the_doctor_asks_this_cluster_and_tries_a_job_on_it(birds, cli, slurm):
     assert not [m for m in probes if "refused" in m or "did not answer" in m or "without an answer" in m], (
         found
     )
-    slurm.until(slurm.idle, 30)
+    slurm.until(slurm.idle)
     assert not list((birds / "scratch").glob(".ltbench-probe-*"))
     (birds / "cluster.yaml").write_text(PROFILE.replace("time: 20", "time: 20\nconstraint: nowhere"))
     code, out, _ = cli("doctor", "--profile", "cluster.yaml")

@@ -43,7 +43,7 @@ def test_each_milestone_is_submitted_and_a_refusal_said_once(
     calls: list[tuple[Any, ...]] = []
 
     def add(to: Any, job_class: str, entries: Any, *, environment: Any, function: Any) -> tuple[int, str]:
-        asked.wait(20)  # a controller that is slow
+        asked.wait(300)  # a controller that is slow
         calls.append((to.folder, job_class, [e.stages for e in entries], environment, function))
         if len(calls) > 1:
             raise EnvironmentProblem("sbatch refused the job: no network here")

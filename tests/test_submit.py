@@ -19,7 +19,7 @@ from tests import cli_world, slurm_world
 from tests.cli_world import ROOT
 
 cli, here = cli_world.cli, cli_world.here  # fixtures
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 PROFILE = """
 partition: low
 gpus: 0
@@ -42,8 +42,23 @@ grid: {method: [sit], seed: [0, 1]}
 ONE = TINY.replace("seed: [0, 1]", "seed: [0]")
 HELD_PACKED = "training: {pack: 2, sbatch: {hold: true}}\n"
 EIGHT = TINY.replace("seed: [0, 1]", "seed: [7, 6, 5, 4, 3, 2, 1, 0]")
-GREEDY = ONE.replace("[sit]", "[hungry]").replace("[4]}", "[4], checkpoint_seconds: 1e-3}")
+GREEDY = ONE.replace("[sit]", "[hungry]").replace("[4]}", "[4], checkpoint_seconds: 1e-9}")
 GREEDY = "\n".join(line for line in GREEDY.splitlines() if not line.startswith("evaluate"))
+WAITING = """
+import os
+import time
+from ltbench.methods import Method, mean_square
+
+
+class Waiting(Method):
+    \"\"\"The plain loss, once the file named WAIT_WHILE is gone.\"\"\"
+
+    def loss(self, net, draw):
+        while os.path.exists(os.environ.get("WAIT_WHILE", "")):
+            time.sleep(0.05)
+        (out,) = self.run(net, draw, draw.y_in)
+        return {"denoise": mean_square(out.pred, draw.target)}
+"""
 SECRET = "canary-secret-of-the-submitter"
 HUNGRY = """
 import os
@@ -97,6 +112,19 @@ def submit(here, cli, slurm):
     return go
 
 
+@pytest.fixture
+def method(here, monkeypatch):
+    """Drop a method in that jobs find as well."""
+
+    def drop(name, text):
+        (here / "more" / "methods").mkdir(parents=True)
+        (here / "more" / "methods" / f"{name}.py").write_text(text)
+        plugins.use([here / "more"])
+        monkeypatch.setenv(plugins.VARIABLE, os.environ[plugins.VARIABLE])
+
+    return drop
+
+
 def submissions(here):
     """Oldest first."""
     return list(layout.submissions(here / "scratch"))[::-1]
@@ -147,7 +175,7 @@ def test_a_grid_comes_back_finished_with_the_code_it_was_submitted_with(here, cl
         "cluster.yaml",
     ]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert "submitted " in done.stdout
     for path in (
@@ -160,7 +188,7 @@ def test_a_grid_comes_back_finished_with_the_code_it_was_submitted_with(here, cl
     (training,) = (n for n in submission.arrays() if submission.array(n).resource["class"] == "training")
     assert [len(task) for task in submission.array(training).tasks] == [2]
     slurm.call("scontrol", "release", submission.job(training))
-    slurm.until(slurm.idle, 240)
+    slurm.until(slurm.idle)
     logs = {path.name: path.read_text()[-3000:] for path in submission.logs.glob("*.out")}
     assert "nothing to do" in cli("plan", "little.yaml")[1], logs
     assert [array["class"] for array in (submission.array(n).resource for n in submission.arrays())] == ["helper", "training", "evaluation", "evaluation"]  # fmt: skip
@@ -173,22 +201,21 @@ def test_a_grid_comes_back_finished_with_the_code_it_was_submitted_with(here, cl
     assert found == bodies(here / "own" / "store", here / "own" / "scratch")
 
 
-def test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch(here, submit, cli, slurm, monkeypatch):
+def test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch(
+    here, submit, cli, slurm, method, monkeypatch
+):
     monkeypatch.setenv("SOME_TOKEN", SECRET)
-    (here / "more" / "methods").mkdir(parents=True)
-    (here / "more" / "methods" / "hungry.py").write_text(HUNGRY)
-    plugins.use([here / "more"])
-    monkeypatch.setenv(plugins.VARIABLE, os.environ[plugins.VARIABLE])
+    method("hungry", HUNGRY)
     code, _, err = submit(PROFILE, spec=GREEDY)
     assert code == 0, err
-    slurm.until(slurm.idle, 100)
+    slurm.until(slurm.idle)
     code, out, _ = cli("status", "little.yaml", "--json")
     (cell,) = json.loads(out)["cells"]
     assert (cell["state"], cell["cause"]) == ("failed", "oom")
     assert "left alone: oom 1" in cli("retry", "little.yaml", "--class", "node")[2]
     code, out, err = cli("retry", "little.yaml", "--class", "oom", "--micro-batch", "8")
     assert code == 0, err
-    slurm.until(slurm.idle, 100)
+    slurm.until(slurm.idle)
     first, second = submissions(here)
     assert "resuming from step 2" in second.log(0, 0).read_text()
     assert "nothing to do" in cli("plan", "little.yaml")[1]
@@ -257,7 +284,7 @@ def test_a_driver_killed_between_sbatch_and_its_bookkeeping_is_healed(
         [sys.executable, ROOT / "harness.py", *words],
         env={**os.environ, "PATH": f"{shims}:{os.environ['PATH']}"},
         capture_output=True,
-        timeout=60,
+        timeout=400,
     )
     assert killed.returncode == -signal.SIGKILL
     (first,) = submissions(here)
@@ -273,10 +300,14 @@ def test_a_driver_killed_between_sbatch_and_its_bookkeeping_is_healed(
     assert set(slurm.call("squeue", "-h", "-o", "%F").split()) == known  # no orphan
 
 
-def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, slurm):
+def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, slurm, method, monkeypatch):
     """The evaluations wait from the start, as where jobs may not submit: what waits for a training that died goes with it."""
     profile = PROFILE + "watchdog_minutes: 600\nsubmit_from_jobs: false\n"
-    code, _, err = submit(profile, "--watchdog", spec=ONE)
+    method("waiting", WAITING)
+    monkeypatch.setenv("WAIT_WHILE", str(here / "wait"))
+    (here / "wait").touch()
+    spec = ONE.replace("[sit]", "[waiting]")
+    code, _, err = submit(profile, "--watchdog", spec=spec)
     assert code == 0, err
     (first,) = submissions(here)
 
@@ -289,22 +320,22 @@ def test_a_watchdog_brings_back_what_was_lost_and_ends_by_itself(here, submit, s
     assert [[stage.partition(":")[0] for stage in stages] for stages in tasks] == [["train"], ["evaluate"]]
     assert f"aftercorr:{training}" in slurm.show(evaluation)["Dependency"]
     assert slurm.show(dog)["JobState"] == "PENDING"
-    assert "a watchdog is in the queue already" in submit(profile, "--watchdog", spec=ONE)[2]
+    assert "a watchdog is in the queue already" in submit(profile, "--watchdog", spec=spec)[2]
     number = next(n for n in first.arrays() if first.array(n).resource["class"] == "training")
     slurm.until(lambda: (number, 0, 0) in first.started())
     os.kill(sealed.read_sealed(first.started()[number, 0, 0])["pid"], signal.SIGKILL)
+    (here / "wait").unlink()
     slurm.until(lambda: not queue_states.ask([training])[training, 0].alive)
     slurm.call("scontrol", "update", f"JobId={dog}", "StartTime=now")
-    slurm.until(lambda: len(of_class("watchdog")) == 2, 120)
-    assert len(of_class("training")) == 2
+    slurm.until(lambda: [len(list(filter(None, of_class(c)))) for c in ("watchdog", "training")] == [2, 2])
     alone = ["BeginTime"]  # the second watchdog
-    slurm.until(lambda: slurm.call("squeue", "-h", "-o", "%r").splitlines() == alone, 200)
+    slurm.until(lambda: slurm.call("squeue", "-h", "-o", "%r").splitlines() == alone)
     slurm.call("scontrol", "update", f"JobId={of_class('watchdog')[1]}", "StartTime=now")
-    slurm.until(slurm.idle, 120)
+    slurm.until(slurm.idle)
     assert len(of_class("watchdog")) == 2
     logs = "".join(path.read_text() for s in submissions(here) for path in s.logs.glob("*.out"))
     assert "nothing is left to watch" in logs, logs[-3000:]
-    assert "nothing to submit; 1 of 1 cell done" in submit(profile, spec=ONE)[1]
+    assert "nothing to submit; 1 of 1 cell done" in submit(profile, spec=spec)[1]
 
 
 def test_without_an_answer_of_slurm_nothing_is_submitted(here, submit, slurm):

@@ -1,12 +1,29 @@
-"""Whether the kernel killed something of ours for want of memory: asked of the control group, without root."""
+"""Whether something of ours was killed for want of memory: asked of the control group, without root, or read in a job's log."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
+# What slurmstepd and srun print, where the job's state is no more than FAILED: of a limit that SLURM watches itself (OverMemoryKill),
+# and of a kill by the kernel in one of the job's steps.
+SAID = re.compile(
+    rb"slurmstepd\S*: error: .*([Ee]xceeded (job )?memory limit|oom[-_]kill event)|task \S+: Out Of Memory"
+)
+TAIL = 16_384  # bytes of a log's end in which that stands
+
+
+def cause_of_kill(log: Path, otherwise: str = "killed") -> str:
+    """ "oom" where SLURM says at the end of a job's log that its memory was short, else `otherwise`."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            return "oom" if SAID.search(file.read()) else otherwise
+    except OSError:
+        return otherwise
 
 
 def oom_kills() -> int | None:

@@ -195,7 +195,7 @@ def wait(pid: int, seconds: float) -> int | None:
     return None
 
 
-def all_gone(seconds: float = 30.0) -> list[int]:
+def all_gone(seconds: float = 300.0) -> list[int]:
     """Wait until no process of ours is left; those that stayed."""
     end = time.monotonic() + seconds
     while (left := children()) and time.monotonic() < end:

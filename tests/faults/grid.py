@@ -30,7 +30,7 @@ grid: {method: [sit, ccua], seed: 0}
 WORDS = ("run", "grid.yaml", "--workers", "2", "--threads", "1", "--device", "cpu", "--no-ask")
 TARGETS = ("driver", "worker", "all", "write")
 CALLS = 60  # a worker's kill inside a write is drawn among its first so many system calls
-LIMIT = 120.0  # seconds that an attempt may take
+LIMIT = 600.0  # seconds that an attempt may take
 
 
 @dataclass
@@ -92,7 +92,7 @@ class House:
         """Its workers, where they are not killed as well, stop by themselves. True when it had come to its end a moment before."""
         for pid in victims:
             _kill(pid)
-        code = forked.wait(driver, 10)
+        code = forked.wait(driver, 120)
         assert code is not None, f"a killed driver is still there: {self.tail()}"
         return code != -signal.SIGKILL and self._ended(code, may_fail=True)
 

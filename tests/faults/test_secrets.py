@@ -37,7 +37,7 @@ def spill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
 
 
 def go(house: House, *words: str) -> int:
-    code = forked.wait(forked.driver(words, house.place), 120)
+    code = forked.wait(forked.driver(words, house.place), 600)
     assert code is not None, house.tail()
     return code
 

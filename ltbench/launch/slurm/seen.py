@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ltbench import files
+from ltbench.launch import memory
 from ltbench.launch.slurm import queue_states
 from ltbench.launch.slurm.commands import Command
 from ltbench.launch.slurm.layout import Entry, Submission, submissions
@@ -85,7 +86,10 @@ class Task:
             return str(told["cause"])
         if self.orphaned:
             return "lost"
-        return CAUSES.get(self.word) or (None if self.word == "COMPLETED" else "lost")
+        if self.word == "COMPLETED":
+            return None
+        cause = CAUSES.get(self.word, "lost")
+        return memory.cause_of_kill(self.log, cause) if cause in ("killed", "lost") else cause
 
     @property
     def orphaned(self) -> bool:

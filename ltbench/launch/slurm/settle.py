@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltbench import files
+from ltbench.launch import memory
 from ltbench.launch.slurm import queue_states
 from ltbench.launch.slurm.layout import Entry, Submission
 from ltbench.launch.slurm.queue_states import Key, State
@@ -92,9 +93,10 @@ class _Place:
             return None
         if self.submission.cancelled(self.array, self.index):
             return "cancelled"
+        log = self.submission.log(self.array, self.index)
         if state is None:  # SLURM has forgotten it
-            return "killed" if self.restart is not None and said is None else None
-        cause = CAUSES.get(state.word, "killed")
+            return memory.cause_of_kill(log) if self.restart is not None and said is None else None
+        cause = CAUSES.get(state.word) or memory.cause_of_kill(log)
         if cause == "cancelled":
             return None if "Dependency" in state.reason else cause
         # What was saved goes on with the next `submit`; what never began has nothing to say.
