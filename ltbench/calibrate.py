@@ -201,7 +201,7 @@ def training(
         "terms": len(point["terms"]) if point else 0,
         "memory_bytes": _peak_memory(device),
         "data": data,
-        "execution": trainer.executed,
+        "execution": trainer.executed.name,
     }
 
 

@@ -31,6 +31,28 @@ class Execution:
 
 
 PLAIN = Execution()
+NOT_RUN = "none"
+
+
+@dataclass(frozen=True)
+class Executed:
+    """How a network was really run. name: of an `Execution`, "graphs of eager blocks" where nothing compiles, "none" where it was
+    not asked, as by an evaluation whose images were there. fallback: why it is less than was meant, "" where it is not."""
+
+    name: str = NOT_RUN
+    fallback: str = ""
+
+    def told(self) -> dict[str, str]:
+        """For a record's envelope."""
+        why = {"execution_fallback": self.fallback} if self.fallback else {}
+        return {"execution": self.name, **why}
+
+
+def executed(compiled: bool, graphs: bool, *why: str | None) -> Executed:
+    """What is left where something was not to be had. why: the reasons, None and "" for none."""
+    plain = "compiled" if compiled else "eager"
+    name = ("graphs" if compiled else "graphs of eager blocks") if graphs else plain
+    return Executed(name, "; ".join(filter(None, why)))
 
 
 def resolve(kind: str, device: torch.device) -> Execution:

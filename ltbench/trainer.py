@@ -24,7 +24,7 @@ from ltbench.distributed import Ranks
 from ltbench.draws import Ahead, Drawer, Latents, Pixels, TrainingSet
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
-from ltbench.execution import PLAIN, Execution
+from ltbench.execution import PLAIN, Executed, Execution, executed
 from ltbench.graphs import Recorder, cuda_graph
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
@@ -259,7 +259,7 @@ class Trainer:
         self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
         self._names: Sequence[str] = ()  # what ranks log, agreed on
         self._pending: _Step | None = None
-        self._compiled = self.execution.compiled
+        self._not_compiled = self._no_graphs = ""  # why, where it was meant to be
         self._forward_backward = self._captured() if self.execution.graphs else self._compute
         self.model.train()
 
@@ -275,7 +275,8 @@ class Trainer:
         if self.ranks.size > 1:
             reason = "gradients of several ranks are exchanged while they are made"
         if reason:
-            self.notice(f"steps are not CUDA graphs: {reason}")
+            self._no_graphs = f"steps are not CUDA graphs: {reason}"
+            self.notice(self._no_graphs)
             return self._compute
         recipe, ahead = self.parts.recipe, self.ahead
         return Captured(
@@ -289,12 +290,12 @@ class Trainer:
         )
 
     @property
-    def executed(self) -> str:
+    def executed(self) -> Executed:
         """How steps are really run, which is less than `execution` where something was not to be had."""
         made = self._forward_backward
-        if isinstance(made, Captured) and made.ended is None:
-            return "graphs" if self._compiled else "graphs of eager blocks"
-        return "compiled" if self._compiled else "eager"
+        ended = made.ended if isinstance(made, Captured) else self._no_graphs
+        compiled = self.execution.compiled and not self._not_compiled
+        return executed(compiled, self.execution.graphs and not ended, self._not_compiled, ended)
 
     def advance(self, settle: bool = False) -> dict[str, Any] | None:
         """One step; the point of the log window that it closes, if it does.
@@ -353,8 +354,8 @@ class Trainer:
             why = compiler_failed(error) if self.execution.compiled else None
             if why is None:
                 raise
-            self.notice(f"the network is not compiled, it runs as written: {why}")
-            self._compiled = False
+            self._not_compiled = f"the network is not compiled, it runs as written: {why}"
+            self.notice(self._not_compiled)
             uncompile(self.parts.objective.network)
             return self._accumulate(step)
 

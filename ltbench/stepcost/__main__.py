@@ -61,7 +61,7 @@ def take_apart(asked: dict[str, Any], device: torch.device, steps: int) -> dict[
         "threads": torch.get_num_threads(),
         "precision": settings["train"]["precision"],
         "data": data,
-        "execution": trainer.executed,
+        "execution": trainer.executed.name,
         "steps": steps,
         "seconds_per_step": plain,
         "steps_per_s": 1 / plain,
