@@ -64,7 +64,7 @@ class Recipe:
 
 @dataclass
 class Parts:
-    """What a cell trains with, built from its settings alone."""
+    """What a cell trains with, built from its settings alone. recompute: activations are made again in the backward pass."""
 
     recipe: Recipe
     objective: Objective
@@ -72,6 +72,7 @@ class Parts:
     task: Task
     groups: dict[str, list[int]]
     train_counts: list[int]
+    recompute: bool = False
 
 
 class NonFinite(Exception):
@@ -145,7 +146,7 @@ def build_parts(
         augment=recipe.augment_probability if recipe.augment == "ada" else None,
     )
     counts = [int(n) for n in order.counts]
-    return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts)
+    return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts, recompute)
 
 
 def task_of(
@@ -295,7 +296,8 @@ class Trainer:
         made = self._forward_backward
         ended = made.ended if isinstance(made, Captured) else self._no_graphs
         compiled = self.execution.compiled and not self._not_compiled
-        return executed(compiled, self.execution.graphs and not ended, self._not_compiled, ended)
+        graphs = self.execution.graphs and not ended
+        return executed(compiled, graphs, self._not_compiled, ended, recompute=self.parts.recompute)
 
     def advance(self, settle: bool = False) -> dict[str, Any] | None:
         """One step; the point of the log window that it closes, if it does.
