@@ -260,10 +260,11 @@ def sampling(
     real = build_dataset(settings["dataset"])
     network = _fresh(settings, real, device)
     sampler, lengths = STEPS_OF[settings["pipeline"]]
-    shape, decode = shape_of(settings, real), decoder_of(settings, device)
+    how = resolve("auto", device)
+    shape, decode = shape_of(settings, real), decoder_of(settings, device, how)
     ids = list(range(len(real.classes)))
     precision = sampled_in(evaluation, settings["train"]["precision"])
-    forward = prepared(network, device, precision, resolve("auto", device))
+    forward = prepared(network, device, precision, how)
     found = []
     for number in lengths:
         asked = {

@@ -186,7 +186,7 @@ def _maker(
     def ready() -> tuple[Network, Forward, Decode | None]:
         network = build_sampler(settings, data, milestone.load(), bench.device)
         forward = prepared(network, bench.device, sampling.precision, bench.execution, bench.notice)
-        return network, forward, decoder_of(settings, bench.device)
+        return network, forward, decoder_of(settings, bench.device, bench.execution, bench.notice)
 
     def make(wanted: Iterable[int]) -> Iterator[Block]:
         if numbers := list(wanted):
