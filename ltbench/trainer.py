@@ -170,8 +170,10 @@ def task_of(
                 f"encoder '{name}' cannot keep its tokens: under augment: {recipe.augment} no image is seen twice alike",
                 "say cache: false",
             )
-        kept = {"images": training.seen, "size": len(training.labels)} if cache else {}
-        return Tokens(load_encoder(name, device), grid, **kept)
+        made = load_encoder(name, device)
+        if not cache:
+            return Tokens(made, grid)
+        return Tokens(made, grid, training.seen, len(training.labels), flips=recipe.flip)
 
     return Task(
         process=process,
@@ -282,6 +284,7 @@ class Trainer:
         recipe, ahead = self.parts.recipe, self.ahead
         return Captured(
             self._compute,
+            self.parts.objective.method.prepare,
             list(self.named.values()),
             recipe.precision,
             dropout=recipe.dropout > 0,

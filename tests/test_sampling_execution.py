@@ -160,7 +160,8 @@ def test_a_cuda_recording_warms_up_aside_and_stops_no_thread(monkeypatch: pytest
     graph = torch.cuda.graph
     for name in ("device", "stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, partial(inside, name))
-    for name, kind in (("Stream", Stream), ("current_stream", Stream), ("CUDAGraph", Graph)):
+    monkeypatch.setattr("ltbench.graphs._side", lambda device: Stream())
+    for name, kind in (("current_stream", Stream), ("CUDAGraph", Graph)):
         monkeypatch.setattr(torch.cuda, name, kind)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
 
