@@ -6,6 +6,7 @@ there before a replay, and results away after it. sampling/graphs.py does so wit
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol, TypeVar
@@ -38,6 +39,8 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
 
     def capture(self, work: Callable[[], Any], generators: Sequence[torch.Generator] = ()) -> Any:
+        # A dead cycle may hold nodes of autograd that are tied to another stream, which would end the capture.
+        gc.collect()
         for generator in generators:
             self._graph.register_generator_state(generator)
         # thread_local: threads that draw numbers ask for pinned memory meanwhile
