@@ -1,8 +1,9 @@
 """The speed book on one GPU: `python bench/gpu.py --out gpu.json`, under nine minutes, random weights, no data, no download.
 
-Parts run in the order of what people train. A part that the time left does not allow is named in `skipped`, one that fails in
-`failed`, and neither stops the others. Every number of a step stands beside what share it is of the rate of a large matrix product
-measured in the same run, and beside issue 8's goals, which are for one H200. `--tiny` runs every part on a CPU at sizes of no meaning.
+Parts run in the order of what people train, in a process of their own (inside.py): one that fails is told with its traceback, one that
+overruns its time or kills its process is ended, and the others still run. The JSON is written anew after every part. Every number of
+a step stands beside what share it is of the rate of a large matrix product measured in the same run, and beside issue 8's goals, which
+are for one H200. `--tiny` runs every part on a CPU, in this process, at sizes of no meaning.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import dataclasses
 import json
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ccua  # beside this file
 import features
 import health
+import inside
 import metrics
 import ratios
 import sampling
@@ -30,27 +33,44 @@ import speed
 import steps
 import torch
 import unets
+from inside import Part
 from sizes import SAMPLING_GOAL, TINY_SIT, TINY_UNET, TRAIN_GOALS, WORLDS
+from torch import Tensor
 from turns import goal, missed, seconds
 from worlds import World
 
 from ltbench.execution import resolve
 from ltbench.generate import blocks
-from ltbench.sampling import prepared
+from ltbench.sampling import Forward, prepared
 from ltbench.trainer import Trainer, set_precision
 
 BUDGET = 520.0  # seconds; a part is begun only while its own need is left
 COMPARED = ("ccua", "cbdm", "dispersive", "oclt", "resampling")
+MODES = ("eager", "compiled", "graphs")
 
 
 @dataclass
 class Book:
-    """What is measured on, and what was found."""
+    """What is measured on. known: the rate, where it is known from before."""
 
     device: torch.device
     tiny: bool
-    rate: float = 0.0  # operations per second of a large product in the step's precision
-    found: dict[str, Any] = field(default_factory=dict)
+    known: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Operations per second of a large product in the step's precision."""
+        if not self.known:
+            self.known = speed.matmul_rate(self.device, self.dtype, self.side)
+        return self.known
+
+    @property
+    def side(self) -> int:
+        return 128 if self.tiny else speed.SIDE
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32 if self.tiny else torch.bfloat16
 
     @property
     def precision(self) -> str:
@@ -68,14 +88,13 @@ class Book:
     def recipe(self) -> dict[str, Any]:
         return {"precision": self.precision, "execution": self.execution}
 
-
-@dataclass(frozen=True)
-class Part:
-    """name; seconds that it needs on a present card, compilation included; what it does."""
-
-    name: str
-    needs: float
-    run: Callable[[Book], Any]
+    def clean(self) -> None:
+        """Let go of a part's memory and of what it compiled."""
+        torch._dynamo.reset()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # raises where a part has left the card unusable
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -87,14 +106,31 @@ def main(words: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 4
-    book = Book(torch.device("cpu" if args.tiny else "cuda"), args.tiny)
-    parts = [part for part in PARTS if args.only is None or part.name in args.only]
-    told = {**about(book), **run(book, parts, args.budget)}
-    text = json.dumps(told, indent=1)
+    names = [part.name for part in PARTS if args.only is None or part.name in args.only]
+    with tempfile.TemporaryDirectory() as folder:
+        out = args.out or Path(folder, "gpu.json")
+        if args.tiny or args.inside:
+            _measure(args.tiny, names, args.budget, out)
+        else:
+            out.unlink(missing_ok=True)  # what is there is of another run
+            words = ["--inside", "--out", str(out), "--only", *names]
+            inside.supervise([sys.executable, str(Path(__file__).resolve()), *words], names, args.budget, out)
+        told = json.loads(out.read_text())
+    told["missed"] = list(missed(told))
     if args.out is not None:
-        args.out.write_text(text + "\n")
-    print(text)
+        inside.write(args.out, told)
+    if not args.inside:
+        print(json.dumps(told, indent=1))
     return int(bool(told["failed"]))
+
+
+def _measure(tiny: bool, names: list[str], budget: float, out: Path) -> None:
+    """The parts in this process, after what `out` tells of them already."""
+    book = Book(torch.device("cpu" if tiny else "cuda"), tiny)
+    journal = inside.Journal(out, about(book))
+    book.known = journal.told.get("matrix rate", {}).get("tflops", 0.0) * 1e12
+    parts = [part for part in PARTS if part.name in names]
+    inside.run(book, parts, journal, budget, patient=tiny)
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
@@ -109,6 +145,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tiny", action="store_true", help="every part on a CPU, in seconds: a test of this script"
     )
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # the process that measures
     return parser.parse_args(words)
 
 
@@ -125,46 +162,13 @@ def about(book: Book) -> dict[str, Any]:
     }
 
 
-def run(book: Book, parts: list[Part], budget: float) -> dict[str, Any]:
-    """Every part that the time allows. Nothing of a failed part is lost but itself."""
-    begun = time.monotonic()
-    skipped: list[str] = []
-    failed: dict[str, str] = {}
-    for part in parts:
-        left = budget - (time.monotonic() - begun)
-        if (left < part.needs and not book.tiny) or left <= 0:
-            skipped.append(f"{part.name}: needs {part.needs:.0f} s, {max(0.0, left):.0f} s left")
-            continue
-        print(f"{part.name} ...", file=sys.stderr, flush=True)
-        start = time.monotonic()
-        try:
-            book.found[part.name] = part.run(book)
-        except Exception as error:  # one part says nothing about the next
-            traceback.print_exc()
-            failed[part.name] = f"{type(error).__name__}: {error}"
-        book.found.setdefault("seconds", {})[part.name] = round(time.monotonic() - start, 1)
-        _clean(book)
-    told = {**book.found, "skipped": skipped, "failed": failed}
-    return {**told, "missed": list(missed(told)), "total_s": round(time.monotonic() - begun, 1)}
-
-
-def _clean(book: Book) -> None:
-    """Let go of a part's memory and of what it compiled."""
-    torch._dynamo.reset()
-    if book.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(book.device)
-
-
 # --- the parts ------------------------------------------------------------------------------------------------------
 
 
 def rate(book: Book) -> dict[str, Any]:
     """The measured matrix rate, which every share is of."""
-    side = 128 if book.tiny else speed.SIDE
-    kind = torch.float32 if book.tiny else torch.bfloat16
-    book.rate = speed.matmul_rate(book.device, kind, side)
-    return {"side": side, "dtype": str(kind).removeprefix("torch."), "tflops": round(book.rate / 1e12, 3)}
+    dtype = str(book.dtype).removeprefix("torch.")
+    return {"side": book.side, "dtype": dtype, "tflops": round(book.rate / 1e12, 6)}
 
 
 def train(name: str, against: bool) -> Callable[[Book], Any]:
@@ -177,16 +181,18 @@ def _train(book: Book, name: str, against: bool) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if against:
         with _eager(book, tf32=False):  # exact before it is fast: the same draws give the same losses
-            told["fp32_trace_apart"] = _trace_apart(world, book.device, 2 if book.tiny else 5)
+            told["fp32_trace_apart"] = tried(lambda: _trace_apart(world, book.device, 2 if book.tiny else 5))
+        told["modes_apart"] = tried(lambda: modes_apart(book, world))
     set_precision(book.precision)
-    _clean(book)
+    book.clean()
     begun, notices = time.monotonic(), []
     trainer = world.trainer(world.pipeline, book.device, notice=notices.append, **book.recipe())
     seconds(trainer.advance, 3, book.device)
     first = time.monotonic() - begun
     each = steady(trainer, book)
     told |= {
-        "first_steps_s": round(first, 1),
+        **trainer.executed.told(),
+        "compile_s": round(first - 3 * each, 1),  # building and recording included
         "notices": notices,
         "ms": round(1e3 * each, 3),
         "steps_per_s": round(1 / each, 2),
@@ -195,7 +201,7 @@ def _train(book: Book, name: str, against: bool) -> dict[str, Any]:
         **_memory(book),
     }
     if against:
-        told |= _against(book, world, trainer)
+        told["against"] = tried(lambda: _against(book, world, trainer))
     trainer.close()
     if not book.tiny:
         what, bound = TRAIN_GOALS[name]
@@ -221,6 +227,40 @@ def _against(book: Book, world: World, trainer: Trainer) -> dict[str, Any]:
     ratio = statistics.median(theirs / ours for theirs, ours in pairs[1:])
     official = statistics.median(theirs for theirs, _ in pairs[1:])
     return {"official_ms": round(1e3 * official, 3), "official_over_ours": round(ratio, 2)}
+
+
+def tried(work: Callable[[], Any]) -> Any:
+    """What it gives, or how it failed: the numbers beside it are not lost by that."""
+    try:
+        return work()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}", "met": False}
+
+
+def modes_apart(book: Book, world: World) -> dict[str, Any]:
+    """Largest relative difference of losses as run compiled and as graphs from those run as written, in the step's precision."""
+    set_precision(book.precision)
+    count, bound = (3, 1e-5) if book.tiny else (8, steps.TOLERANCES["bf16"])
+    traces = {mode: _trace(book, world, mode, count) for mode in MODES[: 1 if book.tiny else None]}
+    plain = traces.pop("eager")
+    gaps = {
+        mode: max(abs(loss / own - 1) for loss, own in zip(trace, plain, strict=True))
+        for mode, trace in traces.items()
+    }
+    return {mode: goal(float(f"{gap:.3g}"), at_most=bound) for mode, gap in gaps.items()}
+
+
+def _trace(book: Book, world: World, mode: str, count: int) -> list[float]:
+    recipe = {"precision": book.precision, "execution": mode, "log_every": 1, "notice": _say}
+    trainer = world.trainer(world.pipeline, book.device, **recipe)
+    points = [trainer.advance() for _ in range(count)]
+    trainer.close()
+    return [point["loss"] for point in points if point is not None]
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -283,9 +323,14 @@ def costs(name: str) -> Callable[[Book], Any]:
         set_precision(book.precision)
         world, only = book.world(name), COMPARED[:1] if book.tiny else COMPARED
         turns, times = (1, 1) if book.tiny else (3, 5)
-        return ratios.measure(
-            book.device, {name: world}, turns=turns, times=times, only=only, **book.recipe()
-        )
+        return {
+            method: tried(
+                lambda method=method: ratios.measure(
+                    book.device, {name: world}, turns=turns, times=times, only=(method,), **book.recipe()
+                )[name]
+            )
+            for method in only
+        }
 
     return part
 
@@ -310,24 +355,35 @@ def _sampling(book: Book, name: str, images: int, against: bool) -> dict[str, An
     few = dataclasses.replace(world, batch=min(world.batch, 16))
     if against:
         set_precision("fp32")
-        told["official"] = sampling.measure(book.device, {"fp32, eager, 10 steps": (few, 10)}, turns=3)
+        official = {"fp32, eager, 10 steps": (few, 10)}
+        told["official"] = tried(lambda: sampling.measure(book.device, official, turns=3))
     count = 10 if book.tiny else 250
     network = world.fresh(book.device)
-    forward = prepared(network, book.device, book.precision, resolve(book.execution, book.device))
+    notices: list[str] = []
+    how = resolve(book.execution, book.device)
+    plain = Forward(network, book.precision)
     evaluation = {**sampling.evaluation_of(world, count), "precision": book.precision}
     ids = list(range(world.classes))
 
-    def block(evaluation: dict[str, Any] = evaluation) -> Any:
-        made = blocks(network, "sit", evaluation, ids, world.shape, book.device, [0], forward=forward)
+    def block(forward: Forward, steps: int = count) -> Tensor:
+        asked = {**evaluation, "steps": steps}
+        made = blocks(network, "sit", asked, ids, world.shape, book.device, [0], forward=forward)
         return next(made).images
 
-    seconds(lambda: block({**evaluation, "steps": 5}), 2, book.device)
-    each = statistics.median(seconds(block, 1, book.device) for _ in range(2))
+    expected = block(plain, 5)
+    begun = time.monotonic()
+    forward = prepared(network, book.device, book.precision, how, notices.append)
+    found = block(forward, 5)
+    first = time.monotonic() - begun
+    gap = float((found - expected).norm() / expected.norm())
+    told |= {"compile_s": round(first, 1), "apart_from_eager": goal(float(f"{gap:.3g}"), at_most=5e-2)}
+    seconds(lambda: block(forward, 5), 1, book.device)
+    each = statistics.median(seconds(lambda: block(forward), 1, book.device) for _ in range(2))
     operations = (
         speed.train_operations(world) / speed.BACKWARD * 2 * count
     )  # a row for the label, one without
     told |= {"images": world.batch, "steps": count, "images_per_s": round(world.batch / each, 2)}
-    told |= share(book, operations, each)
+    told |= {**forward.executed.told(), "notices": notices, **share(book, operations, each), **_memory(book)}
     return told if book.tiny else {**told, "goal": {"of": "mfu", **goal(told["mfu"], at_least=SAMPLING_GOAL)}}
 
 
@@ -335,7 +391,8 @@ def waits(book: Book) -> dict[str, Any]:
     """A step and another one while torch refuses to wait for the device; on a CPU, what the host reads in a step."""
     found: dict[str, Any] = {}
     for name in ("sit", "ccua"):
-        trainer = book.world("S/2 b48").trainer(name, book.device, **book.recipe())
+        # Without dropped labels, whose number varies: a shape met for the first time is recorded, and that does wait.
+        trainer = book.world("S/2 b48").trainer(name, book.device, label_drop=0.0, **book.recipe())
         if book.tiny:
             found[name] = health.reads_per_step(trainer)
             continue
@@ -377,14 +434,14 @@ def solving(book: Book) -> Any:
 
 PARTS = [
     Part("matrix rate", 5, rate),
-    Part("T1 T5 S/2 b48", 40, train("S/2 b48", against=True)),
-    Part("T1 T5 U-Net 32 b64", 50, train("U-Net 32 b64", against=True)),
-    Part("waits", 20, waits),
-    Part("S1 S/2", 40, pictures("S/2 b48", 256, against=True)),
-    Part("T1 T5 B/2 b48", 40, train("B/2 b48", against=True)),
+    Part("T1 T5 S/2 b48", 70, train("S/2 b48", against=True)),
+    Part("T1 T5 U-Net 32 b64", 90, train("U-Net 32 b64", against=True)),
+    Part("S1 S/2", 45, pictures("S/2 b48", 256, against=True)),
+    Part("S1 B/2", 50, pictures("B/2 b48", 128, against=False)),
     Part("T1 T5 B/2 b256", 35, train("B/2 b256", against=False)),
-    Part("S1 B/2", 60, pictures("B/2 b48", 128, against=False)),
     Part("T1 T5 XL/2 b256", 75, train("XL/2 b256", against=False)),
+    Part("waits", 20, waits),
+    Part("T1 T5 B/2 b48", 60, train("B/2 b48", against=True)),
     Part("T1 T5 U-Net 64 b128", 60, train("U-Net 64 b128", against=False)),
     Part("T2 B/2 b48", 90, costs("B/2 b48")),
     Part("T3 B/2 b48", 20, passes),

@@ -151,10 +151,11 @@ def refuse(message: str) -> None:
 
 @torch.no_grad()
 def stir(network: torch.nn.Module) -> None:
-    """Add a little noise to every weight, by its place in the list: where training starts at zero, nothing would be compared."""
+    """Add a little noise to every weight, by its place in the list: where training starts at zero, nothing would be compared.
+    Drawn where the weights are: 675 million numbers take a host ten seconds."""
     for number, p in enumerate(p for p in network.parameters() if p.requires_grad):
-        noise = np.random.default_rng(number).standard_normal(tuple(p.shape), np.float32)
-        p += 0.02 * torch.from_numpy(noise).to(p)
+        source = torch.Generator(p.device).manual_seed(number)
+        p += 0.02 * torch.randn(p.shape, generator=source, device=p.device)
 
 
 def twin(network: Network) -> Network:

@@ -162,7 +162,8 @@ def measure(question: Question, device: torch.device, steps: int) -> dict[str, A
     settings = question.settings
     set_precision(settings["train"]["precision"])
     if question.kind == "train":
-        return training(settings, question.what["micro_batch"], device, steps)
+        what = question.what
+        return training(settings, what["micro_batch"], device, steps, what.get("recompute", False))
     assert question.evaluation is not None, "asked of an evaluation"
     if question.kind == "sample":
         return sampling(settings, question.evaluation, device)
@@ -175,14 +176,18 @@ def device_name(device: torch.device) -> str:
 
 
 def training(
-    settings: Mapping[str, Any], micro_batch: int | None, device: torch.device, steps: int
+    settings: Mapping[str, Any],
+    micro_batch: int | None,
+    device: torch.device,
+    steps: int,
+    recompute: bool = False,
 ) -> dict[str, Any]:
     """Steps of the real trainer after a warm-up, on real images where they are here.
 
     {"seconds_per_step": median, "quartiles", "process_seconds_per_step", "steps", "rows": network rows per image,
     "parameters", "own_parameters": of the method itself, "terms": names of a loss curve, "memory_bytes", "data", "execution"}.
     """
-    trainer, data = trial(settings, micro_batch, device)
+    trainer, data = trial(settings, micro_batch, device, recompute=recompute)
     parts, point = trainer.parts, None
     for _ in range(WARM_UP[device.type]):
         point = trainer.advance() or point
@@ -201,7 +206,7 @@ def training(
         "terms": len(point["terms"]) if point else 0,
         "memory_bytes": _peak_memory(device),
         "data": data,
-        "execution": trainer.executed,
+        "execution": trainer.executed.name,
     }
 
 
@@ -218,7 +223,11 @@ def _rows(trainer: Trainer) -> float:
 
 
 def trial(
-    settings: Mapping[str, Any], micro_batch: int | None, device: torch.device, execution: str = "auto"
+    settings: Mapping[str, Any],
+    micro_batch: int | None,
+    device: torch.device,
+    execution: str = "auto",
+    recompute: bool = False,
 ) -> tuple[Trainer, Literal["real", "stand-in"]]:
     """The trainer of a cell as a job builds it, from fresh weights, and which data it has: the real one where it is here."""
     real = build_dataset(settings["dataset"])
@@ -227,7 +236,7 @@ def trial(
     method = load_method(settings["method"]["name"])
     seed_globals(0)
     how, latents = resolve(execution, device), _latents(settings, data, device) if coded else None
-    parts = build_parts(settings, data, method, device, latents, execution=how)
+    parts = build_parts(settings, data, method, device, latents, execution=how, recompute=recompute)
     trainer = Trainer(parts, micro_batch or parts.recipe.batch, log_every=1, execution=how)
     return trainer, "stand-in" if isinstance(data, StandIn) else "real"
 
@@ -251,10 +260,11 @@ def sampling(
     real = build_dataset(settings["dataset"])
     network = _fresh(settings, real, device)
     sampler, lengths = STEPS_OF[settings["pipeline"]]
-    shape, decode = shape_of(settings, real), decoder_of(settings, device)
+    how = resolve("auto", device)
+    shape, decode = shape_of(settings, real), decoder_of(settings, device, how)
     ids = list(range(len(real.classes)))
     precision = sampled_in(evaluation, settings["train"]["precision"])
-    forward = prepared(network, device, precision, resolve("auto", device))
+    forward = prepared(network, device, precision, how)
     found = []
     for number in lengths:
         asked = {

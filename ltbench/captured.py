@@ -102,6 +102,7 @@ class Captured:
     def __init__(
         self,
         compute: Compute,
+        prepare: Callable[[Draw], None],
         parameters: Sequence[nn.Parameter],
         precision: str,
         *,
@@ -110,8 +111,9 @@ class Captured:
         notice: Callable[[str], None],
         quiet: Callable[[], None] = lambda: None,
     ) -> None:
-        """dropout: whether the network has masks, so that a shape includes how many rows each draws. notice: hears once why recording has ended. quiet: waits until no thread uses the device."""
-        self._compute, self._parameters, self._tolerance = compute, list(parameters), AGREE[precision]
+        """prepare: what a draw needs before it is replayed. dropout: whether the network has masks, so that a shape includes how many rows each draws. notice: hears once why recording has ended. quiet: waits until no thread uses the device."""
+        self._compute, self._prepare = compute, prepare
+        self._parameters, self._tolerance = list(parameters), AGREE[precision]
         self._recorder, self._notice, self._quiet, self._dropout = recorder, notice, quiet, dropout
         self._met: dict[tuple[Any, ...], _Recording | None] = {}
         self._kept: dict[tuple[Any, ...], bool] = {}  # by all other shapes: whether the kept rows matter
@@ -133,6 +135,7 @@ class Captured:
         recording = self._met.get(key)
         if recording is None:
             return aside(draw.xt.device, lambda: self._compute(draw))
+        self._prepare(draw)
         return recording(draw) if recording.trusted else self._compare(recording, draw)
 
     def _sizes(self, draw: Draw) -> tuple[int, ...]:
@@ -157,7 +160,8 @@ class Captured:
         """Both ways once. The plain result is the one that counts."""
         held = [p for p in self._parameters if p.grad is not None]
         before = [_grad(p).clone() for p in held]
-        found = self._compute(dataclasses.replace(draw, rng=copy.deepcopy(draw.rng)))
+        again = dataclasses.replace(draw, rng=copy.deepcopy(draw.rng))
+        found = aside(draw.xt.device, lambda: self._compute(again))
         plain = [_grad(p).clone() for p in held]
         _put(held, before)
         replayed = recording(draw)
@@ -199,7 +203,7 @@ class _Recording:
                 return next(left)
 
             rng = _Buffered(self._numbers)
-            return compute(dataclasses.replace(still, rng=rng, generators=generators))
+            return compute(dataclasses.replace(still, rng=rng, generators=generators, recorded=True))
 
         self._recording = recorder()
         self._found = self._recording.capture(run, self._generators)

@@ -7,7 +7,7 @@ None of it changes a name in a state dict or the function computed. Compiled blo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from types import FunctionType
 from typing import Any
@@ -28,13 +28,18 @@ def compile_blocks(network: Network, *, backend: str | Callable[..., Any] = "ind
 
     A graph break, or more than SHAPES shapes of one region, is an error and not a slow path.
     """
+    regions = [module for module in network.modules() if isinstance(module, Region)]
+    compile_modules(regions, backend=backend)
+    return len(regions)
+
+
+def compile_modules(modules: Iterable[nn.Module], *, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile each module in place, as `compile_blocks` does a network's regions. None of them holds another."""
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, SHAPES)
-    regions = [module for module in network.modules() if isinstance(module, Region)]
-    for region in regions:
-        kind = (type(region), *(tuple(value.shape) for value in region.parameters()))
-        region._compiled_call_impl = partial(_entry(kind, backend), region)
-    return len(regions)
+    for module in modules:
+        kind = (type(module), *(tuple(value.shape) for value in module.parameters()))
+        module._compiled_call_impl = partial(_entry(kind, backend), module)
 
 
 @cache
@@ -49,8 +54,8 @@ def _entry(kind: tuple[Any, ...], backend: str | Callable[..., Any]) -> Callable
     return torch.compile(own, backend=backend, fullgraph=True, dynamic=False)
 
 
-def _call(region: nn.Module, *inputs: Tensor) -> Any:
-    return region._call_impl(*inputs)
+def _call(region: nn.Module, *inputs: Tensor | None, **named: Tensor | None) -> Any:
+    return region._call_impl(*inputs, **named)
 
 
 def load_compiler(device: torch.device) -> None:
@@ -72,11 +77,10 @@ def compiler_failed(error: Exception) -> str | None:
     return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
 
 
-def uncompile(network: Network) -> None:
-    """Run every region as written again."""
+def uncompile(network: nn.Module) -> None:
+    """Run every part of it as written again."""
     for module in network.modules():
-        if isinstance(module, Region):
-            module._compiled_call_impl = None
+        module._compiled_call_impl = None
 
 
 def set_layout(network: Network, device: torch.device) -> bool:

@@ -67,9 +67,10 @@ class Tokens:
     """An encoder's tokens of a draw on the grid of somebody else's features.
 
     With `images`, (index (n,), flipped (n,)) -> pixels (n, C, R, R), and `size`, the number of training images, tokens are
-    kept on the device by (flip, image). They are encoded in fixed chunks of neighbouring images, so that a number depends on
-    neither the order of batches nor on where a run was cut. While chunks are missing, which ones a draw needs is asked of the device,
-    and the host waits for it; once all are there, nobody waits.
+    kept on the device by (flip, image); without `flips` no image is ever mirrored. They are encoded in fixed chunks of neighbouring
+    images, so that a number depends on neither the order of batches nor on where a run was cut. `prepare` makes those that a draw
+    needs: while chunks are missing it asks the device which, and the host waits for it; once all are there, nobody waits. What is
+    kept stays where it is, so that a CUDA graph can look it up.
     """
 
     def __init__(
@@ -78,22 +79,28 @@ class Tokens:
         grid: tuple[int, int],
         images: Callable[[Tensor, Tensor], Tensor] | None = None,
         size: int = 0,
+        flips: bool = True,
     ) -> None:
         self.encoder, self.grid, self.width = encoder, grid, encoder.width
         self._images, self._size = images, size
-        self._kept: Tensor | None = None  # (2, n, N, Z)
-        self._missing = {(number, flip) for number in range(-(-size // CHUNK)) for flip in (False, True)}
+        self._kept: Tensor | None = None  # (1 or 2, n, N, Z)
+        self._ways = (False, True) if flips else (False,)
+        self._missing = {(number, flip) for number in range(-(-size // CHUNK)) for flip in self._ways}
+
+    def prepare(self, draw: Looked) -> None:
+        """Keep the tokens of a draw, where tokens are kept."""
+        if not self._missing:
+            return
+        where = zip(draw.index.tolist(), draw.flipped.tolist(), strict=True)
+        for number, flip in sorted({(i // CHUNK, flip) for i, flip in where} & self._missing):
+            self._fill(number, flip, draw.index.device)
 
     def __call__(self, draw: Looked) -> Tensor:
-        """(B, N, Z) float32 without gradient."""
+        """(B, N, Z) float32 without gradient. Tokens that are kept were made by `prepare`."""
         if self._images is None:
             assert draw.pixels is not None, "an encoder needs draw.pixels: set needs_pixels on the method"
             return self._encode(draw.pixels)
-        if self._missing:
-            where = zip(draw.index.tolist(), draw.flipped.tolist(), strict=True)
-            for number, flip in sorted({(i // CHUNK, flip) for i, flip in where} & self._missing):
-                self._fill(number, flip, draw.index.device)
-        assert self._kept is not None, "filled for the first draw"
+        assert self._kept is not None, "kept tokens are prepared first"
         return self._kept[draw.flipped.long(), draw.index]
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ class Tokens:
         rows = torch.arange(first, min(first + CHUNK, self._size), device=device)
         tokens = self._encode(self._images(rows, torch.full((len(rows),), flip, device=device)))
         if self._kept is None:
-            self._kept = tokens.new_empty((2, self._size, *tokens.shape[1:]))
+            self._kept = tokens.new_empty((len(self._ways), self._size, *tokens.shape[1:]))
         self._kept[int(flip), rows] = tokens
         self._missing.discard((number, flip))
 

@@ -16,7 +16,7 @@ from ltbench import provenance, sources, vaes
 from ltbench.collect import TILE_CLASSES, TILE_COLUMNS, Collected, Collector, Sampling, shown_classes
 from ltbench.datasets import Dataset
 from ltbench.errors import LtbenchError
-from ltbench.execution import PLAIN, Execution
+from ltbench.execution import PLAIN, Executed, Execution
 from ltbench.generate import Block, blocks, build_sampler, decoder_of, shape_of
 from ltbench.latents.codec import Decode
 from ltbench.metrics.catalogue import Estimators
@@ -59,7 +59,8 @@ class Milestone:
 class Bench:
     """Where and how an evaluation works. scratch: the folder of features, samples and references. keep_samples: images stay.
     execution: how the network is run. stop: asked between blocks. progress: hears the number of images done.
-    notice: hears of damaged files, and of an execution that is not to be had."""
+    notice: hears of damaged files, and of an execution that is not to be had. ran: hears how the network was really run, each time
+    that images were sampled."""
 
     scratch: Path
     device: torch.device
@@ -68,6 +69,7 @@ class Bench:
     progress: Callable[[int], None] = field(default=lambda done: None)
     notice: Callable[[str], None] = field(default=lambda message: None)
     execution: Execution = PLAIN
+    ran: Callable[[Executed], None] = field(default=lambda how: None)
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,16 @@ def _maker(
     def ready() -> tuple[Network, Forward, Decode | None]:
         network = build_sampler(settings, data, milestone.load(), bench.device)
         forward = prepared(network, bench.device, sampling.precision, bench.execution, bench.notice)
-        return network, forward, decoder_of(settings, bench.device)
+        return network, forward, decoder_of(settings, bench.device, bench.execution, bench.notice)
 
     def make(wanted: Iterable[int]) -> Iterator[Block]:
         if numbers := list(wanted):
             network, forward, decode = ready()
             what = sampling.pipeline, sampling.evaluation, sampling.ids, sampling.shape, bench.device
-            yield from blocks(network, *what, numbers, decode, forward)
+            try:
+                yield from blocks(network, *what, numbers, decode, forward)
+            finally:
+                bench.ran(forward.executed)
 
     return make
 

@@ -9,6 +9,7 @@ auto      graphs on a GPU, eager on a CPU
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,6 +32,30 @@ class Execution:
 
 
 PLAIN = Execution()
+NOT_RUN = "none"
+
+
+@dataclass(frozen=True)
+class Executed:
+    """How a network was really run. name: of an `Execution`, "graphs of eager blocks" where nothing compiles, "none" where it was
+    not asked, as by an evaluation whose images were there. fallback: why it is less than was meant, "" where it is not. recompute:
+    activations were made again."""
+
+    name: str = NOT_RUN
+    fallback: str = ""
+    recompute: bool = False
+
+    def told(self) -> dict[str, Any]:
+        """For a record's envelope."""
+        why = {"execution_fallback": self.fallback} if self.fallback else {}
+        return {"execution": self.name, **why, **({"recompute": True} if self.recompute else {})}
+
+
+def executed(compiled: bool, graphs: bool, *why: str | None, recompute: bool = False) -> Executed:
+    """What is left where something was not to be had. why: the reasons, None and "" for none."""
+    plain = "compiled" if compiled else "eager"
+    name = ("graphs" if compiled else "graphs of eager blocks") if graphs else plain
+    return Executed(name, "; ".join(filter(None, why)), recompute)
 
 
 def resolve(kind: str, device: torch.device) -> Execution:

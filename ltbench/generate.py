@@ -7,7 +7,7 @@ changes an image (under dopri5, whose rows share their steps, an image depends o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor
 from ltbench import seeds, vaes
 from ltbench.datasets import Dataset
 from ltbench.diffusion import process_for
-from ltbench.latents.codec import Decode, load_codec
+from ltbench.execution import PLAIN, Execution
+from ltbench.latents.codec import CompiledDecoder, Decode, load_codec
 from ltbench.networks import Network, build_network
 from ltbench.noise import initial_noise, noise_ahead
 from ltbench.noise import step_noise as step_noise
@@ -44,10 +45,18 @@ def shape_of(settings: Mapping[str, Any], data: Dataset) -> tuple[int, int, int]
     return vaes.network_shape(settings.get("dataset", {}), data.channels, data.resolution)
 
 
-def decoder_of(settings: Mapping[str, Any], device: torch.device) -> Decode | None:
-    """What turns a cell's latents into images; None where it works on pixels."""
+def decoder_of(
+    settings: Mapping[str, Any],
+    device: torch.device,
+    execution: Execution = PLAIN,
+    notice: Callable[[str], None] = lambda message: None,
+) -> Decode | None:
+    """What turns a cell's latents into images; None where it works on pixels. notice: hears where it is not executed so."""
     name = vaes.named(settings.get("dataset", {}))
-    return None if name is None else load_codec(name, device).decode
+    if name is None:
+        return None
+    codec = load_codec(name, device)
+    return CompiledDecoder(codec, notice) if execution.compiled else codec.decode
 
 
 def build_sampler(

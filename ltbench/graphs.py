@@ -6,7 +6,9 @@ there before a replay, and results away after it. sampling/graphs.py does so wit
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -37,6 +39,8 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
 
     def capture(self, work: Callable[[], Any], generators: Sequence[torch.Generator] = ()) -> Any:
+        # A dead cycle may hold nodes of autograd that are tied to another stream, which would end the capture.
+        gc.collect()
         for generator in generators:
             self._graph.register_generator_state(generator)
         # thread_local: threads that draw numbers ask for pinned memory meanwhile
@@ -56,13 +60,19 @@ def cuda_graph(device: torch.device) -> Recorder:
     return lambda: CudaGraph(device, pool)
 
 
+@cache
+def _side(device: torch.device) -> Any:
+    """One stream for all work aside: torch keeps freed memory by stream, and each new one would take a step's activations anew."""
+    return torch.cuda.Stream()
+
+
 def aside(device: torch.device, work: Callable[[], T]) -> T:
     """Work that is done before it is recorded, away from the GPU's main stream, to which a recording may not be tied: libraries
     choose kernels and take memory in their first calls. On a CPU, just the work."""
     if device.type != "cuda":
         return work()
     with torch.cuda.device(device):
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        main, side = torch.cuda.current_stream(), _side(device)
         side.wait_stream(main)
         with torch.cuda.stream(side):
             found = work()

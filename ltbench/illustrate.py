@@ -17,6 +17,7 @@ from ltbench.datasets import Dataset, Images
 from ltbench.diffusion import process_for
 from ltbench.embedding import embed
 from ltbench.evaluate import Bench, Milestone, Tiles, collector_of, planned_extractor, references, tiles
+from ltbench.execution import executed
 from ltbench.generate import Block, build_sampler, decoder_of, initial_noise, quantised, shape_of, step_noise
 from ltbench.protocols import NOISY, OF_TRAINING, OPTIONS, sampled_in
 from ltbench.reals import real_features
@@ -87,6 +88,9 @@ def illustrate(
     how, count = evaluation["illustrate"], int(evaluation["samples"])
     ids, k = list(how["classes"]), int(how["neighbours"])
     extractor = planned_extractor(evaluation, bench.device)
+    bench.ran(
+        executed(compiled=False, graphs=False)
+    )  # as the reverse process is; sampling may tell otherwise
     collector = collector_of(settings, evaluation, milestone, data, extractor, bench)
     kept = _Kept(collector)
     made = replace(collector, make=kept.make).collect(count)

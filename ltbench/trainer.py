@@ -24,7 +24,7 @@ from ltbench.distributed import Ranks
 from ltbench.draws import Ahead, Drawer, Latents, Pixels, TrainingSet
 from ltbench.ema import Ema
 from ltbench.encoders import Tokens, load_encoder
-from ltbench.execution import PLAIN, Execution
+from ltbench.execution import PLAIN, Executed, Execution, executed
 from ltbench.graphs import Recorder, cuda_graph
 from ltbench.groups import groups
 from ltbench.methods import Draw, Method, Objective, Task, Unsupported
@@ -64,7 +64,7 @@ class Recipe:
 
 @dataclass
 class Parts:
-    """What a cell trains with, built from its settings alone."""
+    """What a cell trains with, built from its settings alone. recompute: activations are made again in the backward pass."""
 
     recipe: Recipe
     objective: Objective
@@ -72,6 +72,7 @@ class Parts:
     task: Task
     groups: dict[str, list[int]]
     train_counts: list[int]
+    recompute: bool = False
 
 
 class NonFinite(Exception):
@@ -145,7 +146,7 @@ def build_parts(
         augment=recipe.augment_probability if recipe.augment == "ada" else None,
     )
     counts = [int(n) for n in order.counts]
-    return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts)
+    return Parts(recipe, Objective(network, strategy), drawer, task, groups(counts), counts, recompute)
 
 
 def task_of(
@@ -169,8 +170,10 @@ def task_of(
                 f"encoder '{name}' cannot keep its tokens: under augment: {recipe.augment} no image is seen twice alike",
                 "say cache: false",
             )
-        kept = {"images": training.seen, "size": len(training.labels)} if cache else {}
-        return Tokens(load_encoder(name, device), grid, **kept)
+        made = load_encoder(name, device)
+        if not cache:
+            return Tokens(made, grid)
+        return Tokens(made, grid, training.seen, len(training.labels), flips=recipe.flip)
 
     return Task(
         process=process,
@@ -259,7 +262,7 @@ class Trainer:
         self.curve = Curve(torch.tensor(of_class, device=device), self.log_every)
         self._names: Sequence[str] = ()  # what ranks log, agreed on
         self._pending: _Step | None = None
-        self._compiled = self.execution.compiled
+        self._not_compiled = self._no_graphs = ""  # why, where it was meant to be
         self._forward_backward = self._captured() if self.execution.graphs else self._compute
         self.model.train()
 
@@ -275,11 +278,13 @@ class Trainer:
         if self.ranks.size > 1:
             reason = "gradients of several ranks are exchanged while they are made"
         if reason:
-            self.notice(f"steps are not CUDA graphs: {reason}")
+            self._no_graphs = f"steps are not CUDA graphs: {reason}"
+            self.notice(self._no_graphs)
             return self._compute
         recipe, ahead = self.parts.recipe, self.ahead
         return Captured(
             self._compute,
+            self.parts.objective.method.prepare,
             list(self.named.values()),
             recipe.precision,
             dropout=recipe.dropout > 0,
@@ -289,12 +294,13 @@ class Trainer:
         )
 
     @property
-    def executed(self) -> str:
+    def executed(self) -> Executed:
         """How steps are really run, which is less than `execution` where something was not to be had."""
         made = self._forward_backward
-        if isinstance(made, Captured) and made.ended is None:
-            return "graphs" if self._compiled else "graphs of eager blocks"
-        return "compiled" if self._compiled else "eager"
+        ended = made.ended if isinstance(made, Captured) else self._no_graphs
+        compiled = self.execution.compiled and not self._not_compiled
+        graphs = self.execution.graphs and not ended
+        return executed(compiled, graphs, self._not_compiled, ended, recompute=self.parts.recompute)
 
     def advance(self, settle: bool = False) -> dict[str, Any] | None:
         """One step; the point of the log window that it closes, if it does.
@@ -353,8 +359,8 @@ class Trainer:
             why = compiler_failed(error) if self.execution.compiled else None
             if why is None:
                 raise
-            self.notice(f"the network is not compiled, it runs as written: {why}")
-            self._compiled = False
+            self._not_compiled = f"the network is not compiled, it runs as written: {why}"
+            self.notice(self._not_compiled)
             uncompile(self.parts.objective.network)
             return self._accumulate(step)
 

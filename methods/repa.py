@@ -10,7 +10,7 @@ code disagree, its authors settled on block 4 of 12, which N/4 is here. The rele
 and flips no image: those are settings of `train`, equal for all rows here. The encoder has seen other data (LVD-142M): say so.
 Encoder tokens are resized to the network's grid, by area means or bilinearly, where the two differ (in the released code they
 never do). Encoders: timm:NAME, timm:NAME@FILE#SHA, lite0, random, or a list. `cache: true` keeps the tokens of the training set, per
-image and flip, in memory: n * 2 * N * Z * 4 bytes. On the ddpm pipeline h is the U-Net's middle, our port.
+image and flip, in memory: n * 2 * N * Z * 4 bytes, half of it without flips. On the ddpm pipeline h is the U-Net's middle, our port.
 
 Cost: 1 network pass, and the encoder's without gradient unless its tokens are kept: DINOv2-B is about 23 GMAC per image, 6% more for
 XL/2 but 130% for S/2, whose projector alone adds 28%.
@@ -55,14 +55,16 @@ class REPA(Method):
         if weight == 0:
             return
         self.taps, self.needs_pixels = (task.tap(tap),), not cache  # kept tokens are found by image and flip
-        self.on_host = (
-            "tokens that are not kept yet are encoded when an image first needs them" if cache else ""
-        )
         tokens, width = task.tap_widths[self.taps[0]]
         side = math.isqrt(tokens)
         for name in (encoder,) if isinstance(encoder, str) else encoder:
             self.encoders.append(task.encoder(name, (side, side), cache=cache))
             self.projectors.append(_projector(width, hidden, self.encoders[-1].width))
+
+    def prepare(self, draw: Draw) -> None:
+        """Tokens that are to be kept are encoded when an image first needs them."""
+        for encode in self.encoders:
+            encode.prepare(draw)
 
     def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
         (out,) = self.run(net, draw, draw.y_in)

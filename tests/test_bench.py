@@ -128,14 +128,52 @@ def test_the_gpu_script_runs_every_part(tmp_path: Path, capsys: pytest.CaptureFi
     told = json.loads((tmp_path / "gpu.json").read_text())
     assert told == json.loads(capsys.readouterr().out)
     assert {part.name for part in gpu.PARTS} <= told.keys()
-    assert (told["skipped"], told["failed"]) == ([], {})
+    assert (told["skipped"], told["failed"]) == ({}, {})
+    assert '"failed"' not in json.dumps([told[part.name] for part in gpu.PARTS])
+    assert {"ms", "mfu", "execution", "compile_s", "fp32_trace_apart", "modes_apart"} <= told[
+        "T1 T5 S/2 b48"
+    ].keys()
 
 
-def test_the_gpu_script_names_what_it_had_no_time_for() -> None:
-    gpu = module("gpu")
-    book = gpu.Book(CPU, tiny=True)
-    parts = [gpu.Part("quick", 1, lambda book: {}), gpu.Part("slow", 99, lambda book: {})]
-    assert gpu.run(book, parts, budget=0.0)["skipped"][1].startswith("slow: needs 99 s, 0 s left")
+MEASURING = """
+import os, sys, time
+from pathlib import Path
+sys.path[:0] = {path!r}
+import inside
+
+def failing(book):
+    raise ValueError("no such kernel")
+
+parts = [inside.Part("first", 9, lambda book: {{"ms": 1.0}}), inside.Part("failing", 9, failing),
+         inside.Part("hanging", 0.1, lambda book: time.sleep(60)), inside.Part("dying", 9, lambda book: os._exit(9)),
+         inside.Part("long", 9999, lambda book: {{}}), inside.Part("last", 9, lambda book: {{"ms": 2.0}})]
+
+class Book:
+    def clean(self):
+        pass
+
+out, names, budget = Path(sys.argv[1]), sys.argv[2:-2], float(sys.argv[-1])
+inside.run(Book(), [p for p in parts if p.name in names], inside.Journal(out, {{"device": "none"}}), budget)
+"""
+
+
+def test_parts_that_fail_hang_or_die_are_told_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, names = module("inside"), ["first", "failing", "hanging", "dying", "long", "last"]
+    monkeypatch.setattr(inside, "GRACE", 0.2)
+    script, out = tmp_path / "measuring.py", tmp_path / "gpu.json"
+    script.write_text(MEASURING.format(path=[str(BENCH), str(BENCH.parent)]))
+    inside.supervise([sys.executable, str(script), str(out), *names], names, 300.0, out)
+    told = json.loads(out.read_text())
+    assert (told["first"], told["last"], told["device"]) == ({"ms": 1.0}, {"ms": 2.0}, "none")
+    assert told["failed"].keys() == {"failing", "hanging", "dying"}
+    assert "in failing\n" in told["failed"]["failing"]
+    assert told["failed"]["failing"].endswith("ValueError: no such kernel")
+    assert told["failed"]["hanging"].endswith("0.2 s were allowed")
+    assert told["failed"]["dying"] == "its process ended by itself with status 9"
+    assert told["skipped"]["long"].startswith("needs 9999 s, ")
+    assert "running" not in told
 
 
 def test_without_a_gpu_the_script_says_what_to_do(

@@ -11,7 +11,7 @@ from torch import nn
 
 from ltbench.captured import Terms
 from ltbench.compiled import compile_blocks
-from ltbench.execution import Execution
+from ltbench.execution import Executed, Execution
 from ltbench.methods import load_method
 from ltbench.trainer import Parts, Trainer, build_parts
 from tests.toy import Toy, parts, settings, small, variants
@@ -110,7 +110,9 @@ def test_what_cannot_be_recorded_goes_on_plainly_and_says_so(kind: type[Again], 
     (message,) = told
     assert why in message
     assert "\n" not in message
-    assert made.executed == "compiled"
+    assert made.executed.name == "compiled"
+    assert made.executed.fallback in message
+    assert why in made.executed.fallback
     assert_equal_weights(plain, made)
 
 
@@ -138,5 +140,5 @@ def test_a_network_that_cannot_be_compiled_runs_as_written_and_says_so(
         compiled.advance()
     (message,) = told
     assert "no C++ compiler here" in message
-    assert compiled.executed == "eager"
+    assert compiled.executed == Executed("eager", message)
     assert_equal_weights(plain, compiled)

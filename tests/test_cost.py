@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ltbench import plan as plans
 from ltbench import plugins, spec
 from ltbench.cost import calibrations, space
-from ltbench.cost.calibrations import Calibration, train_question
+from ltbench.cost.calibrations import Calibration, Question, questions_json, train_question
 from ltbench.cost.estimate import estimate
 from ltbench.cost.machine import Machine
 from ltbench.cost.rates import assumed
@@ -40,8 +41,8 @@ def planned(folder: Path, *changes: str):
     return plans.plan(benchmark, Store.open(folder / "store", folder / "scratch", write=False)).cells
 
 
-def measured(settings, device="cpu (2 cores)", threads=1, **result) -> Calibration:
-    question = train_question(settings)
+def measured(settings, device="cpu (2 cores)", threads=1, recompute=False, **result) -> Calibration:
+    question = train_question(settings, recompute=recompute)
     known = {"seconds_per_step": 0.5, "rows": 1.0, "own_parameters": 0, "terms": 4}
     return Calibration(question.what, question.id, device, threads, question.code(), {**known, **result}, {})
 
@@ -57,6 +58,18 @@ def test_a_measured_step_counts_as_it_is_and_is_named(tmp_path):
     assert cost.train.basis == "measured"
     assert known.name in cost.train.sources[0][1]
     assert "cpu (2 cores)" in cost.train.sources[0][1]
+
+
+def test_activations_made_again_are_another_step_and_a_third_more_work(tmp_path):
+    cells = planned(tmp_path, "train.recompute=true")
+    plain = measured(cells[0].cell.settings)
+    again = measured(cells[0].cell.settings, recompute=True, seconds_per_step=0.9)
+    found = estimate(cells, CPU, [plain]).cells[0][1].train
+    assert (found.seconds, found.basis) == (pytest.approx(0.5 * 40 * 4 / 3), "scaled")
+    found = estimate(cells, CPU, [plain, again]).cells[0][1].train
+    assert (found.seconds, found.basis) == (pytest.approx(0.9 * 40), "measured")
+    found = estimate(planned(tmp_path), CPU, [plain, again]).cells[0][1].train
+    assert (found.seconds, found.basis) == (pytest.approx(0.5 * 40), "measured")
 
 
 def test_a_measurement_elsewhere_or_by_older_code_is_no_measurement(tmp_path):
@@ -313,6 +326,19 @@ def test_calibrate_measures_once_and_survives_a_method_that_ends_the_process(cli
     cost = json.loads(out)["cost"]
     threads = cost["machine"]["threads"]
     assert {c["train"]["basis"] for c in cost["cells"]} == {"measured" if threads == 1 else "scaled"}
+
+
+def test_what_is_asked_with_activations_made_again_is_measured_so(monkeypatch, tmp_path):
+    from ltbench import calibrate
+
+    (item, *_) = planned(tmp_path)
+    seen = []
+    monkeypatch.setattr(calibrate, "WARM_UP", {"cpu": 0})
+    monkeypatch.setattr("ltbench.trainer.checkpoint_blocks", seen.append)
+    for recompute, blocks in ((True, 1), (False, 1)):
+        asked = Question(**json.loads(questions_json([train_question(item.cell.settings, None, recompute)])))
+        assert calibrate.measure(asked, torch.device("cpu"), 1)["steps"] == 1
+        assert len(seen) == blocks
 
 
 def test_a_damaged_calibration_is_named_and_not_used(cli, here):

@@ -128,6 +128,11 @@ def test_tokens_shrink_by_areas_grow_bilinearly_and_stay_where_grids_agree() -> 
     torch.testing.assert_close(big, torch.tensor([[[0.0], [1.0], [3.0], [4.0]]]))
 
 
+def kept(tokens: Tokens, drawn: Any) -> Tensor:
+    tokens.prepare(drawn)
+    return tokens(drawn)
+
+
 def test_a_cache_gives_the_same_tokens_and_encodes_each_chunk_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = parts("sit", "sit").drawer
     calls: list[int] = []
@@ -143,14 +148,14 @@ def test_a_cache_gives_the_same_tokens_and_encodes_each_chunk_once(monkeypatch: 
     fresh = Tokens(plain, (4, 4))
     for step in range(1, 25):
         drawn = made.__class__(**{**vars(made), "pixels": True}).draw(step, range(3))
-        torch.testing.assert_close(cached(drawn), fresh(drawn), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(kept(cached, drawn), fresh(drawn), rtol=1e-5, atol=1e-6)
     assert sum(calls) == 2 * size
     assert max(calls) == CHUNK
     drawn = made.draw(1, range(3))
-    expected = cached(drawn)
+    expected = kept(cached, drawn)
     for name in ("tolist", "item", "cpu", "numpy"):  # each waits for the device
         monkeypatch.setattr(torch.Tensor, name, lambda self: pytest.fail("the host waited"))
-    found = cached(drawn)
+    found = kept(cached, drawn)
     monkeypatch.undo()
     assert torch.equal(found, expected)
 
@@ -162,9 +167,19 @@ def test_cached_tokens_do_not_depend_on_the_order_of_batches() -> None:
         Tokens(load_encoder("random", CPU), (8, 8), images=made.data.seen, size=size) for _ in range(2)
     )
     draws = [made.draw(step, range(3)) for step in (1, 2, 3)]
-    first = [one(drawn) for drawn in draws]
-    again = [two(drawn) for drawn in reversed(draws)][::-1]
+    first = [kept(one, drawn) for drawn in draws]
+    again = [kept(two, drawn) for drawn in reversed(draws)][::-1]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_cache_of_images_that_are_never_mirrored_is_complete_without_their_mirror_images() -> None:
+    made = parts("sit", "sit", flip=False).drawer
+    tokens = Tokens(load_encoder("random", CPU), (4, 4), made.data.seen, len(made.data.labels), flips=False)
+    for step in range(1, 25):
+        kept(tokens, made.draw(step, range(3)))
+    assert tokens._missing == set()
+    assert tokens._kept is not None
+    assert len(tokens._kept) == 1
 
 
 def test_without_pixels_the_remedy_is_named() -> None:

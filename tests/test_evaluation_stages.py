@@ -6,6 +6,7 @@ import copy
 import errno
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from ltbench import files, provenance, spec
 from ltbench.cli.inputs import gather
 from ltbench.cli.planning import totals
+from ltbench.compiled import compile_blocks
 from ltbench.errors import SpecError
 from ltbench.job import run_job
 from ltbench.plan import Cell, expand, plan, register, with_helpers
@@ -68,6 +70,12 @@ class House:
     def records(self, kind: str = "evaluation") -> list[dict[str, Any]]:
         return [record.body for record in self.store.run(self.cell.id, self.run_name).records(kind)]
 
+    def told(self, key: str, kind: str = "evaluation") -> list[Any]:
+        """Of each record's envelope."""
+        return [
+            record.envelope.get(key) for record in self.store.run(self.cell.id, self.run_name).records(kind)
+        ]
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> House:
@@ -106,16 +114,29 @@ def test_the_record_is_the_same_whatever_the_split(whole: House, again: House) -
     )  # whose features lie in one file: `whole` was made with larger shards
 
 
-def test_a_stopped_evaluation_goes_on_where_it_was(whole: House, again: House) -> None:
+def test_a_stopped_evaluation_goes_on_where_it_was_and_tells_how_it_was_run(
+    whole: House, again: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> object:
+        raise RuntimeError("no C++ compiler here")
+
     asked: list[int] = []
 
     def stop() -> bool:
         asked.append(1)
         return True
 
-    assert again.do(f"evaluate:2:{again.id}", stop) in ("preempted", "done")
-    again.do(f"evaluate:2:{again.id}")
+    monkeypatch.setattr("ltbench.collect.SHARD_IMAGES", 60)  # else there is no block to stop after
+    assert again.do(f"evaluate:2:{again.id}", stop) == "preempted"
+    broken = partial(compile_blocks, backend=missing)
+    monkeypatch.setattr("ltbench.sampling.forward.compile_blocks", lambda network, backend: broken(network))
+    again.do(f"evaluate:2:{again.id}", execution="compiled")
     assert again.records() == whole.records()
+    assert whole.told("execution") == ["eager"]
+    assert again.told("execution") == ["eager"]  # and not what was asked for
+    (why,) = again.told("execution_fallback")
+    assert why.startswith("sampling without compiled blocks: ")
+    assert "no C++ compiler here" in why
 
 
 def test_a_measure_is_added_without_sampling_or_training(
@@ -133,6 +154,7 @@ def test_a_measure_is_added_without_sampling_or_training(
     again.do(f"evaluate:2:{later}")
     added = next(body for body in again.records() if body["evaluation"]["id"] == later)
     assert {row["metric"] for row in added["rows"]} == {"vendi", "density"}
+    assert sorted(again.told("execution")) == ["eager", "none"]  # a network was run for one of them
     assert set(added["groups"]) == {"many", "medium", "few"} & set(added["groups"])
 
 
@@ -189,6 +211,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> House:
 def test_a_search_keeps_every_point_and_reports_on_other_images(searched: House) -> None:
     house = searched
     (selection,) = house.records("selection")
+    assert house.told("execution", "selection") == ["eager"]
+    assert set(house.told("execution")) == {"eager"}
     points = selection["candidates"]
     assert [(point["guidance"], point["n"]) for point in points[:3]] == [(1.0, 20), (1.5, 20), (3.0, 20)]
     finalists = points[3:]

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._dynamo.utils import counters
 
 from ltbench import seeds, vaes
 from ltbench.collect import Preempted
 from ltbench.datasets import Images
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
-from ltbench.latents.codec import Codec, load_codec
+from ltbench.latents.codec import BATCH, Codec, CompiledDecoder, load_codec
 from ltbench.places import Held, place
 from tests import killing
 from tests.latent_world import CPU, codec_at, latent_parts, moments, rows_of, saved, small_model, squares
@@ -52,6 +53,30 @@ def test_moments_and_images_are_those_of_diffusers(codec: Codec, images: Images)
     found = codec.moments(x)
     torch.testing.assert_close(found, torch.stack([posterior.mean, posterior.std], 1), rtol=0, atol=1e-5)
     torch.testing.assert_close(codec.decode(z), theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor:UserWarning"
+)  # torch's tracing looks at it
+def test_a_compiled_decoder_gives_the_same_images_from_one_shape(codec: Codec) -> None:
+    told: list[str] = []
+    decode = CompiledDecoder(codec, told.append, backend="aot_eager")
+    z = torch.randn(2 * BATCH + 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    plain, before = codec.decode(z), counters["stats"]["unique_graphs"]
+    torch.testing.assert_close(decode(z), plain, rtol=1e-5, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] > before  # it was compiled
+    assert not counters["graph_break"]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        torch.testing.assert_close(decode(z[: BATCH + 5]), plain[: BATCH + 5], rtol=1e-5, atol=1e-5)
+    assert torch.equal(codec.decode(z), plain)  # whoever else decodes sees nothing of it
+
+    def missing(*_: object) -> object:
+        raise RuntimeError("no C++ compiler here")
+
+    torch.testing.assert_close(CompiledDecoder(codec, told.append, backend=missing)(z[:2]), plain[:2])
+    (said,) = told
+    assert said.startswith("the decoder is not compiled: ")
+    assert "no C++ compiler here" in said
 
 
 def test_the_published_scale_is_used_for_the_published_names_only(codec: Codec) -> None:

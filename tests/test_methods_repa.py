@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +27,18 @@ def repa(pipeline: str, **options: Any) -> Any:
     return seeded(0, lambda: method("repa", task(pipeline), **made))
 
 
+class Answers:
+    """An encoder that answers as it is told."""
+
+    def __init__(self, answer: Callable[[Draw], Tensor]) -> None:
+        self.answer = answer
+
+    def prepare(self, draw: Draw) -> None: ...
+
+    def __call__(self, draw: Draw) -> Tensor:
+        return self.answer(draw)
+
+
 def align(pipeline: str, made: Draw, **options: Any) -> Tensor:
     net = network(pipeline)
     return Objective(net, repa(pipeline, **options))(made)["align"].detach()
@@ -33,7 +46,7 @@ def align(pipeline: str, made: Draw, **options: Any) -> Tensor:
 
 def replace_tokens(method: Any, tokens: Tensor) -> None:
     """Let the encoder answer `tokens` and the projector pass features through."""
-    method.encoders = [lambda draw: tokens]
+    method.encoders = [Answers(lambda draw: tokens)]
     method.projectors = nn.ModuleList([nn.Identity()])
 
 
@@ -110,7 +123,7 @@ def test_no_gradient_reaches_the_encoder_and_none_of_it_is_kept(pipeline: str) -
     weight = torch.ones(64, requires_grad=True)
     ours = repa(pipeline)
     plain: Tokens = ours.encoders[0]
-    ours.encoders = [lambda draw: plain(draw) * weight]
+    ours.encoders = [Answers(lambda draw: plain(draw) * weight)]
     objective = Objective(network(pipeline), ours)
     objective(draw(pipeline))["align"].sum().backward()
     assert weight.grad is None

@@ -101,7 +101,10 @@ def elsewhere(made: Draw) -> Draw:
 def meta_encoder(name: str, grid: tuple[int, int], cache: bool = False) -> Tokens:
     raw = torch.from_numpy(Toy().train().images).to(META)
     kept = {"images": lambda index, flipped: raw[index], "size": len(raw)} if cache else {}
-    return Tokens(load_encoder(name, META), grid, **kept)
+    tokens = Tokens(load_encoder(name, META), grid, **kept)
+    for number, flip in sorted(tokens._missing):  # as `prepare` leaves them once all images were seen
+        tokens._fill(number, flip, META)
+    return tokens
 
 
 CASES = [(*variant, "fused") for variant in variants()]
@@ -122,7 +125,7 @@ def test_no_step_waits_for_the_device(name: str, pipeline: str, options: dict[st
         here, class_counts=here.class_counts.to(META), class_prior=here.class_prior.to(META)
     )
     objective = Objective(network(pipeline, dropout=0.2), the_method).to(META)
-    made = elsewhere(draw(pipeline, shards=3))
+    made = dataclasses.replace(elsewhere(draw(pipeline, shards=3)), recorded=True)
     here.process.signal(made.t)  # its tables are there from the first step on
 
     def run() -> None:

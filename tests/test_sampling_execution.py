@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltbench import noise, seeds
 from ltbench.diffusion import process_for
-from ltbench.execution import Execution
+from ltbench.execution import Executed, Execution
 from ltbench.generate import blocks, initial_noise
 from ltbench.graphs import Recording, aside, cuda_graph
 from ltbench.networks import Network
@@ -131,6 +131,9 @@ def test_what_cannot_be_recorded_is_called_plainly_and_said_once() -> None:
         "sampling without graphs: the forward cannot be recorded (RuntimeError: operation not permitted when stream is capturing)"
     ]
     assert len(album.made) == 1
+    forward = Forward(oracle(), recorder=Album(Refusing))
+    draw(forward.network, process_for("sit"), "euler", 2, noise_of(dtype=torch.float32), 2.0, forward=forward)
+    assert forward.executed == Executed("eager", told[0])
     ask = Graphs(lambda x, t, y: x / (1 // 0), Again, rounding=0.0, notice=told.append)
     with pytest.raises(ZeroDivisionError):  # an error of the network itself is the network's
         ask(torch.ones(2), torch.ones(2), torch.ones(2))
@@ -160,7 +163,8 @@ def test_a_cuda_recording_warms_up_aside_and_stops_no_thread(monkeypatch: pytest
     graph = torch.cuda.graph
     for name in ("device", "stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, partial(inside, name))
-    for name, kind in (("Stream", Stream), ("current_stream", Stream), ("CUDAGraph", Graph)):
+    monkeypatch.setattr("ltbench.graphs._side", lambda device: Stream())
+    for name, kind in (("current_stream", Stream), ("CUDAGraph", Graph)):
         monkeypatch.setattr(torch.cuda, name, kind)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
 
@@ -239,6 +243,7 @@ def test_compiled_blocks_give_the_same_images_and_are_compiled_once(
         found |= made(network, wanted, [1, 7], forward)
     recorded = Forward(network, precision, compiled=True, recorder=Album(), notice=pytest.fail)
     both = made(network, wanted, [0, 1, 7], recorded)
+    assert (forward.executed, recorded.executed) == (Executed("compiled"), Executed("graphs"))
     for number, (images, rows) in plain.items():
         torch.testing.assert_close(found[number][0], images, rtol=close, atol=close)
         assert torch.equal(both[number][0], found[number][0])
@@ -254,6 +259,7 @@ def test_blocks_that_cannot_be_compiled_are_called_as_written() -> None:
     assert torch.equal(found[0][0], plain)
     (said,) = told
     assert said.startswith("sampling without compiled blocks: ")
+    assert forward.executed == Executed("eager", said)
     assert "no compiler here" in said
 
 

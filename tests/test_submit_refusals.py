@@ -130,12 +130,17 @@ def test_cells_that_do_not_fit_the_gpus_are_refused_by_what_was_measured(here, s
     assert "ccua: 0.6 GB (measured on A100" in err
     assert "sit: " not in err
     assert submit("--dry-run", "--filter", "method=sit")[0] == 0
-    assert submit("--dry-run", "--set", "train.recompute=true")[0] == 0  # which is measured for none
+    again = ("--dry-run", "--set", "train.recompute=true")
+    assert submit(*again)[0] == 0  # what was measured kept its activations
+    asked = train_question(cells["ccua"].settings, recompute=True)
+    calibrations.keep(store, asked, "A100", 1, {**step, "memory_bytes": 55 * 10**7})
+    code, _, err = submit(*again)
+    assert (code, "ccua: 0.6 GB (measured on A100" in err) == (2, True)
 
 
 def test_what_no_training_can_do_without_is_counted_where_nothing_was_measured(here):
     (cell, *_) = expand(spec.load(here / "little.yaml"))
     shape = data_shape(cell.settings["dataset"]).network(cell.settings["train"])
-    found = training_memory(cell.settings, None, [])
+    found = training_memory(cell.settings, cell.options, [])
     assert found.bytes == 20 * parameter_count(cell.settings["network"], shape) > 10**5
     assert "without activations" in found.source

@@ -107,12 +107,17 @@ def _as_job(
 
 def questions(cells: Sequence[Cell]) -> list[Question]:
     """What is to be measured for these cells, each once, trainings first."""
-    from ltbench.cost.calibrations import extract_question, sample_question, train_question
+    from ltbench.cost.calibrations import (
+        extract_question,
+        sample_question,
+        step_options,
+        train_question,
+    )
 
     found: dict[str, Question] = {}
     later: dict[str, Question] = {}
     for cell in cells:
-        question = train_question(cell.settings, cell.options.get("micro_batch"))
+        question = train_question(cell.settings, **step_options(cell.options))
         found.setdefault(question.id, question)
         for evaluation in cell.evaluations.values():
             for each in (
@@ -160,7 +165,8 @@ def described(what: dict[str, Any]) -> str:
     more = ", ".join(f"{key}={value}" for key, value in method.items() if key != "name")
     words = f"{method['name']}({clip(more, 60)})" if more else method["name"]
     recipe = what["recipe"]
-    return f"{words}, {what['network']} on {seen}, batch {recipe['batch']}, {recipe['precision']}"
+    again = ", activations made again" if what.get("recompute") else ""
+    return f"{words}, {what['network']} on {seen}, batch {recipe['batch']}, {recipe['precision']}{again}"
 
 
 def _result(answer: dict[str, Any]) -> str:

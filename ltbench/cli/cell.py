@@ -82,6 +82,8 @@ def _run(run: Run, present: bool) -> dict[str, Any]:
                 "layer": run.store.layer_of(record.path),
                 "about": _about(record.body),
                 "values": _values(record.body),
+                "execution": record.envelope.get("execution"),
+                "execution_fallback": record.envelope.get("execution_fallback", ""),
             }
             for record in found
         ],
@@ -251,13 +253,23 @@ def _tell_run(run: Mapping[str, Any]) -> None:
             (curve_line(f"  {name}", own["step"], own["value"]) for name, own in run["curves"].items()),
         )
     if run["records"]:
-        heads = ("  record", "step", "of", "values over all classes")
+        heads = ("  record", "step", "of", "run as", "values over all classes")
         lines = [
-            (f"  {each['kind']}", each["step"], each["about"], _numbers(each["values"]), each["layer"])
+            (
+                f"  {each['kind']}",
+                each["step"],
+                each["about"],
+                each["execution"] or "",
+                _numbers(each["values"]),
+                each["layer"],
+            )
             for each in run["records"]
         ]
         # Where everything is one's own, a column that says so is noise.
         table((*heads, "layer"), lines) if read_only else table(heads, [line[:-1] for line in lines])
+    for each in run["records"]:
+        if each["execution_fallback"]:
+            out(f"  {each['kind']} at step {each['step']}: {each['execution_fallback']}")
     for word in ("damaged", "superseded", "conflicts", "shadowed"):
         for line in run[word]:
             out(f"  {word}: {line}")

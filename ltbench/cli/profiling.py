@@ -76,13 +76,13 @@ def profile_step(benchmark: Spec, filters: Sequence[str], where: Where, *, json:
 def chosen(benchmark: Spec, filters: Sequence[str]) -> list[Cell]:
     """The first cell of each method; with filters, of all that fit, the first of each that takes another kind of step."""
     from ltbench.cli import targets
-    from ltbench.cost.calibrations import train_question
+    from ltbench.cost.calibrations import step_options, train_question
 
     cells = targets.cells_of(benchmark, filters)
     first: dict[Any, Cell] = {}
     for cell in cells:
-        micro_batch = cell.options.get("micro_batch")
-        key = train_question(cell.settings, micro_batch).id if filters else (cell.part, cell.label)
+        same = train_question(cell.settings, **step_options(cell.options)).id
+        key = same if filters else (cell.part, cell.label)
         first.setdefault(key, cell)
     if filters and len(first) < len(cells):
         say(f"{plural(len(cells), 'cell')} fit; those that take the same step are profiled once")
@@ -91,11 +91,13 @@ def chosen(benchmark: Spec, filters: Sequence[str]) -> list[Cell]:
 
 def _question(cell: Cell, traces: Path, device: str) -> dict[str, Any]:
     """One line for ltbench.stepcost. A later profile of the cell on such a device replaces the trace."""
+    from ltbench.cost.calibrations import step_options
+
     trace = traces / f"{cell.settings['method']['name']}-{cell.id[:12]}-{device}.json.gz"
     return {
         "cell": cell.id,
         "settings": cell.settings,
-        "micro_batch": cell.options.get("micro_batch"),
+        **step_options(cell.options),
         "execution": cell.options.get("execution") or "auto",
         "trace": str(trace),
     }

@@ -36,10 +36,7 @@ def unable(work: Sequence[Work], profile: Profile) -> None:
 
 
 def large(work: Sequence[Work], profile: Profile, house: Store) -> None:
-    """Cells that do not fit the profile's GPUs. Raises UsageError.
-
-    Of cells that compute activations again (`train.recompute`) nothing is refused: what is measured and estimated keeps them.
-    """
+    """Cells that do not fit the profile's GPUs. Raises UsageError."""
     training = profile.resources("training")
     if training.gpu_memory_gb is None or not training.gpus:
         return
@@ -51,11 +48,11 @@ def large(work: Sequence[Work], profile: Profile, house: Store) -> None:
     rows = {
         item.cell.label: item.cell
         for item in work
-        if any(stage.startswith("train:") for stage in item.stages) and not item.cell.options.get("recompute")
+        if any(stage.startswith("train:") for stage in item.stages)
     }
     too_large = []
     for label, cell in rows.items():
-        needed = training_memory(cell.settings, cell.options.get("micro_batch"), known, training.ranks)
+        needed = training_memory(cell.settings, cell.options, known, training.ranks)
         if needed.bytes * training.pack_on_gpu > training.gpu_memory_gb * 1e9:
             too_large.append(f"{label}: {needed.bytes / 1e9:,.1f} GB ({needed.source})")
     if too_large:

@@ -58,8 +58,16 @@ class Question:
         return {part: code[part] for part in ("trainer", "method", "network")}
 
 
-def train_question(settings: Mapping[str, Any], micro_batch: int | None = None) -> Question:
-    """How long a training step of a cell takes: its seed and its resampling change nothing about that."""
+def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a cell's options, what changes the time and the memory of a training step."""
+    return {"micro_batch": options.get("micro_batch"), "recompute": bool(options.get("recompute"))}
+
+
+def train_question(
+    settings: Mapping[str, Any], micro_batch: int | None = None, recompute: bool = False
+) -> Question:
+    """How long a training step of a cell takes: its seed and its resampling change nothing about that. recompute: activations are
+    made again in the backward pass."""
     train = settings["train"]
     what = {
         "kind": "train",
@@ -72,6 +80,8 @@ def train_question(settings: Mapping[str, Any], micro_batch: int | None = None) 
         "micro_batch": micro_batch,
     }
     what["recipe"]["clip_norm"] = train.get("clip_norm") is not None
+    if recompute:  # absent otherwise: the question of a plain step is what it was
+        what["recompute"] = True
     return Question(what, settings)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltbench.canonical import canonical_json
 from ltbench.cost import space
-from ltbench.cost.calibrations import train_question
+from ltbench.cost.calibrations import step_options, train_question
 from ltbench.cost.figures import BASES, NO_TIME, Figure, told, total
 from ltbench.cost.machine import Machine
 from ltbench.cost.size import parameter_shapes
@@ -213,7 +213,7 @@ def _observed(planned: Sequence[Planned]) -> tuple[list[Observed], dict[str, flo
         settings, cell = item.cell.settings, item.cell.id
         for spent in item.spent:
             if spent.kind == "train" and spent.images_per_s and spent.ranks == 1:
-                question = train_question(settings, item.cell.options.get("micro_batch")).id
+                question = train_question(settings, **step_options(item.cell.options)).id
                 seconds = settings["train"]["batch"] / spent.images_per_s
                 found.append(Observed(question, spent.device, spent.threads, seconds, cell))
             elif spent.kind == "evaluation" and spent.evaluation:
@@ -338,7 +338,7 @@ class _Asked:
         key = (
             *(id(settings[name]) for name in ("dataset", "method", "train")),
             *(settings["network"], settings["pipeline"], id(cell.evaluations), cell.milestones),
-            *(cell.options.get(name) for name in ("micro_batch", "log_every", "preview_every")),
+            *(cell.options.get(name) for name in ("micro_batch", "recompute", "log_every", "preview_every")),
             "init" in settings,
         )
         if key not in self._units:
@@ -348,7 +348,7 @@ class _Asked:
     def _make(self, cell: Cell) -> _Unit:
         settings, options = cell.settings, cell.options
         data = data_shape(settings["dataset"])
-        known = self.speeds.calibrated(settings, options.get("micro_batch"))
+        known = self.speeds.calibrated(settings)
         kept = Kept(
             settings,
             data,
@@ -365,7 +365,7 @@ class _Asked:
             )
             for key, evaluation in cell.evaluations.items()
         }
-        return _Unit(cell, kept, self.speeds.step(settings, options.get("micro_batch")), each)
+        return _Unit(cell, kept, self.speeds.step(settings, **step_options(options)), each)
 
     def _cost(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ltbench.cost.calibrations import Calibration, train_question
+from ltbench.cost.calibrations import Calibration, step_options, train_question
 from ltbench.cost.size import parameter_count
 from ltbench.cost.work import data_shape
 
@@ -22,10 +22,11 @@ class Memory:
 
 
 def training_memory(
-    settings: Mapping[str, Any], micro_batch: int | None, known: Iterable[Calibration], ranks: int = 1
+    settings: Mapping[str, Any], options: Mapping[str, Any], known: Iterable[Calibration], ranks: int = 1
 ) -> Memory:
-    """Of one GPU, of `ranks` that share the cell. Activations are in a measured figure only, and a rank's share was not measured."""
-    question = train_question(settings, micro_batch).id
+    """Of one GPU, of `ranks` that share the cell. options: of the cell (micro_batch, recompute). Activations are in a measured figure
+    only, and a rank's share was not measured."""
+    question = train_question(settings, **step_options(options)).id
     measured = [
         each
         for each in known

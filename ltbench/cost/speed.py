@@ -93,18 +93,20 @@ class Speeds:
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def step(self, settings: Mapping[str, Any], micro_batch: int | None = None) -> Figure:
+    def step(
+        self, settings: Mapping[str, Any], micro_batch: int | None = None, recompute: bool = False
+    ) -> Figure:
         """One training step. With several ranks, each has its share of the batch, and talking is not counted."""
-        question = train_question(settings, micro_batch)
+        question = train_question(settings, micro_batch, recompute)
         share = 1 / self.machine.ranks
         known = (self._measured(question, "seconds_per_step"), self._recorded(question.id, "records"))
         found = min(filter(None, known), key=lambda each: BASES.index(each.basis), default=None)
         if found is not None:
             return found if share == 1 else Figure(found.seconds * share, "scaled", _rebased(found.sources))
-        operations, note = self._step_operations(settings)
+        operations, note = self._step_operations(settings, recompute=recompute)
         near = self._nearest(question)
         if near is not None:
-            theirs, _ = self._step_operations(near.what, near.what["data"])
+            theirs, _ = self._step_operations(near.what, near.what["data"], _recomputes(near.what))
             ratio = operations / theirs * self._thread_ratio(near.threads) * share
             words = f"calibration {near.name} of {_named(near.what)} on {near.device}, by operations{note}{self._of_threads(near.threads)}"
             return figure(near.result["seconds_per_step"] * ratio, "scaled", words)
@@ -115,16 +117,18 @@ class Speeds:
         return figure(seconds, "estimated", rate.words + note)
 
     def _step_operations(
-        self, what: Mapping[str, Any], seen: Mapping[str, int] | None = None
+        self, what: Mapping[str, Any], seen: Mapping[str, int] | None = None, recompute: bool = False
     ) -> tuple[float, str]:
-        """Operations of a step of a cell, or of a calibration (`seen`: its data), and a remark on the passes."""
+        """Operations of a step of a cell, or of a calibration (`seen`: its data), and a remark on the passes. recompute: there is one
+        more forward pass."""
         recipe = what["train"] if seen is None else what["recipe"]
         if seen is None:
             shape = data_shape(what["dataset"]).network(recipe)
         else:
             shape = Shape(**seen, augmented=recipe.get("augment", "none") != "none")
         rows, note = self._rows_of(what)
-        return BACKWARD * forward_operations(what["network"], shape) * recipe["batch"] * rows, note
+        passes = BACKWARD + recompute
+        return passes * forward_operations(what["network"], shape) * recipe["batch"] * rows, note
 
     def _rows_of(self, what: Mapping[str, Any]) -> tuple[float, str]:
         """Network rows per image that a method asks for."""
@@ -152,6 +156,7 @@ class Speeds:
                 theirs["pipeline"] == question.what["pipeline"],
                 theirs["method"] == question.what["method"],
                 theirs["recipe"]["batch"] == recipe["batch"],
+                _recomputes(theirs) == _recomputes(question.what),
             )
 
         fitting = [
@@ -275,9 +280,9 @@ class Speeds:
         rate = assumed(self.machine.device, "fp32", self.machine.threads)
         return figure(operations / rate.operations, "estimated", f"metrics: {rate.words}")
 
-    def calibrated(self, settings: Mapping[str, Any], micro_batch: int | None = None) -> Mapping[str, Any]:
+    def calibrated(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a calibration of a cell's training, on whatever device, counted beside the time; {} without one."""
-        what = train_question(settings, micro_batch).what
+        what = train_question(settings).what
         mine = self._counted.get(self._method_key(what))
         return mine or {}
 
@@ -344,4 +349,10 @@ def _rebased(sources: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...
 
 
 def _named(what: Mapping[str, Any]) -> str:
-    return f"{what['method']['name']} with {what['network']}, batch {what['recipe']['batch']}"
+    again = ", activations made again" if _recomputes(what) else ""
+    return f"{what['method']['name']} with {what['network']}, batch {what['recipe']['batch']}{again}"
+
+
+def _recomputes(what: Mapping[str, Any]) -> bool:
+    """Whether a training question is of a step that makes activations again."""
+    return what.get("recompute", False)

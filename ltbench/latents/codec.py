@@ -6,10 +6,11 @@ Shape letters: B images, R their side, C h w the latent.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ltbench import seeds, vaes
+from ltbench.compiled import compile_modules, compiler_failed, uncompile
 from ltbench.errors import EnvironmentProblem, first_line
 
 BATCH = (
@@ -47,6 +49,48 @@ class Codec:
         """(B, C, h, w) float32 as a network makes them -> (B, 3, R, R) float32, in about [-1, 1], unrounded."""
         parts = (latents / self.scale + self.shift).split(BATCH)
         return torch.cat([self.model.decode(part).sample for part in parts])
+
+
+class CompiledDecoder:
+    """`Codec.decode` by compiled blocks, channels innermost on a GPU. The passes of a block of images are filled up to one size.
+
+    The decoder is a copy: whoever else decodes in this process gets the digits that it got before. Where its blocks cannot be compiled
+    they are run as written, and `notice` hears why. backend: what compiles them.
+    """
+
+    def __init__(
+        self, codec: Codec, notice: Callable[[str], None], *, backend: str | Callable[..., Any] = "inductor"
+    ) -> None:
+        from diffusers.models.attention_processor import Attention
+        from diffusers.models.resnet import ResnetBlock2D
+
+        shared = codec.model.encoder  # takes no part
+        self._codec = replace(codec, model=copy.deepcopy(codec.model, {id(shared): shared}))
+        self._notice, self.failed = notice, ""
+        decoder = self._codec.model.decoder
+        if next(decoder.parameters()).device.type == "cuda":
+            decoder.to(memory_format=torch.channels_last)
+        blocks = [module for module in decoder.modules() if isinstance(module, ResnetBlock2D | Attention)]
+        compile_modules([*blocks, decoder.conv_norm_out], backend=backend)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) float32 -> (B, 3, R, R) float32."""
+        size = min(BATCH, len(latents))
+        missing = -len(latents) % size
+        whole = torch.cat([latents, latents[:1].expand(missing, -1, -1, -1)])
+        return self._decode(whole)[: len(latents)]
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        try:
+            return self._codec.decode(latents)
+        except Exception as error:
+            reason = None if self.failed else compiler_failed(error)
+            if reason is None:
+                raise
+        self.failed = f"the decoder is not compiled: {reason}"
+        self._notice(self.failed)
+        uncompile(self._codec.model.decoder)
+        return self._codec.decode(latents)
 
 
 @lru_cache(maxsize=2)

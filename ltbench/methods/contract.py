@@ -110,7 +110,8 @@ class Draw:
     unless the cell has `augment: ada`.
     rng: the method's randomness. local_batch: images among which batch-wise terms compare.
     dropout_seeds: one per local batch, for masks inside the network. generators: (local batch, pass) -> the generator of these
-    masks, for whoever owns generators and seeds them; None: a new one.
+    masks, for whoever owns generators and seeds them; None: a new one. recorded: the step becomes a CUDA graph, so nothing can be
+    read on the host; what `Method.prepare` does was done.
     pixels: (B, C, R, R) uint8, the images themselves, mirrored and moved like x0; None unless the method has `needs_pixels`.
     reference: a class-balanced batch, local batch by local batch; None unless the method has `needs_reference`.
     """
@@ -135,6 +136,7 @@ class Draw:
     reference: Reference | None = None
     augment: Tensor | None = None
     generators: Callable[[int, int], torch.Generator] | None = None
+    recorded: bool = False
 
     def dropout_generator(self, group: int, number: int) -> torch.Generator:
         """The source of the masks of a local batch in a pass."""
@@ -160,10 +162,12 @@ class Draw:
 
 
 class FrozenEncoder(Protocol):
-    """What `Task.encoder` gives: a frozen network's tokens (B, N, width) float32 of a draw's pixels, without gradient."""
+    """What `Task.encoder` gives: a frozen network's tokens (B, N, width) float32 of a draw's pixels, without gradient. `prepare` is
+    called first (`Method.prepare`); it makes the tokens that are kept and missing."""
 
     @property
     def width(self) -> int: ...
+    def prepare(self, draw: Draw) -> None: ...
     def __call__(self, draw: Draw) -> Tensor: ...
 
 
@@ -243,6 +247,11 @@ class Method(nn.Module, ABC):
         (B,) terms are also logged for head, body and tail. Batch statistics compare inside a local batch and are averaged.
         """
 
+    def prepare(self, draw: Draw) -> None:
+        """What the loss of a draw needs and a CUDA graph cannot hold, such as features kept from their first use on: called before
+        `loss`, and before each replay of it. It may read numbers on the host. Tensors that it fills must stay where they are."""
+        return
+
     @final
     def run(self, net: Network, draw: Draw, *passes: Pass) -> list[NetOut]:
         """One NetOut per pass, all at the same (xt, t): one concatenated forward, or one after another (`Task.passes`).
@@ -300,7 +309,10 @@ class Method(nn.Module, ABC):
         return x, draw.t[:1].expand(rows), draw.y.new_full((rows,), self.task.null)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, torch.bfloat16) if self.task.bfloat16 else nullcontext()
+        if not self.task.bfloat16:
+            return nullcontext()
+        # A cast weight is used once per forward, and one that is kept must not be taken for another CUDA graph's.
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
     def _dropout(
         self, net: Network, draw: Draw, asked: list[tuple[Tensor, Tensor | None]], first: int, filled: int
@@ -328,6 +340,8 @@ class Objective(nn.Module):
 
     def forward(self, draw: Draw) -> dict[str, Tensor]:
         """The method's terms. Raises ContractBroken, naming the term, where one is not allowed."""
+        if not draw.recorded:
+            self.method.prepare(draw)
         self.method._passes_made = 0
         self.method._watched = {}
         terms = self.method.loss(self.network, draw)

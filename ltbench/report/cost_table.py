@@ -32,7 +32,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Where:
-    """What a training ran on. threads: 0 on a GPU, where they decide nothing. execution: "" in older records."""
+    """What a training ran on. threads: 0 on a GPU, where they decide nothing. execution: how it was really run, "" in older records."""
 
     device: str
     threads: int

@@ -78,19 +78,25 @@ def stretches_of(records: Iterable[Record], seed: int) -> Iterator[Stretch]:
         told = record["envelope"]
         device = str(told["device"])
         threads = int(told.get("threads") or 0) if device.startswith("cpu") else 0
-        where = Where(device, threads, int(told.get("ranks") or 1), str(told.get("execution") or ""))
+        where = Where(device, threads, int(told.get("ranks") or 1), _executed(told, told))
         yield Stretch(where, record, seed)
 
 
 def where_calibrated(calibration: Mapping[str, Any]) -> Where:
     device = calibration["device"]
     threads = int(calibration["threads"]) if device.startswith("cpu") else 0
-    return Where(device, threads, 1, str(calibration["result"].get("execution") or ""))
+    return Where(device, threads, 1, _executed(calibration["result"], calibration["what"]))
+
+
+def _executed(ran: Mapping[str, Any], how: Mapping[str, Any]) -> str:
+    """What was really done, "" where nobody says. how: tells of `recompute`."""
+    told = str(ran.get("execution") or "")
+    return ", ".join(filter(None, [told, "activations made again" if how.get("recompute") else ""]))
 
 
 def asks(what: Mapping[str, Any], *without: str) -> dict[str, Any]:
-    """What a step is, however many images a forward holds."""
-    left = {"micro_batch", *without}
+    """What a step is, however many images a forward holds and whether activations are kept."""
+    left = {"micro_batch", "recompute", *without}
     known = {key: value for key, value in what.items() if key not in left}
     return {**known, "recipe": {key: value for key, value in what["recipe"].items() if key not in left}}
 

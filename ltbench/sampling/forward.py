@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ltbench.compiled import compile_blocks, compiler_failed, set_layout, uncompile
-from ltbench.execution import PLAIN, Execution
+from ltbench.execution import PLAIN, Executed, Execution, executed
 from ltbench.graphs import Recorder, cuda_graph
 from ltbench.networks import Network
 from ltbench.sampling.graphs import Graphs
@@ -48,9 +48,17 @@ class Forward:
     ) -> None:
         self.network, self.precision, self.rows = network, precision, 0
         self._compiled, self._notice = compiled, notice
+        self._not_compiled = ""  # why, where it was meant to be
         self._ask: Ask = self._run
         if recorder is not None:
             self._ask = Graphs(self._run, recorder, rounding=ROUNDING[precision], notice=notice)
+
+    @property
+    def executed(self) -> Executed:
+        """How the network is really called, which is less than was meant where something was not to be had."""
+        graphs = self._ask if isinstance(self._ask, Graphs) else None
+        ended = None if graphs is None else graphs.ended
+        return executed(self._compiled, graphs is not None and not ended, self._not_compiled, ended)
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         self.rows += len(x)
@@ -63,7 +71,8 @@ class Forward:
             reason = compiler_failed(error) if self._compiled else None
             if reason is None:
                 raise
-            self._notice(f"sampling without compiled blocks: {reason}")
+            self._not_compiled = f"sampling without compiled blocks: {reason}"
+            self._notice(self._not_compiled)
         assert isinstance(self.network, Network), "others are not compiled"
         self._compiled = False
         uncompile(self.network)

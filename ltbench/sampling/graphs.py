@@ -50,12 +50,12 @@ class Graphs:
     ) -> None:
         self._plain, self._recorder, self._rounding, self._notice = plain, recorder, rounding, notice
         self._held: dict[tuple[object, ...], _Held] = {}
-        self._refused = False
+        self.ended: str | None = None  # why nothing is recorded or replayed any more
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         signature = tuple(x.shape), x.dtype, t.dtype
         held = self._held.get(signature)
-        if held is None and not self._refused:
+        if held is None and self.ended is None:
             held = self._record(x, t, y)
             if held is not None:
                 self._held[signature] = held
@@ -72,9 +72,9 @@ class Graphs:
                 return held
         except Exception as error:  # whatever a driver says: the plain call has the last word
             problem = f"the forward cannot be recorded ({type(error).__name__}: {first_line(error)[:200]})"
-        self._refused = True
+        self.ended = f"sampling without graphs: {problem}"
         self._held.clear()
-        self._notice(f"sampling without graphs: {problem}")
+        self._notice(self.ended)
         return None
 
     def _problem(self, held: _Held, x: Tensor, t: Tensor, y: Tensor) -> str | None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from ltbench import execution, provenance, vaes
+from ltbench import provenance, vaes
 from ltbench.datasets import Dataset
 from ltbench.distributed import Ranks
 from ltbench.evaluate import Tiles
+from ltbench.execution import Executed
 from ltbench.store import Claim, Run
 from ltbench.store.claims import Outcome
 from ltbench.store.run import FACT_LIMIT
@@ -87,10 +88,15 @@ class Stage:
     started: float
     ranks: Ranks = field(default_factory=Ranks)
     tainted: bool = False  # a method left something in the process that cannot be put back
+    executed: Executed = field(default_factory=Executed)  # of what the next record tells
 
     def notice(self, message: str) -> None:
         """A line for the person at the terminal."""
         self.emit({"type": "notice", "cell": self.run.cell, "message": message})
+
+    def ran(self, how: Executed) -> None:
+        """Hears how the network of the next record was really run."""
+        self.executed = how
 
     def envelope(self, **more: Any) -> dict[str, Any]:
         """Circumstances of a record: they may differ between two runs whose bodies are equal."""
@@ -105,7 +111,7 @@ class Stage:
             "device": _device_name(self.device),
             "threads": torch.get_num_threads(),
             "ranks": self.ranks.size,
-            "execution": execution.resolve(self.options.execution, self.device).name,
+            **self.executed.told(),
             "memory_bytes": _peak_memory(self.device),
             **provenance.environment(),
             **more,

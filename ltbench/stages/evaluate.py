@@ -24,7 +24,7 @@ from ltbench.evaluate import (
     references,
     sampling_of,
 )
-from ltbench.execution import resolve
+from ltbench.execution import Executed, resolve
 from ltbench.reals import real_features
 from ltbench.stages.common import Stage, Superseded, context, present, put, put_tiles
 from ltbench.stages.illustrate import illustrate_milestone
@@ -61,6 +61,7 @@ def measured(stage: Stage, data: Dataset, step: int, evaluation: Mapping[str, An
         return known
     milestone = _milestone(stage, step)
     bench = _bench(stage, step, int(evaluation["samples"]))
+    stage.ran(Executed())  # a search measures one after another
     found = evaluate(stage.settings, evaluation, milestone, data, bench)
     body = {
         **context(stage, data, step),
@@ -126,6 +127,7 @@ def _bench(stage: Stage, step: int, total: int) -> Bench:
         stop=stage.stop,
         progress=progress,
         notice=stage.notice,
+        ran=stage.ran,
     )
 
 

@@ -63,9 +63,11 @@ def export(
         done = 0
         where = torch.device(chosen)
         precision = sampled_in(evaluation, settings["train"]["precision"])
-        forward = prepared(network, where, precision, resolve(execution, where), notice)
+        how = resolve(execution, where)
+        forward = prepared(network, where, precision, how, notice)
         what = settings["pipeline"], evaluation, ids, shape_of(settings, data), where
-        for block in blocks(network, *what, wanted, decoder_of(settings, where), forward):
+        decode = decoder_of(settings, where, how, notice)
+        for block in blocks(network, *what, wanted, decode, forward):
             rows = quantised(block.images, rule).cpu().numpy()[: count - done]
             sheet.see(rows, done)
             done += len(rows)

@@ -279,4 +279,6 @@ def _bench(stage: Stage, total: int) -> Bench:
         stage.emit({"type": "progress", "cell": stage.run.cell, **state})
 
     how = resolve(stage.options.execution, stage.device)
-    return Bench(stage.run.store.scratch, stage.device, False, stage.stop, progress, stage.notice, how)
+    return Bench(
+        stage.run.store.scratch, stage.device, False, stage.stop, progress, stage.notice, how, stage.ran
+    )

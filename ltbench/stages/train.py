@@ -254,12 +254,8 @@ class _Loop:
             "curve": self.trainer.curve.columns(),
             "facts": {"preview": self._preview(step)},
         }
-        stage.run.put_record(
-            "train",
-            step,
-            body,
-            stage.envelope(images_per_s=self.speed.history, execution=self.trainer.executed),
-        )
+        stage.ran(self.trainer.executed)
+        stage.run.put_record("train", step, body, stage.envelope(images_per_s=self.speed.history))
         stage.emit({"type": "milestone", "cell": stage.run.cell, "step": step})
 
     def _preview(self, step: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python -m ltbench.stepcost DEVICE THREADS STEPS SECONDS < CELLS
 
-reads one JSON line {"cell", "settings", "micro_batch", "execution", "trace"} per cell, warms its trainer up, times steps as they are,
+reads one JSON line {"cell", "settings", "micro_batch", "recompute", "execution", "trace"} per cell, warms its trainer up, times steps as they are,
 profiles STEPS more, writes the profiler's trace to the path `trace`, and prints one JSON line {"cell", "outcome", "message",
 "result"}. As in ltbench.calibrate, whose trainer it uses: each in a fork that has SECONDS, and no store is touched.
 """
@@ -47,7 +47,7 @@ def take_apart(asked: dict[str, Any], device: torch.device, steps: int) -> dict[
     "profiled_seconds_per_step", "parts", "costs", "trace"}."""
     settings = asked["settings"]
     set_precision(settings["train"]["precision"])
-    trainer, data = trial(settings, asked["micro_batch"], device, asked["execution"])
+    trainer, data = trial(settings, asked["micro_batch"], device, asked["execution"], asked["recompute"])
     try:
         for _ in range(WARM_UP[device.type]):
             trainer.advance()
@@ -61,7 +61,7 @@ def take_apart(asked: dict[str, Any], device: torch.device, steps: int) -> dict[
         "threads": torch.get_num_threads(),
         "precision": settings["train"]["precision"],
         "data": data,
-        "execution": trainer.executed,
+        "execution": trainer.executed.name,
         "steps": steps,
         "seconds_per_step": plain,
         "steps_per_s": 1 / plain,

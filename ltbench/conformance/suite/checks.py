@@ -8,6 +8,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,8 @@ def draw_untouched(subject: Subject) -> None:
 def nothing_read(subject: Subject) -> None:
     """Loss and gradient read no number on the host, so that a GPU need not be waited for and the step can be a CUDA graph."""
     built = subject.parts(dropout=0.2)
-    made = toy.draw(built)
+    made = replace(toy.draw(built), recorded=True)
+    built.objective.method.prepare(made)  # which may read
     if reason := built.objective.method.on_host:
         raise DoesNotApply(f"it says that it does: {reason}")
     try:
