@@ -107,7 +107,11 @@ def _in_turns(sets: Sets, device: str, turns: int) -> dict[str, dict[str, float]
         name: {
             "seconds": round(least[name], 2),
             "over_ours": round(least[name] / least["ours"], 2),
-            **({"peak_mb": _peak_mb(name, *sets[0].shape, device)[0]} if name in PEAKS else {}),
+            **(
+                {"peak_mb": _peak_mb(name, len(sets[0]), sets[0].shape[1], device)[0]}
+                if name in PEAKS
+                else {}
+            ),
         }
         for name in SIDES
     }

@@ -148,6 +148,7 @@ def main(words: list[str] | None = None) -> int:
         found[name] = {"case": case.module, **told}
         spent = f"{told['seconds']:.1f} s, {told['cpu_seconds']:.1f} s of CPU time"
         print(f"    {'FAILED, ' if 'failed' in told else ''}{spent}", file=sys.stderr, flush=True)
+        _keep(found, args)
     if "torch" in sys.modules:
         found |= _torch(args.device)
     found["seconds"] = round(time.perf_counter() - begun, 1)
@@ -160,13 +161,17 @@ def _tell(found: dict[str, Any], args: argparse.Namespace) -> int:
     from turns import missed
 
     found["missed"] = missed(found)
-    text = json.dumps(found, indent=1)
-    print(text, flush=True)
-    if args.out is not None:
-        args.out.write_text(text + "\n")
+    print(json.dumps(found, indent=1), flush=True)
+    _keep(found, args)
     print(summary(found, {name: case.title for name, case in CASES.items()}), file=sys.stderr)
     failed = any("failed" in told for told in found.values() if isinstance(told, dict))
     return int(failed or (args.strict and bool(found["missed"])))
+
+
+def _keep(found: dict[str, Any], args: argparse.Namespace) -> None:
+    """After every case, so that whoever interrupts the book has what it found."""
+    if args.out is not None:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _wanted(name: str, case: Case, args: argparse.Namespace) -> bool:
@@ -240,7 +245,9 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="the sizes that goals are for where a CPU takes minutes: H3, H4, E1, E3",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there, too")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the JSON there, too, after every case"
+    )
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
     return parser.parse_args(words)
 

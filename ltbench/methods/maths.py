@@ -92,7 +92,7 @@ class _Dispersion(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         pull, z = ctx.saved_tensors
         return _products(pull * above[:, None, None], z), None
 
@@ -115,7 +115,7 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         shares, cosine, inverse, h = ctx.saved_tensors
         weights = shares * above[:, :, None]
         weights = weights + weights.mT
