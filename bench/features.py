@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from turns import agree, goal, in_turns, most_apart  # beside this file
+from turns import agree, in_turns, most_apart  # beside this file
 
 from ltbench.extractors import extractor_problem
 from ltbench.metrics.extractor import Extractor, load_extractor
@@ -48,7 +48,7 @@ def measure(device: torch.device, images: int = 64, side: int = 32, turns: int =
         gap = most_apart(from_tensors(), from_folder()) / float(from_folder().abs().max())
         apart = agree("features", gap, 1e-4)
         told = in_turns({"ours": from_tensors, "png_folder": from_folder}, device, turns=turns)
-    ratio = goal(told.ratio("png_folder", "ours"), at_least=1.0)
+    ratio = told.goal("png_folder", "ours", at_least=1.0)
     return {"images": images, "network": name, **told.told(), "apart": apart, "goal": ratio}
 
 

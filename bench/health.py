@@ -24,6 +24,8 @@ from ltbench.trainer import Trainer
 CPU_SIZES = {"SiT-N/4, 8x8, batch 16": World("SiT-N/4", "sit", (4, 8, 8), 16, 8, images=128, latents=True)}
 TINY = {"SiT-N/4, 8x8, batch 8": World("SiT-N/4", "sit", (4, 8, 8), 8, 4, images=64, latents=True)}
 WARM, STEADY, MENU = 12, 24, 6
+# One of each kind of pass: what else there is takes the same ones, and a minute more to compile.
+KINDS = ("baseline", "ccua", "cbdm", "dispersive", "oclt")
 # What makes the host wait for a device: a number read, or a shape that depends on data.
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
 
@@ -42,6 +44,7 @@ def measure(
         found[name] = {"methods": {}, "left_out": {}}
         for label, method, more in [("baseline", world.pipeline, {}), *candidates(world.pipeline)]:
             if methods is not None and label not in methods:
+                found[name]["left_out"][label] = "not asked for"
                 continue
             try:
                 trainer = world.trainer(method, device, execution="compiled", backend=backend, **more)

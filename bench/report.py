@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,14 @@ grid:
 """
 
 
-def measure(cells: int = 1000) -> dict[str, Any]:
-    """{"records", "values", "megabytes", "first_s", "again_s", "one_more_s", "peak_mb"} for a store of `cells` evaluation records."""
+Look = Callable[[Path, Path, Mapping[str, str]], int]  # spec, store, environment -> means that were compared
+
+
+def measure(cells: int = 1000, look: Look | None = None) -> dict[str, Any]:
+    """{"records", "values", "megabytes", "first_s", "again_s", "one_more_s", "peak_mb"} for a store of `cells` evaluation records.
+
+    look: asked before anything is superseded, and told under "means_compared".
+    """
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "wide.yaml")
         rates = ", ".join(f"{1e-4 * (k + 1):.6g}" for k in range(25))
@@ -60,6 +67,7 @@ def measure(cells: int = 1000) -> dict[str, Any]:
         time.sleep(3)  # what was written within the last two seconds is not remembered
         first = cpu_seconds(words, env, 1)
         again = cpu_seconds(words, env, 3)
+        compared = {} if look is None else {"means_compared": look(spec, Path(folder, "store"), env)}
         _supersede(Path(folder))
         time.sleep(3)
         more = cpu_seconds(words, env, 1)
@@ -72,6 +80,7 @@ def measure(cells: int = 1000) -> dict[str, Any]:
         "one_more_s": round(more, 2),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
         "goals": GOALS,
+        **compared,
     }
 
 

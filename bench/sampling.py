@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from official import Model, ddim, sde  # beside this file
 from torch import Tensor
-from turns import agree, goal, in_turns, most_apart
+from turns import agree, in_turns, most_apart
 from worlds import World
 
 from ltbench.diffusion import DiscreteDDPM
@@ -78,8 +78,8 @@ def _sde(world: World, steps: int, device: torch.device, turns: int) -> dict[str
     mine = ours_of(world, network, evaluation, device)
     apart = agree("images", most_apart(mine, official(model, True)), 1e-4)
     sides = {"ours": lambda: ours_of(world, network, evaluation, device), "official": lambda: official(model)}
-    told = in_turns(sides, device, turns=turns)
-    ratio = goal(told.ratio("official", "ours"), at_least=1.9)
+    told = in_turns(sides, device, turns=turns, warm=0)  # they have just been compared
+    ratio = told.goal("official", "ours", at_least=1.9)
     return {**told.told(), "one_evaluation_apart": once, "apart": apart, "goal": ratio}
 
 
@@ -109,5 +109,5 @@ def _ddim(world: World, steps: int, device: torch.device, turns: int) -> dict[st
     mine = ours_of(world, network, evaluation, device)
     apart = agree("images", most_apart(mine, official()), 1e-3)
     sides = {"ours": lambda: ours_of(world, network, evaluation, device), "two_calls": official}
-    told = in_turns(sides, device, turns=turns)
-    return {**told.told(), "apart": apart, "goal": goal(told.ratio("two_calls", "ours"), at_least=1.0)}
+    told = in_turns(sides, device, turns=turns, warm=0)  # they have just been compared
+    return {**told.told(), "apart": apart, "goal": told.goal("two_calls", "ours", at_least=1.0)}

@@ -41,8 +41,28 @@ def cpu_seconds(words: Sequence[str], env: Mapping[str, str], tries: int) -> flo
     return min(found)
 
 
+# Runs a command as its own first words would, and tells whether torch came with it.
+LOOK = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit:
+    pass
+sys.stderr.write("torch" if "torch" in sys.modules else "lean")
+"""
+
+
+def lean(words: Sequence[str], env: Mapping[str, str]) -> None:
+    """Raises AssertionError where a command of the harness imports torch, which takes more than a second."""
+    done = subprocess.run([sys.executable, "-c", LOOK, *words], env=env, capture_output=True, text=True)
+    assert done.stderr.endswith("lean"), (
+        f"{' '.join(words)}: imports torch, or ended early: {done.stderr[-500:]}"
+    )
+
+
 def measure(tries: int = 5) -> dict[str, Any]:
-    """CPU seconds by command; `goal` where the project has one."""
+    """CPU seconds by command; `goal` where the project has one. Raises AssertionError where one of them imports torch."""
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "wide.yaml")
         spec.write_text(GRID.format(seeds=", ".join(map(str, range(CELLS // 4)))))
@@ -55,6 +75,8 @@ def measure(tries: int = 5) -> dict[str, Any]:
             "import_report": ["-c", "import ltbench.report.build"],
             f"plan_{CELLS}_cells": [HARNESS, "plan", str(spec)],
         }
+        for name in ("help", "status", "plan_quickstart"):
+            lean(commands[name], env)
         times = {
             name: cpu_seconds([sys.executable, *words], env, tries if name != f"plan_{CELLS}_cells" else 2)
             for name, words in commands.items()

@@ -22,7 +22,7 @@ import torch
 import unets
 from official import Loop, UNetLoop, batches, from_moments
 from torch import Tensor, nn
-from turns import agree, goal, in_turns, most_apart
+from turns import agree, in_turns, most_apart
 from worlds import SCALE, World, stir
 
 from ltbench.errors import UsageError
@@ -141,7 +141,7 @@ def _sit_train(world: World, device: torch.device, turns: int, count: int) -> di
     apart = _trace(ours, loop, count)
     told = in_turns({"ours": ours.advance, "theirs": loop.step}, device, turns=turns, times=2)
     ours.close()
-    return {**told.told(), "trace_apart": apart, "goal": goal(told.ratio("theirs", "ours"), at_least=1.0)}
+    return {**told.told(), "trace_apart": apart, "goal": told.goal("theirs", "ours", at_least=1.0)}
 
 
 def _trace(ours: Any, loop: Any, count: int) -> float:
@@ -207,7 +207,7 @@ def _sampled(
     sides = {"ours": lambda: sampling.ours_of(world, network, evaluation, device), "theirs": official}
     told = in_turns(sides, device, turns=turns)
     found = {**told.told(), "steps": count, "apart": apart}
-    return found if bound is None else {**found, "goal": goal(told.ratio("theirs", "ours"), at_least=bound)}
+    return found if bound is None else {**found, "goal": told.goal("theirs", "ours", at_least=bound)}
 
 
 # --- REPA -------------------------------------------------------------------------------------------------------------
@@ -297,4 +297,4 @@ def _cbdm_train(world: World, device: torch.device, turns: int, count: int) -> d
     apart = _trace(ours, loop, min(count, STEPS // 4))  # a large network for a CPU
     told = in_turns({"ours": ours.advance, "theirs": loop.step}, device, turns=turns)
     ours.close()
-    return {**told.told(), "trace_apart": apart, "goal": goal(told.ratio("theirs", "ours"), at_least=1.0)}
+    return {**told.told(), "trace_apart": apart, "goal": told.goal("theirs", "ours", at_least=1.0)}

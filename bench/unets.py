@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from official import UNetLoop, batches  # beside this file
-from steps import STEPS, fed, tolerance_of
+from steps import PATIENCE, STEPS, fed, tolerance_of
 from torch import Tensor
-from turns import agree, goal, in_turns
+from turns import agree, in_turns
 from worlds import World, twin
 
 from ltbench.trainer import Trainer
@@ -25,14 +25,16 @@ def measure(
 ) -> dict[str, Any]:
     """Per size: how far the losses are apart, milliseconds of both, and the loop's time over ours."""
     found: dict[str, Any] = {}
+    budget = PATIENCE if sizes is None else 0.0
     for name, world in (sizes or CPU_SIZES).items():
         apart = trace_apart(world, device)
         ours = world.trainer("ddpm", device)
         loop = loop_of(world, ours, device)
-        told = in_turns({"ours": ours.advance, "cbdm_style": loop.step}, device, turns=turns, times=times)
+        sides = {"ours": ours.advance, "cbdm_style": loop.step}
+        told = in_turns(sides, device, turns=turns, times=times, warm=2, budget=budget)
         ours.close()
-        ratio = goal(told.ratio("cbdm_style", "ours"), at_least=1.0)
-        found[name] = {**told.told(), "trace_apart": apart, "goal": ratio}
+        bound = told.goal("cbdm_style", "ours", at_least=1.0)
+        found[name] = {**told.told(), "trace_apart": apart, "goal": bound}
     return found
 
 

@@ -94,7 +94,8 @@ class OCLT(Method):
         # |noisy|^2 is the same for all candidates of a row and drops out.
         products = signal * (noisy @ images.transpose(1, 2))
         logits = (products - signal**2 * images.square().sum(2)[:, None] / 2) / noise**2
-        logits = logits + self.tr_tau * self.frequency[labels].log()[:, None]
+        if self.tr_tau:
+            logits = logits + self.tr_tau * self.frequency[labels].log()[:, None]
         if self.needs_reference:
             g = draw.local_batch
             others = ~torch.eye(g, labels.shape[1], dtype=torch.bool, device=labels.device)

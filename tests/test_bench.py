@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,7 +40,19 @@ def module(name: str) -> ModuleType:
 def test_a_ratio_is_the_median_of_the_turns_ratios() -> None:
     turns = module("turns").Turns({"ours": [1.0, 2.0, 10.0], "other": [2.0, 6.0, 10.0]})
     assert turns.ratio("other", "ours") == 2.0  # of 2, 3 and 1; the medians' ratio would be 3
-    assert turns.told() == {"ours_ms": 2000.0, "other_ms": 6000.0, "other_over_ours": 2.0}
+    assert turns.told() == {"ours_ms": 2000.0, "other_ms": 6000.0, "other_over_ours": 2.0, "turns": 3}
+
+
+def test_the_error_of_a_ratio_is_that_of_a_median() -> None:
+    """Of normal ratios, beside the spread of medians over many such sets."""
+    numbers = np.random.default_rng(0)
+    draws = 1 + 0.1 * numbers.standard_normal((400, 25))
+    made = [module("turns").Turns({"a": list(row), "b": [1.0] * len(row)}) for row in draws]
+    told = np.mean([each.error("a", "b") for each in made])
+    assert told == pytest.approx(np.std([each.ratio("a", "b") for each in made]), rel=0.15)
+    goal = made[0].goal("a", "b", at_most=1.03)
+    assert goal["error"] == made[0].error("a", "b") > 0
+    assert "error" not in module("turns").Turns({"a": [1.0], "b": [1.0]}).goal("a", "b", at_most=1.0)
 
 
 def test_sides_alternate_and_warm_up_before_anything_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +61,10 @@ def test_sides_alternate_and_warm_up_before_anything_counts(monkeypatch: pytest.
     found = turns.in_turns(sides, CPU, turns=3, times=2, warm=1)
     assert "".join(calls) == "ab" + "aabb" + "bbaa" + "aabb"
     assert [len(each) for each in found.by_side.values()] == [3, 3]
+    took = iter([0.1] * 100)
+    monkeypatch.setattr(turns, "seconds", lambda *given: next(took))
+    patient = turns.in_turns(sides, CPU, turns=2, warm=0, budget=0.95)
+    assert len(patient.by_side["a"]) == 5  # 0.2 a turn
 
 
 def test_goals_that_are_missed_are_named_by_their_place() -> None:
@@ -58,7 +75,54 @@ def test_goals_that_are_missed_are_named_by_their_place() -> None:
         "c": {"goal": turns.goal(0.9, at_least=1.0)},
         "d": {"failed": "AssertionError", "met": False},
     }
-    assert list(turns.missed(found)) == ["a.y", "b.help", "c.goal", "d"]
+    assert turns.missed(found) == ["a.y", "b.help", "c.goal", "d"]
+
+
+def test_the_table_marks_what_missed_its_goal_and_what_another_run_may_decide() -> None:
+    turns = module("turns")
+    seconds = {"seconds": 2.0, "cpu_seconds": 1.0}
+    found = {
+        "T2": {"found": {"far": turns.goal(1.2, at_most=1.03, error=0.01)}, **seconds},
+        "T1": {"found": {"near": turns.goal(0.99, at_least=1.0, error=0.02)}, **seconds},
+        "E1": {"failed": "AssertionError: the sides are apart", "met": False, **seconds},
+        **seconds,
+    }
+    text = module("summary").summary(found, {name: f"case {name}" for name in ("T1", "T2", "E1")})
+    near, far = (next(line for line in text.splitlines() if name in line) for name in ("near", "far"))
+    assert near.split()[1:] == ["0.99", "±", "0.02", ">=", "1", "MISSED,", "within", "two", "errors", "of", "it"]
+    assert far.split()[1:] == ["1.2", "±", "0.01", "<=", "1.03", "MISSED"]
+    assert "FAILED  AssertionError: the sides are apart" in text
+    assert text.endswith("2 goals missed, 1 of them by more than two standard errors; 1 cases failed: E1")
+
+
+def test_the_book_has_every_case_of_the_reference() -> None:
+    """Section 6 of reference/performance.md, and two more of the harness."""
+    run = module("run")
+    reference = ["T1", "T2", "T3", "T4", "T5", "T6", "S1", "S2", "E1", "E2", "D1", "D2", "H1", "H2", "H3", "C1"]
+    assert set(run.CASES) == {*reference, "E3", "H4"}
+    for case in run.CASES.values():
+        assert callable(module(case.module).measure), case.module
+
+
+TINY_CASES: dict[str, Callable[[], Any]] = {
+    "T1": lambda: module("steps").measure(CPU, module("steps").TINY, turns=1),
+    "T2": lambda: module("ratios").measure(CPU, module("ratios").TINY, turns=1, only=("dispersive",)),
+    "T4": lambda: module("unets").measure(CPU, module("unets").TINY, turns=1),
+    "S1": lambda: module("sampling").measure(CPU, module("sampling").TINY, turns=1),
+    "E1": lambda: module("metrics").measure(module("metrics").TINY, 2),
+    "D1": lambda: module("data").measure(CPU, "SiT-N/8", module("data").SMALL),
+    "D2": lambda: module("forms").measure(CPU, *module("forms").TINY),
+    "C1": lambda: module("saves").measure(CPU, module("saves").TINY, turns=1),
+    "H2": lambda: module("grids").measure(400, 100),
+}
+
+
+@pytest.mark.parametrize("name", TINY_CASES)
+def test_cheap_cases_run_at_sizes_of_no_meaning(name: str) -> None:
+    """Their agreement is asserted inside; nothing is asked of the times."""
+    found = TINY_CASES[name]()
+    assert list(module("turns").judged(found)) or name in ("E1", "C1", "H2")
+    json.dumps(found)
 
 
 def test_sides_that_part_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

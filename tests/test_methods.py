@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ltbench.methods import NetOut, Objective, dispersion, info_nce
 from tests.toy import COUNTS, PIPELINES, draw, method, network, task
@@ -26,19 +28,72 @@ def test_info_nce_golden_values() -> None:
     torch.testing.assert_close(info_nce(H[None].float(), 0.1)[0].double(), found, rtol=1e-5, atol=1e-7)
 
 
-def test_info_nce_has_the_values_and_gradients_of_a_list_of_negatives_per_sample() -> None:
-    """The released form: every anchor is normalised and multiplied by each negative in turn."""
-    h = torch.randn(6, 40, generator=torch.Generator().manual_seed(4)).double().add(1).requires_grad_()
+def plain_info_nce(h: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(g, n) -> (g,), the released form: every anchor is normalised and multiplied by each negative in turn."""
     losses = []
-    for i in range(6):
+    for i in range(len(h)):
         anchor = h[i] / h[i].norm()
-        logits = [(anchor @ (h[j] / h[j].norm())) / 0.1 for j in range(6) if j != i]
-        losses.append(-torch.stack([(anchor @ anchor) / 0.1, *logits]).log_softmax(0)[0])
-    plain = torch.stack(losses)
-    ours = info_nce(h[None], 0.1)[0]
-    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
-    here, there = (torch.autograd.grad(each.sum(), h, retain_graph=True)[0] for each in (ours, plain))
-    torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-12)
+        logits = [(anchor @ (h[j] / h[j].norm())) / temperature for j in range(len(h)) if j != i]
+        losses.append(-torch.stack([(anchor @ anchor) / temperature, *logits]).log_softmax(0)[0])
+    return torch.stack(losses)
+
+
+def plain_dispersion(z: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(g, n) -> (), through the differences of all pairs, a sample with itself among them."""
+    return (-(z[:, None] - z[None]).square().mean(2) / temperature).exp().mean().log()
+
+
+LAYOUTS = {
+    "tokens": lambda x: x.flatten(3).transpose(2, 3).contiguous(),
+    "a map seen as tokens": lambda x: x.flatten(3).transpose(2, 3),
+    "a channels-last map": lambda x: (
+        x.flatten(0, 1).to(memory_format=torch.channels_last).unflatten(0, x.shape[:2]).movedim(2, 4)
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("ours", "plain"), [(info_nce, plain_info_nce), (dispersion, plain_dispersion)], ids=["ucl", "dispersive"]
+)
+def test_terms_over_pairs_have_the_plain_values_and_gradients(
+    ours: Any, plain: Any, dtype: torch.dtype, layout: str
+) -> None:
+    """However the features lie in memory, and with a weight of its own for each value, as losses have them."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(2, 6, 5, 2, 4, generator=generator).double().add(1)
+    there = x.clone().requires_grad_()
+    wanted = torch.stack([plain(group.flatten(1), 0.5) for group in there])
+    weights = torch.rand(wanted.shape, generator=generator).double()
+    (slope,) = torch.autograd.grad((weights * wanted).sum(), there)
+    here = x.to(dtype).requires_grad_()
+    found = ours(LAYOUTS[layout](here), 0.5)
+    (other,) = torch.autograd.grad((weights.to(dtype) * found).sum(), here)
+    close = {"rtol": 1e-9, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-6, "atol": 1e-6}
+    torch.testing.assert_close(found.double(), wanted, **close)
+    torch.testing.assert_close(other.double() / slope.abs().max(), slope / slope.abs().max(), **close)
+
+
+@pytest.mark.parametrize("term", [info_nce, dispersion])
+def test_products_of_samples_are_never_made_in_tf32_and_copy_no_feature_map(term: Any) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append((func.name(), torch.backends.cuda.matmul.allow_tf32))
+            return func(*args, **(kwargs or {}))
+
+    features = torch.randn(1, 4, 8, 2, 2, requires_grad=True)
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
+    try:
+        with Look():
+            term(features.flatten(3).transpose(2, 3), 0.5).sum().backward()
+        assert torch.backends.cuda.matmul.allow_tf32, "the network's precision is its own again"
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert [tf32 for name, tf32 in seen if name == "aten::bmm"] == [False, False]
+    assert not {"aten::clone", "aten::_to_copy"} & {name for name, _ in seen}
 
 
 def test_info_nce_keeps_the_digits_of_nearly_orthogonal_features() -> None:

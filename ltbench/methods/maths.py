@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SMALLEST = 1e-12  # norm of a feature that is divided by
 
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
     """(B, ...) two tensors -> (B,) mean over everything but the batch of (a - b)^2. Official losses are means, never sums."""
     return (a - b).square().flatten(1).mean(1)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """float32, or float64 where it is that already: sums over 98,304 numbers lose too much in less."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def info_nce(features: Tensor, temperature: float) -> Tensor:
@@ -26,13 +26,7 @@ def info_nce(features: Tensor, temperature: float) -> Tensor:
     local batch with the self-similarity taken as exactly 1 (arXiv 2507.09052, eq. 7; CCUA-SiT's InfoNCE).
     Gradients flow through anchor and negatives. g = 1 gives 0.
     """
-    h = F.normalize(_exact(features.flatten(2)), dim=2)
-    cosine = h @ h.transpose(1, 2)
-    own = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
-    # The released positive is a constant 1 in value; its gradient through the normalised feature is 0 as well. Taken out of the
-    # sum, it leaves values far below 1, which a difference of two numbers near 1 / temperature would round away.
-    others = ((cosine - 1) / temperature).exp().masked_fill(own, 0.0)
-    return others.sum(2).log1p()
+    return _InfoNCE.apply(_samples(features), temperature)
 
 
 def dispersion(features: Tensor, temperature: float) -> Tensor:
@@ -41,14 +35,91 @@ def dispersion(features: Tensor, temperature: float) -> Tensor:
     features: (G, g, ...) -> (G,). 0 when all samples coincide, -log g when they are far apart (arXiv 2506.09027;
     raywang4/DispLoss).
     """
-    z = _exact(features.flatten(2))
-    # D is translation invariant; centring keeps the Gram form from cancelling, and by the same token has no gradient of its own.
-    z = z - z.detach().mean(1, keepdim=True)
-    # What follows treats both factors alike, so the gradient through one of them is half of the whole: one product saved of three.
-    half = z @ z.detach().transpose(1, 2)
-    gram = 2 * half - half.detach()
-    norms = gram.diagonal(dim1=1, dim2=2)
-    squares = (norms[:, :, None] + norms[:, None, :] - 2 * gram).clamp_min(0) / z.shape[2]
-    own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
-    exponents = (-squares / temperature).masked_fill(own, 0.0)
-    return torch.logsumexp(exponents.flatten(1), dim=1) - 2 * math.log(z.shape[1])
+    return _Dispersion.apply(_samples(features), temperature)
+
+
+# --- gradients in closed form ---------------------------------------------------------------------------------------
+# Both terms look at samples through their products alone, so the gradient of each is a (g, g) matrix times the samples: two
+# products of width n in all, and the only thing of that width that is kept is the samples, where autograd would walk back
+# through some twenty small operations.
+
+
+def _samples(features: Tensor) -> Tensor:
+    """(G, g, ...) -> (G, g, n) float32, or float64 where it is that already: sums over 98,304 numbers lose too much in less.
+
+    Numbers of a sample come in the order that memory has them in, the same for all: products of whole samples do not care, and
+    a feature map is not copied to be handed on as tokens.
+    """
+    x = features if features.dtype == torch.float64 else features.float()
+    order = sorted(range(2, x.dim()), key=lambda dim: -x.stride(dim))
+    return x.permute(0, 1, *order).flatten(2)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products of samples are differences of large sums: not in TF32, whatever the network runs in."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    with _full_precision():
+        return x @ y
+
+
+class _Dispersion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, temperature: float) -> Tensor:
+        # Distances do not change with the origin; this one keeps the Gram form from cancelling.
+        z = z - z.mean(1, keepdim=True)
+        gram = _products(z, z.mT)
+        norms = gram.diagonal(dim1=1, dim2=2)
+        squares = (norms[:, :, None] + norms[:, None, :]).sub_(gram, alpha=2).clamp_min_(0)
+        squares.diagonal(dim1=1, dim2=2).zero_()
+        scale = -1 / (z.shape[2] * temperature)
+        exponents = squares.mul_(scale)
+        total = exponents.logsumexp((1, 2), keepdim=True)
+        if ctx.needs_input_grad[0]:
+            # Of exponent ij by z_i: 2 scale (z_i - z_j), weighted by its share of the sum, and once more as exponent ji.
+            shares = (exponents - total).exp_()
+            pull = torch.diag_embed(shares.sum(2)).sub_(shares)
+            ctx.save_for_backward(pull.mul_(4 * scale), z)
+        return total[:, 0, 0] - 2 * math.log(z.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pull, z = ctx.saved_tensors
+        return _products(pull * above[:, None, None], z), None
+
+
+class _InfoNCE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, temperature: float) -> Tensor:
+        gram = _products(h, h.mT)
+        inverse = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(SMALLEST).reciprocal()
+        cosine = gram.mul_(inverse[:, :, None]).mul_(inverse[:, None, :])
+        # The released positive is a constant 1 in value; its gradient through the normalised feature is 0 as well. Taken out of
+        # the sum, it leaves values far below 1, which a difference of two numbers near 1 / temperature would round away.
+        others = ((cosine - 1) / temperature).exp_()
+        others.diagonal(dim1=1, dim2=2).zero_()
+        total = others.sum(2)
+        if ctx.needs_input_grad[0]:
+            shares = others.div_((1 + total)[:, :, None] * temperature)  # of value i by cosine ij
+            ctx.save_for_backward(shares, cosine, inverse, h)
+        return total.log1p()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        shares, cosine, inverse, h = ctx.saved_tensors
+        weights = shares * above[:, :, None]
+        weights = weights + weights.mT
+        # cosine ij by h_i is (u_j - cosine ij u_i) / |h_i|, u the normalised features.
+        along = (weights * cosine).sum(2) * inverse.square()
+        pull = (weights * inverse[:, :, None] * inverse[:, None, :]).sub_(torch.diag_embed(along))
+        return _products(pull, h), None
