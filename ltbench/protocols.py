@@ -184,6 +184,16 @@ def _last_step_problems(sampler: str, entry: Mapping[str, Any]) -> list[Wrong]:
     return wrong
 
 
+def coarse_problems(pipeline: str, entry: Mapping[str, Any]) -> list[Wrong]:
+    """What is wrong with the sampler of a search's first round in a sound entry."""
+    coarse = (entry.get("search") or {}).get("coarse")
+    if coarse is None:
+        return []
+    if all(coarse[key] == entry.get(key) for key in ("sampler", "steps")):
+        return [("search.coarse", "is the sampler of the entry: leave coarse out")]
+    return [(f"search.coarse.{key}", message) for key, message in sampler_problems(pipeline, coarse)]
+
+
 def guidance_problems(entry: Mapping[str, Any]) -> list[Wrong]:
     """What is wrong with an entry's guidance, its schedule and its labels; `labels: null` is unconditional sampling."""
     keys = ("guidance", "search", "schedule", "guidance_channels")

@@ -18,7 +18,7 @@ from ltbench.cost.estimate import estimate
 from ltbench.cost.machine import Machine
 from ltbench.cost.rates import assumed
 from ltbench.cost.size import Shape, forward_operations
-from ltbench.cost.work import declared_rows, rounds, rows_per_image
+from ltbench.cost.work import declared_rows, rows_per_image
 from ltbench.curve import window
 from ltbench.errors import UsageError
 from ltbench.job import run_job
@@ -192,14 +192,6 @@ def test_rows_per_image_are_those_that_samplers_take(sampler, steps, more):
     told = {"sampler": sampler, "steps": steps, "guidance": 1.5, "schedule": interval, **more}
     exact = nfe(sampler, steps, 1.5, schedule=interval, options=more)
     assert rows_per_image(told) == pytest.approx(exact, rel=0.06)
-
-
-def test_a_search_makes_the_images_that_plan_counts():
-    from ltbench.cli.planning import search_images
-
-    how = {"guidance": [1.0, 1.5, 2.0], "samples": 20, "keep": 2, "metric": "FD", "group": "all", "seed": 1}
-    evaluation = {"sampler": "euler", "steps": 5, "samples": 100, "seed": 0, "search": how}
-    assert sum(n for _, n in rounds(evaluation)) == search_images(evaluation) + 100
 
 
 def test_ten_thousand_cells_are_estimated_from_a_few_distinct_settings(tmp_path, monkeypatch):

@@ -34,11 +34,11 @@ from ltbench.cost.work import (
     feature_numbers,
     padded,
     real_images,
-    rounds,
     rows_per_call,
     rows_per_image,
 )
 from ltbench.protocols import sampled_in
+from ltbench.searching import rounds
 
 NEIGHBOURS = {"precision", "recall", "density", "coverage", "CT", "copied", "authenticity"}
 EXTRACT = (
