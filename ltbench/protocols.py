@@ -322,8 +322,9 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
     if evaluation.get("labels", "balanced") is None:
         return f"{text}, unconditional"
     if "search" in options:
-        tried = options["search"]["guidance"]
-        return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}"
+        tried, coarse = options["search"]["guidance"], options["search"].get("coarse")
+        first = f", first by {coarse['sampler']} {coarse['steps']} steps" if coarse else ""
+        return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}{first}"
     channels = options.get("guidance_channels")
     on = "" if channels is None else f" on the first {channels} channels"
     if options.get("guidance") is None:  # a table in which every row has its own

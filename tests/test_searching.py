@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ltbench.cost.work import calls
-from ltbench.protocols import evaluation_id
+from ltbench.protocols import evaluation_id, sampling_text
 from ltbench.searching import kept, rounds, rule, told
 from ltbench.stages.search import search
 
@@ -106,6 +106,7 @@ def test_every_point_says_which_sampler_measured_it() -> None:
     assert [{k: p[k] for k in EULER} for p in points[: len(GRID)]] == [EULER] * len(GRID)
     assert all("sampler" not in p and p["n"] == 70 for p in points[len(GRID) :])
     assert body["rule"] == "coarse-euler20-50-around3-70-seed1"
+    assert sampling_text(described(COARSE)).endswith("7.5, 10, first by euler 20 steps")
 
 
 def test_neighbours_at_the_end_of_the_grid_and_in_even_numbers() -> None:
