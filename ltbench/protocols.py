@@ -184,6 +184,16 @@ def _last_step_problems(sampler: str, entry: Mapping[str, Any]) -> list[Wrong]:
     return wrong
 
 
+def coarse_problems(pipeline: str, entry: Mapping[str, Any]) -> list[Wrong]:
+    """What is wrong with the sampler of a search's first round in a sound entry."""
+    coarse = (entry.get("search") or {}).get("coarse")
+    if coarse is None:
+        return []
+    if all(coarse[key] == entry.get(key) for key in ("sampler", "steps")):
+        return [("search.coarse", "is the sampler of the entry: leave coarse out")]
+    return [(f"search.coarse.{key}", message) for key, message in sampler_problems(pipeline, coarse)]
+
+
 def guidance_problems(entry: Mapping[str, Any]) -> list[Wrong]:
     """What is wrong with an entry's guidance, its schedule and its labels; `labels: null` is unconditional sampling."""
     keys = ("guidance", "search", "schedule", "guidance_channels")
@@ -312,8 +322,9 @@ def sampling_text(evaluation: Mapping[str, Any]) -> str:
     if evaluation.get("labels", "balanced") is None:
         return f"{text}, unconditional"
     if "search" in options:
-        tried = options["search"]["guidance"]
-        return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}"
+        tried, coarse = options["search"]["guidance"], options["search"].get("coarse")
+        first = f", first by {coarse['sampler']} {coarse['steps']} steps" if coarse else ""
+        return f"{text}, guidance searched in {', '.join(f'{w:g}' for w in tried)}{first}"
     channels = options.get("guidance_channels")
     on = "" if channels is None else f" on the first {channels} channels"
     if options.get("guidance") is None:  # a table in which every row has its own

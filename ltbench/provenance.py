@@ -37,6 +37,7 @@ PLUMBING = (
     "provenance",
     "plan",
     "protocols",
+    "searching",
     "extractors",
     "spec",
     "store",

@@ -150,9 +150,12 @@ def test_every_way_to_run_ccua_has_the_same_gradient() -> None:
 
 
 def test_the_search_counts_what_it_makes() -> None:
-    """Eight values on 10,000 images, the best on to 50,000, and 50,000 of another seed: no image twice."""
-    found = module("searches").measure(10)
-    assert found["10000 of 50000, top 1"]["images_over_final"]["value"] == (8 * 10 + 40 + 50) / 50
+    """Eight values on 10,000 images, the best on to 50,000, and 50,000 of another seed: no image twice. Then the same with a coarse
+    round of 20 calls an image for 250."""
+    found = module("searches").measure(5)["paper"]
+    assert found["before, 10000, top 1"]["calls_over_final"] == (8 * 10 + 40 + 50) / 50
+    ours = found["coarse 5000, 3 on 7000"]["calls_over_final"]
+    assert ours["value"] == (8 * 5 * 20 / 250 + 3 * 7 + 50) / 50
 
 
 def test_memory_grows_with_rows_and_ccua_keeps_two_passes() -> None:

@@ -19,7 +19,8 @@ from ltbench.cost.estimate import estimate
 from ltbench.cost.machine import Machine
 from ltbench.cost.rates import assumed
 from ltbench.cost.size import Shape, forward_operations
-from ltbench.cost.work import declared_rows, rounds, rows_per_image
+from ltbench.cost.speed import Speeds
+from ltbench.cost.work import declared_rows, rows_per_image
 from ltbench.curve import window
 from ltbench.errors import UsageError
 from ltbench.job import run_job
@@ -207,12 +208,16 @@ def test_rows_per_image_are_those_that_samplers_take(sampler, steps, more):
     assert rows_per_image(told) == pytest.approx(exact, rel=0.06)
 
 
-def test_a_search_makes_the_images_that_plan_counts():
-    from ltbench.cli.planning import search_images
-
-    how = {"guidance": [1.0, 1.5, 2.0], "samples": 20, "keep": 2, "metric": "FD", "group": "all", "seed": 1}
-    evaluation = {"sampler": "euler", "steps": 5, "samples": 100, "seed": 0, "search": how}
-    assert sum(n for _, n in rounds(evaluation)) == search_images(evaluation) + 100
+def test_pairs_are_counted_with_the_reference_images_that_a_protocol_lets_in():
+    """1,281,000 images of ImageNet: of all pairs of them the estimate was half an hour on an H200, and none of it was true."""
+    plain = {"extractor": {"name": "digits-cnn-v1"}, "metrics": ["KD", "recall"], "estimators": {}}
+    capped = {**plain, "estimators": {"reference_cap": 10_000}}
+    speeds = Speeds(CPU)
+    few = speeds._numbers(plain, {"reference": 10_000}, 5000)
+    assert speeds._numbers(capped, {"reference": 1_281_000}, 5000) == few
+    assert speeds._numbers(capped, {"reference": 600}, 5000) == speeds._numbers(
+        plain, {"reference": 600}, 5000
+    )
 
 
 def test_ten_thousand_cells_are_estimated_from_a_few_distinct_settings(tmp_path, monkeypatch):

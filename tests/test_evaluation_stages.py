@@ -364,6 +364,7 @@ def test_a_search_and_a_given_guidance_are_added_to_each_other(tmp_path: Path) -
         assert found == {(True, None), (False, 2.0)}
 
 
+THREE = "search: {guidance: [1.0, 2.0, 3.0], "
 MISTAKES = [
     ("search: {guidance: [1.0, 2.0, 3.0], seed: 0, samples: 20}", "seed is 0 like the entry's"),
     ("search: {guidance: [1.0, 2.0, 3.0], metric: sFD, samples: 20}", "'sFD' is not measured here"),
@@ -371,6 +372,10 @@ MISTAKES = [
     ("search: {guidance: [1.0, 2.0, 3.0], group: few, samples: 20}", "there is no group 'few'"),
     ("search: {guidance: [1.0, 2.0, 3.0], samples: 80}", "the first round has 80 images, the last 60"),
     ("search: {guidance: [1.0, 2.0], samples: 20}", "keeps 2 of 2 values"),
+    (THREE + "samples: 20, kept_samples: 80}", "the last round has 80 images, the reported evaluation 60"),
+    (THREE + "samples: 40, kept_samples: 20}", "the first round has 40 images, the last 20"),
+    (THREE + "samples: 20, coarse: {sampler: ddim}}", "its samplers are euler, heun"),
+    (THREE + "samples: 20, coarse: {sampler: euler, steps: 2}}", "is the sampler of the entry"),
 ]
 
 

@@ -27,6 +27,7 @@ LAYERS = {
     "ltbench.provenance": 0,
     "ltbench.plan": 0,
     "ltbench.protocols": 0,
+    "ltbench.searching": 0,
     "ltbench.extractors": 0,
     "ltbench.store": 0,
     "ltbench.report": 0,

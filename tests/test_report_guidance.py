@@ -162,6 +162,30 @@ def test_common_compares_candidates_of_equally_many_images_only():
     assert "Guidance 1.5 is common" in chosen.chosen_by
 
 
+def test_a_coarse_round_is_told_apart_at_equally_many_images():
+    """Its sampler has another level and another best value."""
+    cells, records = world()
+    euler = {"sampler": "euler", "steps": 20, "se": 0.1, "n": 100}
+    for made in records:
+        if made["body"]["kind"] == "selection":
+            coarse = [{"guidance": w, "value": 5 - w, **euler} for w in WS]
+            made["body"]["candidates"] = coarse + made["body"]["candidates"][:2]
+    (chosen,) = build((cells, records), definition("common")).sections
+    assert "Guidance 3 is common" in chosen.chosen_by
+    assert "3 candidates (1, 1.5, 3) on 100 independent images each by euler 20 steps" in chosen.chosen_by
+    section = build((cells, records), definition("each")).sections[0]
+    plot = figure_data.guidance_curve(section, select(records), "FD", ["tail"])
+    assert plot is not None
+    panels = {panel.title: panel.lines[0] for panel in plot.panels}
+    assert list(panels) == [
+        "tail",
+        "tail, search on 100 images",
+        "tail, search on 100 images, euler 20 steps",
+    ]
+    assert panels["tail, search on 100 images, euler 20 steps"].mean == (4, 3.5, 2)
+    assert panels["tail, search on 100 images"].x == WS[:2]
+
+
 def test_one_value_for_which_nothing_was_chosen_stays():
     cells = [planned(m, 0) for m in ("sit", "ccua")]
     records = [record(cell, 560) for cell in cells]

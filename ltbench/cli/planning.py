@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +21,7 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.errors import SpecError
+from ltbench.searching import rounds
 
 if TYPE_CHECKING:
     from ltbench.cost.estimate import Cost, GridCost
@@ -207,14 +207,7 @@ def _samples(found: Plan, evaluation: str) -> int:
     """Images that an evaluation makes at most; a search makes those of its rounds first."""
     known = (item.cell.evaluations.get(evaluation) for item in found.cells)
     described = next(each for each in known if each)
-    return search_images(described) + described["samples"]
-
-
-def search_images(described: Mapping[str, Any]) -> int:
-    """Images that a search chooses by: the first of a finalist's are those of the first round."""
-    if (how := described.get("search")) is None:
-        return 0
-    return len(how["guidance"]) * how["samples"] + how["keep"] * (described["samples"] - how["samples"])
+    return sum(images for _, images in rounds(described))
 
 
 def _print(found: Plan) -> bool:

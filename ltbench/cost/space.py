@@ -22,8 +22,8 @@ from ltbench.cost.work import (
     DataShape,
     feature_numbers,
     padded,
-    rounds,
 )
+from ltbench.searching import rounds
 
 FACT_LIMIT = 1 << 20
 SHARD_IMAGES = 1000
@@ -141,10 +141,11 @@ def features(data: DataShape, evaluation: Mapping[str, Any]) -> Space:
     per_shard = max(1, SHARD_IMAGES // block) * block
     numbers = feature_numbers(evaluation["extractor"])
     shown = min(SHOWN_CLASSES, data.classes) * TILES * data.pixels
-    made: dict[float | None, int] = {}
+    made: dict[tuple[str, int | None, float | None], int] = {}
     *tried, (_, images) = rounds(evaluation)
     for each, count in tried:
-        made[each["guidance"]] = made.get(each["guidance"], 0) + count
+        series = each["sampler"], each.get("steps"), each["guidance"]
+        made[series] = made.get(series, 0) + count
     total = NOTHING
     for count in (*made.values(), images):
         whole = padded(count, block)

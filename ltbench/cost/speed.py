@@ -34,11 +34,11 @@ from ltbench.cost.work import (
     feature_numbers,
     padded,
     real_images,
-    rounds,
     rows_per_call,
     rows_per_image,
 )
 from ltbench.protocols import sampled_in
+from ltbench.searching import rounds
 
 NEIGHBOURS = {"precision", "recall", "density", "coverage", "CT", "copied", "authenticity"}
 EXTRACT = (
@@ -273,7 +273,8 @@ class Speeds:
         No part of it is calibrated."""
         width = min(feature_numbers(evaluation["extractor"]), 2048)
         metrics = set(evaluation["metrics"])
-        pairs = 2.0 * width * (n + sets["reference"]) ** 2
+        reference = min(sets["reference"], evaluation["estimators"].get("reference_cap") or sets["reference"])
+        pairs = 2.0 * width * (n + reference) ** 2
         operations = pairs * (len(metrics & NEIGHBOURS) / 2 + 2 * bool(metrics & {"KD", "KD-subsets"}))
         if "FD" in metrics:
             operations += GROUPS * (FOLDS + 1) * 25.0 * min(width, n) * width**2

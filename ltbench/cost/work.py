@@ -14,7 +14,7 @@ from ltbench import plugins, vaes
 from ltbench.canonical import canonical_json
 from ltbench.cost.size import Shape
 from ltbench.extractors import extractors
-from ltbench.protocols import OF_TRAINING, at_guidance
+from ltbench.protocols import OF_TRAINING
 
 DOPRI5_CALLS = (
     60  # assumed where no record tells: measured ones lie between 40 and 120, by network and tolerance
@@ -116,25 +116,6 @@ def rows_per_call(evaluation: Mapping[str, Any]) -> float:
     if schedule.get("name") == "interval":
         return 1.0 + (schedule["high"] - schedule["low"])
     return 2.0
-
-
-def rounds(evaluation: Mapping[str, Any]) -> list[tuple[dict[str, Any], int]]:
-    """(evaluation at one guidance, images to make) of all that one description asks for.
-
-    A search tries every value on a few images, carries the best on to the full number, and is then evaluated with its own seed.
-    Which values win is not known: the last of those given stand for them.
-    """
-    how = evaluation.get("search")
-    if how is None:
-        return [(dict(evaluation), int(evaluation["samples"]))]
-    tried = [at_guidance(evaluation, w) for w in how["guidance"]]
-    more = int(evaluation["samples"]) - int(how["samples"])
-    finalists = [(each, more) for each in tried[-how["keep"] :]]
-    return [
-        *((each, int(how["samples"])) for each in tried),
-        *finalists,
-        (tried[-1], int(evaluation["samples"])),
-    ]
 
 
 def padded(images: int, block: int) -> int:

@@ -12,6 +12,7 @@ from ltbench.report.identity import ROW_KEYS, family_id
 from ltbench.report.select import Record, Selected, age
 from ltbench.report.table import Column, Section
 from ltbench.report.words import BETTER, clean
+from ltbench.searching import coarse_text
 
 if TYPE_CHECKING:
     pass
@@ -110,36 +111,40 @@ def guidance_curve(
 ) -> LinePlot | None:
     """A metric against guidance at the shown step, from all stored points; None below two values of w.
 
-    One panel per group with the evaluations of the section's family, and one per number of images that searches tried
-    candidates on: a bias that falls with the number of images must not look like an effect of w.
+    One panel per group with the evaluations of the section's family, and one per number of images and sampler that searches
+    tried candidates on: a bias that falls with the number of images, or is a sampler's, must not look like an effect of w.
     """
     places = [j for j, c in enumerate(section.columns) if c.metric == metric and c.group in groups]
-    found: dict[tuple[int, int], _Points] = {}  # (column, images of a search or 0) -> label -> w -> values
+    found: dict[tuple[int, _Round], _Points] = {}  # column and round -> label -> w -> values
     for j in places:
         for i, row in enumerate(section.rows):
             label = clean(section.rows[i].label)
             for _, cell in () if row.external else row.cells:
-                for n, w, value in _guided(section, selected, cell, section.columns[j]):
-                    of_row = found.setdefault((j, n), {}).setdefault(label, {})
+                for round_, w, value in _guided(section, selected, cell, section.columns[j]):
+                    of_row = found.setdefault((j, round_), {}).setdefault(label, {})
                     of_row.setdefault(w, []).append(value * section.columns[j].scale)
     panels = []
-    for j, n in sorted(found, key=lambda key: (key[1], key[0])):
-        if len({w for of_row in found[j, n].values() for w in of_row}) > 1:
+    for j, round_ in sorted(found, key=lambda key: (key[1], key[0])):
+        points, (n, by) = found[j, round_], round_
+        if len({w for of_row in points.values() for w in of_row}) > 1:
             floor = None if n else section.floors.get((j, section.shown))
             column = section.columns[j]
-            title = f"{column.group}, search on {n} images" if n else column.group
-            lines = tuple(_line(label, of_row) for label, of_row in found[j, n].items())
+            title = f"{column.group}, search on {n} images{by and f', {by}'}" if n else column.group
+            lines = tuple(_line(label, of_row) for label, of_row in points.items())
             panels.append(Panel(title, lines, None if floor is None else floor * column.scale))
     return LinePlot(tuple(panels), "guidance w", axis_label(section.columns[places[0]])) if panels else None
 
 
 _Points = dict[str, dict[float, list[float]]]
+_Round = tuple[
+    int, str
+]  # images of a search, and the sampler of its coarse round or ""; (0, "") of evaluations
 
 
 def _guided(
     section: Section, selected: Selected, cell: str, column: Column
-) -> Iterator[tuple[int, float, float]]:
-    """(0 or the images of a search, w, value) of a cell at the shown step."""
+) -> Iterator[tuple[_Round, float, float]]:
+    """(round, w, value) of a cell at the shown step."""
     family, step = family_id(section.evaluation), section.shown
     for where in selected.points.get((cell, step), []):
         for record in selected.at(cell, step, where)[:1]:
@@ -148,12 +153,12 @@ def _guided(
             if family_id(record["body"]["evaluation"]) == family:
                 value = _value_in(selected.at(cell, step, where), column)
                 if value is not None:
-                    yield 0, float(w), value
+                    yield (0, ""), float(w), value
     for selection in selections_of(family, cell, step, selected)[:1]:
         if (selection["body"]["metric"], selection["body"]["group"]) == (column.metric, column.group):
             for each in selection["body"]["candidates"]:
                 if each["value"] is not None:
-                    yield int(each["n"]), float(each["guidance"]), float(each["value"])
+                    yield (int(each["n"]), coarse_text(each)), float(each["guidance"]), float(each["value"])
 
 
 def _value_in(records: Sequence[Record], column: Column) -> float | None:

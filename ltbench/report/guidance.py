@@ -14,6 +14,7 @@ from ltbench.report.axes import SectionPlan, section_title
 from ltbench.report.definition import TableDefinition
 from ltbench.report.identity import differing, family_id, section_id, section_of
 from ltbench.report.select import Record, Selected
+from ltbench.searching import coarse_text, told
 
 WHY = "the values that a table reports flatter whatever was chosen by them"
 NEEDS_BEST = f"Guidance: best is refused without records of a selection on independent samples, since {WHY}."
@@ -148,8 +149,7 @@ def _found(plan: SectionPlan, selected: Selected) -> SectionPlan:
     how = plan.evaluation["search"]
     text = (
         f"Each row at the guidance w that a search chose for it by {how['metric']}, {how['group']}, on images of its own (seed "
-        f"{how['seed']}: {len(how['guidance'])} values on {how['samples']} images each, the best {how['keep']} on "
-        f"{plan.evaluation['samples']})."
+        f"{how['seed']}: {told(plan.evaluation)})."
     )
     merged = replace(_merged([plan], _base(plan)), title=plan.title, ids=plan.ids, chosen_by=text)
     return _picked(merged, chosen, {}, selected)
@@ -231,7 +231,7 @@ def _not_there(family: Sequence[SectionPlan], w: float, selected: Selected) -> d
 def _common_choice(
     family: Sequence[SectionPlan], selected: Selected, table: TableDefinition
 ) -> tuple[float, str] | None:
-    """The candidate with the best mean over all cells, among those that every cell tried on equally many images."""
+    """The candidate with the best mean over all cells, among those that every cell tried on equally many images of one sampler."""
     step = max(step for _, step in _places(family)) if table.step == "last" else int(table.step)
     cells = [cell for cell, milestone in _places(family) if milestone == step]
     kind = family_id(family[0].evaluation)
@@ -245,23 +245,26 @@ def _common_choice(
     better = _direction(main[1], selected, cells, step)
     if not shared or better is None:
         return None
-    counts = Counter(n for n, _ in shared)
-    n = max(
-        counts, key=lambda count: (counts[count], count)
-    )  # the stage with most candidates, then with most images
-    means = {w: math.fsum(values[n, w] for values in tried) / len(tried) for count, w in shared if count == n}
+    counts = Counter(stage for stage, _ in shared)
+    # the round with most candidates, then with most images, then by the sampler of the table
+    stage = max(counts, key=lambda each: (counts[each], each[0], not each[1]))
+    means = {
+        w: math.fsum(values[stage, w] for values in tried) / len(tried) for of, w in shared if of == stage
+    }
+    n, by = stage
     turn = {"lower": lambda v: v, "higher": lambda v: -v, "zero": abs}[better]
     w = min(means, key=lambda each: (turn(means[each]), each))
     text = (
         f"Guidance {w:g} is common to all rows: the best mean of {main[1]}, {main[2]} over them among "
-        f"{len(means)} candidates ({_list(means)}) on {n} independent images each."
+        f"{len(means)} candidates ({_list(means)}) on {n} independent images each{by and f' by {by}'}."
     )
     return w, text
 
 
-def _candidates(selection: Record) -> dict[tuple[int, float], float]:
+def _candidates(selection: Record) -> dict[tuple[tuple[int, str], float], float]:
+    """((images, sampler of a coarse round or ""), guidance) -> value."""
     return {
-        (int(each["n"]), float(each["guidance"])): float(each["value"])
+        ((int(each["n"]), coarse_text(each)), float(each["guidance"])): float(each["value"])
         for each in selection["body"]["candidates"]
         if each["value"] is not None
     }

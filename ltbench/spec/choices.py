@@ -370,7 +370,8 @@ def evaluations(entry: models.Evaluate, data: Data) -> list[dict[str, Any]]:
     if entry.illustrate is not None:
         fixed |= illustrated(entry.illustrate, data)
     if entry.search is not None:
-        how = {key: thawed(value) for key, value in entry.search.model_dump().items()}
+        # what is not asked for is left out: the searches of before these keys keep their ids
+        how = {key: thawed(value) for key, value in entry.search.model_dump(exclude_none=True).items()}
         return [{**fixed, "guidance": None, "search": how, **given_guidance(given)}]
     return [at_guidance({**fixed, **given_guidance(given)}, w) for w in entry.guidance or (0.0,)]
 

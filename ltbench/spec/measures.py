@@ -12,6 +12,7 @@ from ltbench.protocols import (
     PROTOCOLS,
     UNDIRECTED,
     class_groups,
+    coarse_problems,
     extractor,
     extractors,
     guidance_problems,
@@ -47,6 +48,7 @@ class MeasureReader:
             given = entry.model_dump()
             wrong = sampler_problems(pipeline, given) if pipeline else []
             wrong += guidance_problems(given)
+            wrong += coarse_problems(pipeline, given) if pipeline and not wrong else []
             for key, message in wrong:
                 self._wrong_entry(("evaluate", i), item, key, message)
             if not wrong and entry.protocol in PROTOCOLS:
@@ -121,11 +123,21 @@ class MeasureReader:
             )
         if how.group not in known:
             self._add((*at, "group"), f"there is no group '{how.group}'", allowed=", ".join(known))
-        if how.samples > full:
-            self._add((*at, "samples"), f"the first round has {how.samples} images, the last {full}")
+        self._check_rounds(at, how, full)
         if how.keep >= len(how.guidance):
             message = f"keeps {how.keep} of {len(how.guidance)} values: nothing is left out"
             self._add((*at, "keep") if self.part.find((*at, "keep")) else at, message)
+
+    def _check_rounds(self, at: Path, how: models.Search, full: int) -> None:
+        """Rounds grow. One of another sampler is compared with nothing, but is there to be cheap."""
+        last = how.kept_samples or full
+        if how.samples > full or (how.samples > last and how.coarse is None):
+            self._add(
+                (*at, "samples"), f"the first round has {how.samples} images, the last {min(last, full)}"
+            )
+        if last > full:
+            message = f"the last round has {last} images, the reported evaluation {full}"
+            self._add((*at, "kept_samples"), message)
 
     def _check_illustrate(self, path: Path, entry: models.Evaluate, data: Data) -> None:
         if entry.illustrate is None:

@@ -100,6 +100,13 @@ class Schedule(Strict):
     high: Share | None = Field(None, description="of `interval`: highest noise level that is guided")
 
 
+class Coarse(Strict):
+    """A cheaper sampler of a search's first round, without noise of its own."""
+
+    sampler: Literal["euler", "heun", "ddim", "ddim-corrected"]
+    steps: Count = Field(20, description="as of an entry")
+
+
 class Search(Strict):
     """A staged search for the guidance, chosen on images that the reported value never sees."""
 
@@ -107,7 +114,16 @@ class Search(Strict):
         min_length=2, description="values of w to try; the best is evaluated with the entry's own seed"
     )
     samples: Count = Field(1000, description="images of every value in the first round")
-    keep: Count = Field(2, description="values that are measured at the full number of images")
+    coarse: Coarse | None = Field(
+        None,
+        description="sampler of the first round; the kept values are then the nearest to its best; default: the entry's",
+    )
+    keep: Count = Field(
+        2, description="values that are measured once more, on more images or by a better sampler"
+    )
+    kept_samples: Count | None = Field(
+        None, description="images of each kept value; default: the entry's number"
+    )
     metric: str = Field("FD", description="what is best is said by this metric")
     group: str = Field("all", description="over these classes")
     seed: Seed = Field(1, description="of the search's images; another one than the entry's")

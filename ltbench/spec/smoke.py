@@ -218,6 +218,9 @@ def _evaluate(entry: Tree, dataset: Tree) -> Tree:
             "samples": made["samples"],
             "keep": 1,
         }
+        made["search"].pop("kept_samples", None)
+        if (coarse := search.get("coarse")) is not None:
+            made["search"]["coarse"] = {**coarse, "steps": 1 if coarse["sampler"] == "heun" else 2}
     if (shown := entry.get("illustrate")) is not None:
         group = shown.get("classes", "tail")
         made["illustrate"] = {

@@ -1,18 +1,19 @@
-"""A staged search for the guidance of one milestone: few images of every value, all images of the best, and one evaluation of
-the winner on images that took no part in choosing it.
+"""A staged search for the guidance of one milestone: few images of every value, more of the best, and one evaluation of the winner
+on images that took no part in choosing it.
 
-Every point is a record of its own. The rounds share a sampling seed, so that the finalists' first images are those of the
-first round and are not made again; the reported evaluation has another seed.
+Every point is a record of its own. The rounds share a sampling seed: all values see the same noise, and a finalist's first images
+are those of the first round, if that had the same sampler, and are not made again. The reported evaluation has another seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ltbench import provenance
 from ltbench.errors import LtbenchError
 from ltbench.protocols import at_guidance, evaluation_id
+from ltbench.searching import best, first_round, kept, last_round, rule
 from ltbench.stages.common import Stage, present, put
 
 Measure = Callable[[Mapping[str, Any]], dict[str, Any]]  # an evaluation -> the body of its record
@@ -25,11 +26,9 @@ def search(stage: Stage, step: int, search_id: str, description: Mapping[str, An
         return
     how = description["search"]
     points: list[dict[str, Any]] = []
-    first = {
-        w: at_guidance(description, w, samples=how["samples"], seed=how["seed"]) for w in how["guidance"]
-    }
-    finalists = best(_round(first, how, measure, points), how["keep"])
-    last = {w: at_guidance(description, w, seed=how["seed"]) for w in finalists}
+    first = {w: first_round(description, w) for w in how["guidance"]}
+    finalists = kept(_round(first, how, measure, points, how.get("coarse")), how)
+    last = {w: last_round(description, w) for w in finalists}
     chosen = best(_round(last, how, measure, points), 1)[0]
     final = at_guidance(description, chosen)
     measure(final)
@@ -51,12 +50,6 @@ def search(stage: Stage, step: int, search_id: str, description: Mapping[str, An
     put(stage, body, search_id)
 
 
-def rule(description: Mapping[str, Any]) -> str:
-    """The rule's name, which says all of it: two selections by one name were made alike."""
-    how = description["search"]
-    return f"staged-{how['samples']}-top{how['keep']}-{description['samples']}-seed{how['seed']}"
-
-
 Measured = list[tuple[float, float]]  # (guidance, value, signed so that lower is better)
 
 
@@ -65,13 +58,14 @@ def _round(
     how: Mapping[str, Any],
     measure: Measure,
     points: list[dict[str, Any]],
+    coarse: Mapping[str, Any] | None = None,
 ) -> Measured:
-    """Measure one evaluation per value; each becomes a point of the selection."""
+    """Measure one evaluation per value; each becomes a point of the selection, one of a coarse sampler with its name."""
     found: Measured = []
     for w, evaluation in evaluations.items():
         row = _row(measure(evaluation), how)
         point = {"guidance": float(w), "value": row["value"], "se": row.get("se"), "n": evaluation["samples"]}
-        points.append({**point, "evaluation": evaluation_id(evaluation)})
+        points.append({**point, **(coarse or {}), "evaluation": evaluation_id(evaluation)})
         found.append((float(w), signed(row)))
     return found
 
@@ -93,8 +87,3 @@ def signed(row: Mapping[str, Any]) -> float:
     """The row's value, turned so that lower is better."""
     value = float(row["value"])
     return {"lower": value, "higher": -value, "zero": abs(value)}[row["better"]]
-
-
-def best(found: Sequence[tuple[float, float]], keep: int) -> list[float]:
-    """The guidance of the `keep` lowest values, in rising order; of equal ones the smaller guidance."""
-    return sorted(w for w, _ in sorted(found, key=lambda each: (each[1], each[0]))[:keep])
