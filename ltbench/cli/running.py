@@ -198,7 +198,7 @@ def _do(
     from ltbench.cli import costing, refusing
     from ltbench.cli.due import due_work, tidy, untrained
     from ltbench.cli.progress import counts_line, watcher
-    from ltbench.launch import local
+    from ltbench.launch import drivers, local
     from ltbench.launch.recorder import Cancelled, Recorder
     from ltbench.plan import evaluations_only, register, with_helpers
 
@@ -218,10 +218,10 @@ def _do(
     stages = sum(len(work.stages) for work in due)
     busy = min(seats.workers, stages * seats.ranks)
     say(counts_line(len(due), stages, busy, seats.threads, seats.ranks))
-    logs = store.scratch / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    logs = store.scratch / drivers.FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     settings = local.Settings(store.root, store.scratch, logs, seats, entry=pool.job or local.DEFAULT_JOB)
     cells = [_cell_work(work, found.spec, pool.options(seats)) for work in due]
-    with watcher(seats.workers, stages) as view:
+    with drivers.announced(logs, (work.cell.id for work in due)), watcher(seats.workers, stages) as view:
         cancelled = Cancelled(store, cells)
         going = local.LocalRun(cells, settings, view, Recorder(store, say), cancelled=cancelled)
         outcomes = going.run()
