@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +14,16 @@ from ltbench.cli.jobs import OnCluster
 from ltbench.cli.options import (
     AsJson,
     Changes,
+    Device,
     Filters,
+    KeepSamples,
     Plugins,
+    ReportAfter,
     ScratchAt,
     SpecName,
+    Split,
     StoreAt,
+    Threads,
     WithMethods,
     place,
 )
@@ -45,57 +51,60 @@ OF_SAMPLING = (
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 Pairs = list[tuple[dict[str, Any], dict[str, Any]]]  # (data set settings, evaluation)
 
+Measures = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEYS", help="Each evaluation once more with these keys: 'metrics: [vendi]'; repeatable."
+    ),
+]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. [as in run]")]
+External = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Whose images or weights these are: the row's name.")
+]
+SamplesAt = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz|FOLDER", help="Images: arr_0 and arr_1, or a folder of PNG."),
+]
+CheckpointAt = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.pt", help="Weights (SiT, REPA, CBDM, CCUA, ours), sampled here."),
+]
+Network = Annotated[str | None, typer.Option(help="The network of --checkpoint, e.g. SiT-S/2.")]
+Weights = Annotated[str, typer.Option(metavar="ema|model", help="Which weights of --checkpoint.")]
+Family = Annotated[str | None, typer.Option(help="Read --checkpoint as this family. [told from its names]")]
+Declared = Annotated[
+    list[str] | None,
+    typer.Option("--declare", metavar="KEY=VALUE", help="What its authors say: sampler=dopri5; repeatable."),
+]
+ReferenceAt = Annotated[
+    Path | None,
+    typer.Option(metavar="STATS.npz", help="ADM statistics in the place of the reference images."),
+]
+Protocol = Annotated[str | None, typer.Option(help="Only this protocol. [all of the spec]")]
+First = Annotated[int | None, typer.Option("--n", min=2, help="Only the first N of --samples. [all]")]
+
 
 def evaluate(
     spec: SpecName,
-    add: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEYS", help="Each evaluation once more with these keys: 'metrics: [vendi]'; repeatable."
-        ),
-    ] = None,
+    add: Measures = None,
     filter_: Filters = None,
     with_: WithMethods = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [as in run]")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per worker. [cores / workers]")] = None,
-    split: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Jobs that share the images of one evaluation.")
-    ] = 1,
-    keep_samples: Annotated[
-        bool, typer.Option("--keep-samples", help="Keep generated images in the scratch folder.")
-    ] = False,
-    report: Annotated[bool, typer.Option("--report", help="Build the report at the end.")] = False,
-    external: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose images or weights these are: the row's name.")
-    ] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz|FOLDER", help="Images: arr_0 and arr_1, or a folder of PNG."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.pt", help="Weights (SiT, REPA, CBDM, CCUA, ours), sampled here."),
-    ] = None,
-    network: Annotated[str | None, typer.Option(help="The network of --checkpoint, e.g. SiT-S/2.")] = None,
-    weights: Annotated[str, typer.Option(metavar="ema|model", help="Which weights of --checkpoint.")] = "ema",
-    family: Annotated[
-        str | None, typer.Option(help="Read --checkpoint as this family. [told from its names]")
-    ] = None,
-    declare: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--declare", metavar="KEY=VALUE", help="What its authors say: sampler=dopri5; repeatable."
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(metavar="STATS.npz", help="ADM statistics in the place of the reference images."),
-    ] = None,
-    protocol: Annotated[str | None, typer.Option(help="Only this protocol. [all of the spec]")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=2, help="Only the first N of --samples. [all]")] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda", help="Where. [a GPU if there is one]")
-    ] = None,
+    workers: Workers = None,
+    threads: Threads = None,
+    split: Split = 1,
+    keep_samples: KeepSamples = False,
+    report: ReportAfter = False,
+    external: External = None,
+    samples: SamplesAt = None,
+    checkpoint: CheckpointAt = None,
+    network: Network = None,
+    weights: Weights = "ema",
+    family: Family = None,
+    declare: Declared = None,
+    reference: ReferenceAt = None,
+    protocol: Protocol = None,
+    n: First = None,
+    device: Device = None,
     profile: OnCluster = None,
     set_: Changes = None,
     json: AsJson = False,
@@ -121,48 +130,84 @@ def evaluate(
       python harness.py evaluate table1 --external SiT --checkpoint sit.pt \\
           --network SiT-S/2 --declare images=256000000
     """
-    from ltbench.cli import jobs, running, stores, targets
+    from ltbench.cli import jobs, running, targets
 
     cluster = None
     if profile is not None:
         jobs.refuse_local(workers=workers, threads=threads, split=split > 1, report=report)
-        cluster = jobs.cluster(profile, scratch)
+        cluster = OfCluster(profile, jobs.cluster(profile, scratch))
     place(store, scratch, plugins)
+    filters = tuple(filter_ or ())
     if external is None:
         _refuse_foreign(samples=samples, checkpoint=checkpoint, network=network, declare=declare, n=n, reference=reference)  # fmt: skip
         benchmark = targets.load(spec, set_ or [], with_ or [], add or [])
-        if profile is not None and cluster is not None:
+        if cluster is not None:
             jobs.refuse_local(device=device)
-            raise typer.Exit(_submit(benchmark, cluster, profile, spec, filter_ or [], keep_samples, json))
+            raise typer.Exit(_submit(benchmark, cluster, spec, filters, keep_samples, json))
         pool = running.Pool(workers, threads, device, 1, None, split, keep_samples)
-        asked = running.Asked("evaluate", spec, tuple(filter_ or ()), report=report, json=json)
+        asked = running.Asked("evaluate", spec, filters, report=report, json=json)
         raise typer.Exit(running.carry_out(benchmark, pool, asked))
     _check(external, samples, checkpoint, network, reference, n)
+    theirs = Theirs(external, samples, checkpoint, network, weights, family, reference, n)
     benchmark = targets.load(spec, set_ or [])
     declared = declarations(declare or [])
-    if profile is not None and cluster is not None:
-        raise typer.Exit(_as_job(cluster, profile, external, device, json))
+    if cluster is not None:
+        raise typer.Exit(_as_job(cluster, external, device, json))
+    raise typer.Exit(_foreign(benchmark, theirs, declared, protocol, device, json))
+
+
+@dataclass(frozen=True)
+class OfCluster:
+    """A cluster by the name that was typed."""
+
+    name: str
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """What others made: images, or the weights of a network. first: only so many images."""
+
+    name: str
+    samples: Path | None
+    checkpoint: Path | None
+    network: str | None
+    weights: str
+    family: str | None
+    reference: Path | None
+    first: int | None
+
+
+def _foreign(
+    benchmark: Spec,
+    theirs: Theirs,
+    declared: dict[str, Any],
+    protocol: str | None,
+    device: str | None,
+    json: bool,
+) -> int:
+    """Measure it here and say what came of it; the exit code."""
+    from ltbench.cli import stores
+
     house = stores.open_store(write=True)
-    asked = {"device": device, "on_event": _events(external)}
-    if samples is not None:
-        found = of_samples(
-            benchmark, house, external, samples, declared, protocol, reference=reference, first=n, **asked
-        )
+    asked = {"device": device, "on_event": _events(theirs.name)}
+    if theirs.samples is not None:
+        found = of_samples(benchmark, house, theirs.name, theirs.samples, declared, protocol,
+                           reference=theirs.reference, first=theirs.first, **asked)  # fmt: skip
     else:
-        assert checkpoint is not None, "_check"
-        assert network is not None, "_check"
-        found = of_checkpoint(benchmark, house, external, checkpoint, declared, protocol,
-                              network=network, weights=weights, family=family, **asked)  # fmt: skip
-    dump([_plain(each) for each in found]) if json else _tell(external, found)
-    raise typer.Exit(int(any("body" not in each for each in found)))
+        assert theirs.checkpoint is not None, "_check"
+        assert theirs.network is not None, "_check"
+        found = of_checkpoint(benchmark, house, theirs.name, theirs.checkpoint, declared, protocol,
+                              network=theirs.network, weights=theirs.weights, family=theirs.family, **asked)  # fmt: skip
+    dump([_plain(each) for each in found]) if json else _tell(theirs.name, found)
+    return int(any("body" not in each for each in found))
 
 
 def _submit(
     benchmark: Spec,
-    cluster: Profile,
-    profile: str,
+    cluster: OfCluster,
     spec: str,
-    filters: Sequence[str],
+    filters: tuple[str, ...],
     keep_samples: bool,
     json: bool,
 ) -> int:
@@ -170,20 +215,20 @@ def _submit(
     from ltbench.cli import submitting
 
     options = (("keep_samples", True),) if keep_samples else ()
-    asked = submitting.Asked(spec, profile, tuple(filters), json=json, verb="evaluate", options=options)
-    return submitting.carry_out(benchmark, cluster, asked)
+    asked = submitting.Asked(spec, cluster.name, filters, json=json, verb="evaluate", options=options)
+    return submitting.carry_out(benchmark, cluster.profile, asked)
 
 
-def _as_job(cluster: Profile, profile: str, external: str, device: str | None, json: bool) -> int:
+def _as_job(cluster: OfCluster, external: str, device: str | None, json: bool) -> int:
     """The same command in SLURM's queue, on what an evaluation gets."""
     from ltbench.cli import jobs
     from ltbench.launch.slurm.commands import Command
 
     words = jobs.typed(drop=("--json",))
-    if device is None and not cluster.resources("evaluation").gpus:
+    if device is None and not cluster.profile.resources("evaluation").gpus:
         words += ["--device", "cpu"]
     command = Command(tuple(words), f"evaluate {external}", "evaluation")
-    return jobs.submit_command(cluster, profile, command, json=json)
+    return jobs.submit_command(cluster.profile, cluster.name, command, json=json)
 
 
 def _refuse_foreign(**given: Any) -> None:

@@ -14,6 +14,7 @@ from ltbench.cli.options import (
     Changes,
     Filters,
     Plugins,
+    RetryFailed,
     ScratchAt,
     SpecName,
     StoreAt,
@@ -57,10 +58,7 @@ def submit(
         bool, typer.Option("--watchdog", help="A tiny job submits again what was lost, until all is done.")
     ] = False,
     ask: Ask = True,
-    retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Try cells again whose loss was not finite."),
-    ] = False,
+    retry_failed: RetryFailed = False,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
