@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ltbench.errors import EnvironmentProblem, LtbenchError
 
@@ -206,6 +206,17 @@ def sweep(folder: Path, *, sole_owner: bool = False) -> list[str]:
             discard(folder / name)
             removed.append(name)
     return removed
+
+
+def writer(name: str) -> Literal["gone", "here", "elsewhere"] | None:
+    """Whose a half-written file of this name is: of a process of this kernel that is gone, or that lives; of another machine. None
+    for any other file."""
+    match = _TEMPORARY.fullmatch(name)
+    if match is None:
+        return None
+    if match["kernel"] != _kernel_tag():
+        return "elsewhere"
+    return "here" if pid_exists(int(match["pid"])) else "gone"
 
 
 def probe(folder: Path) -> dict[str, bool]:

@@ -92,6 +92,7 @@ LAYERS = {
     "ltbench.job": 4,
     "ltbench.launch": 5,
     "ltbench.status": 5,
+    "ltbench.clearing": 5,
     "ltbench.doctor": 5,
     "ltbench.cli": 6,
     "ltbench.entry": 6,

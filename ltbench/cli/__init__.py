@@ -14,6 +14,7 @@ import typer
 from ltbench.cli import (
     archiving,
     calibrating,
+    clearing,
     doctoring,
     evaluating,
     extracting,
@@ -57,6 +58,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (extracting.extractors, "What measures images; which of them prints FID."),
     (archiving.export, "A benchmark's results as one zip file."),
     (archiving.import_, "Add such files to a store; nothing is overwritten."),
+    (clearing.gc, "What may be deleted from scratch; --delete does it."),
     (doctoring.doctor, "What this machine or cluster can do, and what fails."),
     (syncing.sync, "Mirror curves and grids to TensorBoard or W&B."),
     (planning.validate, "Check a spec: every mistake, with its place."),

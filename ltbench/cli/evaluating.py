@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,89 +12,79 @@ from ltbench.cli.jobs import OnCluster
 from ltbench.cli.options import (
     AsJson,
     Changes,
+    Device,
     Filters,
+    KeepSamples,
     Plugins,
+    ReportAfter,
     ScratchAt,
     SpecName,
+    Split,
     StoreAt,
+    Threads,
     WithMethods,
     place,
 )
-from ltbench.cli.output import dump, out, plural, say, table
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
     from ltbench.profiles import Profile
-    from ltbench.spec.resolved import Part, Spec
+    from ltbench.spec.resolved import Spec
 
-# What a row has from elsewhere, and a declaration may not say.
-RESERVED = ("dataset", "external", "method", "name", "kind", "sha256", "declared")
-OF_SAMPLING = (
-    "sampler",
-    "steps",
-    "guidance",
-    "seed",
-    "labels",
-    "block",
-    "search",
-    "schedule",
-    "guidance_channels",
-    "precision",
-)
-_KEY = re.compile(r"[a-z][a-z0-9_]*")
-Pairs = list[tuple[dict[str, Any], dict[str, Any]]]  # (data set settings, evaluation)
+Measures = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEYS", help="Each evaluation once more with these keys: 'metrics: [vendi]'; repeatable."
+    ),
+]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. [as in run]")]
+External = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Whose images or weights these are: the row's name.")
+]
+SamplesAt = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz|FOLDER", help="Images: arr_0 and arr_1, or a folder of PNG."),
+]
+CheckpointAt = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.pt", help="Weights (SiT, REPA, CBDM, CCUA, ours), sampled here."),
+]
+Network = Annotated[str | None, typer.Option(help="The network of --checkpoint, e.g. SiT-S/2.")]
+Weights = Annotated[str, typer.Option(metavar="ema|model", help="Which weights of --checkpoint.")]
+Family = Annotated[str | None, typer.Option(help="Read --checkpoint as this family. [told from its names]")]
+Declared = Annotated[
+    list[str] | None,
+    typer.Option("--declare", metavar="KEY=VALUE", help="What its authors say: sampler=dopri5; repeatable."),
+]
+ReferenceAt = Annotated[
+    Path | None,
+    typer.Option(metavar="STATS.npz", help="ADM statistics in the place of the reference images."),
+]
+Protocol = Annotated[str | None, typer.Option(help="Only this protocol. [all of the spec]")]
+First = Annotated[int | None, typer.Option("--n", min=2, help="Only the first N of --samples. [all]")]
 
 
 def evaluate(
     spec: SpecName,
-    add: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEYS", help="Each evaluation once more with these keys: 'metrics: [vendi]'; repeatable."
-        ),
-    ] = None,
+    add: Measures = None,
     filter_: Filters = None,
     with_: WithMethods = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [as in run]")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per worker. [cores / workers]")] = None,
-    split: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Jobs that share the images of one evaluation.")
-    ] = 1,
-    keep_samples: Annotated[
-        bool, typer.Option("--keep-samples", help="Keep generated images in the scratch folder.")
-    ] = False,
-    report: Annotated[bool, typer.Option("--report", help="Build the report at the end.")] = False,
-    external: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose images or weights these are: the row's name.")
-    ] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz|FOLDER", help="Images: arr_0 and arr_1, or a folder of PNG."),
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.pt", help="Weights (SiT, REPA, CBDM, CCUA, ours), sampled here."),
-    ] = None,
-    network: Annotated[str | None, typer.Option(help="The network of --checkpoint, e.g. SiT-S/2.")] = None,
-    weights: Annotated[str, typer.Option(metavar="ema|model", help="Which weights of --checkpoint.")] = "ema",
-    family: Annotated[
-        str | None, typer.Option(help="Read --checkpoint as this family. [told from its names]")
-    ] = None,
-    declare: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--declare", metavar="KEY=VALUE", help="What its authors say: sampler=dopri5; repeatable."
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(metavar="STATS.npz", help="ADM statistics in the place of the reference images."),
-    ] = None,
-    protocol: Annotated[str | None, typer.Option(help="Only this protocol. [all of the spec]")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=2, help="Only the first N of --samples. [all]")] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda", help="Where. [a GPU if there is one]")
-    ] = None,
+    workers: Workers = None,
+    threads: Threads = None,
+    split: Split = 1,
+    keep_samples: KeepSamples = False,
+    report: ReportAfter = False,
+    external: External = None,
+    samples: SamplesAt = None,
+    checkpoint: CheckpointAt = None,
+    network: Network = None,
+    weights: Weights = "ema",
+    family: Family = None,
+    declare: Declared = None,
+    reference: ReferenceAt = None,
+    protocol: Protocol = None,
+    n: First = None,
+    device: Device = None,
     profile: OnCluster = None,
     set_: Changes = None,
     json: AsJson = False,
@@ -121,48 +110,45 @@ def evaluate(
       python harness.py evaluate table1 --external SiT --checkpoint sit.pt \\
           --network SiT-S/2 --declare images=256000000
     """
-    from ltbench.cli import jobs, running, stores, targets
+    from ltbench.cli import foreign, jobs, running, targets
 
     cluster = None
     if profile is not None:
         jobs.refuse_local(workers=workers, threads=threads, split=split > 1, report=report)
-        cluster = jobs.cluster(profile, scratch)
+        cluster = OfCluster(profile, jobs.cluster(profile, scratch))
     place(store, scratch, plugins)
+    filters = tuple(filter_ or ())
     if external is None:
         _refuse_foreign(samples=samples, checkpoint=checkpoint, network=network, declare=declare, n=n, reference=reference)  # fmt: skip
         benchmark = targets.load(spec, set_ or [], with_ or [], add or [])
-        if profile is not None and cluster is not None:
+        if cluster is not None:
             jobs.refuse_local(device=device)
-            raise typer.Exit(_submit(benchmark, cluster, profile, spec, filter_ or [], keep_samples, json))
+            raise typer.Exit(_submit(benchmark, cluster, spec, filters, keep_samples, json))
         pool = running.Pool(workers, threads, device, 1, None, split, keep_samples)
-        asked = running.Asked("evaluate", spec, tuple(filter_ or ()), report=report, json=json)
+        asked = running.Asked("evaluate", spec, filters, report=report, json=json)
         raise typer.Exit(running.carry_out(benchmark, pool, asked))
-    _check(external, samples, checkpoint, network, reference, n)
+    foreign.check(external, samples, checkpoint, network, reference, n)
+    theirs = foreign.Theirs(external, samples, checkpoint, network, weights, family, reference, n)
     benchmark = targets.load(spec, set_ or [])
-    declared = declarations(declare or [])
-    if profile is not None and cluster is not None:
-        raise typer.Exit(_as_job(cluster, profile, external, device, json))
-    house = stores.open_store(write=True)
-    asked = {"device": device, "on_event": _events(external)}
-    if samples is not None:
-        found = of_samples(
-            benchmark, house, external, samples, declared, protocol, reference=reference, first=n, **asked
-        )
-    else:
-        assert checkpoint is not None, "_check"
-        assert network is not None, "_check"
-        found = of_checkpoint(benchmark, house, external, checkpoint, declared, protocol,
-                              network=network, weights=weights, family=family, **asked)  # fmt: skip
-    dump([_plain(each) for each in found]) if json else _tell(external, found)
-    raise typer.Exit(int(any("body" not in each for each in found)))
+    declared = foreign.declarations(declare or [])
+    if cluster is not None:
+        raise typer.Exit(_as_job(cluster, external, device, json))
+    raise typer.Exit(foreign.measure(benchmark, theirs, declared, protocol, device, json))
+
+
+@dataclass(frozen=True)
+class OfCluster:
+    """A cluster by the name that was typed."""
+
+    name: str
+    profile: Profile
 
 
 def _submit(
     benchmark: Spec,
-    cluster: Profile,
-    profile: str,
+    cluster: OfCluster,
     spec: str,
-    filters: Sequence[str],
+    filters: tuple[str, ...],
     keep_samples: bool,
     json: bool,
 ) -> int:
@@ -170,20 +156,20 @@ def _submit(
     from ltbench.cli import submitting
 
     options = (("keep_samples", True),) if keep_samples else ()
-    asked = submitting.Asked(spec, profile, tuple(filters), json=json, verb="evaluate", options=options)
-    return submitting.carry_out(benchmark, cluster, asked)
+    asked = submitting.Asked(spec, cluster.name, filters, json=json, verb="evaluate", options=options)
+    return submitting.carry_out(benchmark, cluster.profile, asked)
 
 
-def _as_job(cluster: Profile, profile: str, external: str, device: str | None, json: bool) -> int:
+def _as_job(cluster: OfCluster, external: str, device: str | None, json: bool) -> int:
     """The same command in SLURM's queue, on what an evaluation gets."""
     from ltbench.cli import jobs
     from ltbench.launch.slurm.commands import Command
 
     words = jobs.typed(drop=("--json",))
-    if device is None and not cluster.resources("evaluation").gpus:
+    if device is None and not cluster.profile.resources("evaluation").gpus:
         words += ["--device", "cpu"]
     command = Command(tuple(words), f"evaluate {external}", "evaluation")
-    return jobs.submit_command(cluster, profile, command, json=json)
+    return jobs.submit_command(cluster.profile, cluster.name, command, json=json)
 
 
 def _refuse_foreign(**given: Any) -> None:
@@ -193,196 +179,3 @@ def _refuse_foreign(**given: Any) -> None:
             f"{', '.join(named)} belongs to what others made",
             "name the row with --external NAME, or leave it out to measure your own milestones",
         )
-
-
-def of_samples(
-    benchmark: Spec,
-    store: Any,
-    name: str,
-    path: Path,
-    declared: Mapping[str, Any],
-    protocol: str | None,
-    **more: Any,
-) -> list[dict[str, Any]]:
-    """Measure images under every way of measuring that the benchmark has: what it says of sampling is not theirs."""
-    from ltbench.cli import heavy
-
-    pairs = _pairs(benchmark.parts, protocol)
-    different = {_as_measured(dataset, evaluation): (dataset, evaluation) for dataset, evaluation in pairs}
-    return heavy.call(
-        "ltbench.stages.external:measure_samples", store, name, path, declared, [*different.values()], **more
-    )
-
-
-def of_checkpoint(
-    benchmark: Spec,
-    store: Any,
-    name: str,
-    path: Path,
-    declared: Mapping[str, Any],
-    protocol: str | None,
-    *,
-    network: str,
-    **more: Any,
-) -> list[dict[str, Any]]:
-    """Sample from weights under every evaluation of the benchmark's parts that sample such a network."""
-    from ltbench.cli import heavy
-    from ltbench.protocols import sampling_text
-
-    pipeline = "sit" if network.startswith("SiT") else "ddpm"
-    parts = [part for part in benchmark.parts if part.pipeline == pipeline]
-    if not parts:
-        raise UsageError(
-            f"{benchmark.name} has no part with the pipeline {pipeline}, which samples {network}"
-        )
-    pairs = []
-    for dataset, evaluation in _pairs(parts, protocol):
-        if "search" in evaluation:
-            say(
-                f"left out: {evaluation['protocol']}, {sampling_text(evaluation)}: guidance is searched for own cells only"
-            )
-        else:
-            pairs.append((dataset, evaluation))
-    if not pairs:
-        raise UsageError(
-            f"{benchmark.name} has no evaluation at a given guidance",
-            "name one, e.g. --set evaluate.0.guidance=1.5",
-        )
-    return heavy.call("ltbench.stages.external:measure_checkpoint", store, name, path, declared, pairs,
-                      pipeline=pipeline, network=network, **more)  # fmt: skip
-
-
-def _check(
-    name: str,
-    samples: Path | None,
-    checkpoint: Path | None,
-    network: str | None,
-    reference: Path | None,
-    n: int | None,
-) -> None:
-    """Raises UsageError for options that do not go together."""
-    if not name.strip() or not name.isprintable() or len(name) > 80:
-        raise UsageError(
-            f"--external {name!r} is no name for a row", "printable text of at most 80 characters"
-        )
-    if (samples is None) == (checkpoint is None):
-        raise UsageError("evaluate --external takes either --samples or --checkpoint")
-    if checkpoint is not None and network is None:
-        raise UsageError(
-            "--checkpoint needs --network", "the name of its network here, e.g. --network SiT-S/2"
-        )
-    if checkpoint is not None and (reference is not None or n is not None):
-        raise UsageError("--reference and --n go with --samples", "`sample` makes images of a cell")
-    if samples is not None and network is not None:
-        raise UsageError("--network goes with --checkpoint", "say it of samples by --declare network=...")
-
-
-def declarations(texts: Sequence[str]) -> dict[str, Any]:
-    """`--declare key=value` as a mapping; values are YAML scalars. Raises UsageError."""
-    from ltbench.spec.yaml_io import scalar
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not _KEY.fullmatch(key) or not value.strip():
-            raise UsageError(f"--declare {text}: expects key=value", "e.g. --declare sampler=dopri5")
-        if key in RESERVED:
-            raise UsageError(f"--declare {text}: '{key}' is known already and cannot be declared")
-        if key in found:
-            raise UsageError(f"--declare: {key} is said twice")
-        try:
-            found[key] = scalar(value.strip())
-        except ValueError as error:
-            raise UsageError(f"--declare {text}: {error}") from None
-    _check_numbers(found)
-    return found
-
-
-def _check_numbers(declared: Mapping[str, Any]) -> None:
-    for key, kinds, said in (
-        ("guidance", (int, float), "a number"),
-        ("steps", (int,), "a whole number"),
-        ("step", (int,), "a whole number"),
-        ("seed", (int,), "a whole number"),
-    ):
-        value = declared.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or value < 0):
-            raise UsageError(f"--declare {key}={value}: {key} is {said} from 0 up")
-
-
-def _pairs(parts: Sequence[Part], protocol: str | None) -> Pairs:
-    """Every (data set, evaluation) of the parts, once. Raises UsageError for a protocol that none has."""
-    from ltbench.canonical import canonical_json
-
-    found: dict[bytes, tuple[dict[str, Any], dict[str, Any]]] = {}
-    for part in parts:
-        for key, evaluations in part.evaluations.items():
-            for evaluation in evaluations:
-                if "illustrate" in evaluation:
-                    continue  # what is made of own milestones only
-                pair = (part.data[key].settings, evaluation)
-                found.setdefault(canonical_json(pair), pair)
-    known = sorted({evaluation["protocol"] for _, evaluation in found.values()})
-    if protocol is not None and protocol not in known:
-        raise UsageError(f"--protocol {protocol}: the spec has {', '.join(known)}")
-    return [pair for pair in found.values() if protocol in (None, pair[1]["protocol"])]
-
-
-def _as_measured(dataset: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bytes:
-    """What of an evaluation matters for images that exist already."""
-    from ltbench.canonical import canonical_json
-    from ltbench.protocols import OPTIONS
-
-    options = {key for taken in OPTIONS.values() for key in taken}
-    left_out = {*OF_SAMPLING, *options}
-    return canonical_json([dict(dataset), {k: v for k, v in evaluation.items() if k not in left_out}])
-
-
-def _events(name: str) -> Any:
-    from ltbench.cli import heavy
-
-    tell = heavy.teller(name)
-
-    def hear(event: Mapping[str, Any]) -> None:
-        if event["type"] == "notice":
-            say(str(event["message"]))
-        elif event["type"] == "progress":
-            tell(event["step"], event["total"])
-
-    return hear
-
-
-def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
-    body = found.get("body", {})
-    rows = body.get("rows")
-    return {**{k: v for k, v in found.items() if k != "body"}, "rows": rows, "external": body.get("external")}
-
-
-def _tell(name: str, found: Sequence[Mapping[str, Any]]) -> None:
-    """The numbers of each evaluation, and what a person should know beside them."""
-    for each in found:
-        for note in each["notes"]:
-            say(f"note: {note}")
-        if "body" not in each:
-            say(f"cell {each['cell'][:12]}: {each.get('message') or 'was stopped; the same command goes on'}")
-            continue
-        evaluation, rows = each["body"]["evaluation"], each["body"]["rows"]
-        groups = list(dict.fromkeys(row["group"] for row in rows))
-        word = "measured before" if each["outcome"] == "known" else "measured"
-        out(f"{name} (external), {evaluation['protocol']}, {plural(evaluation['samples'], 'image')}: {word}")
-        values = {(row["name"], row["group"]): row for row in rows}
-        table(("metric", *groups), (
-            (metric, *(_number(values.get((metric, group))) for group in groups))
-            for metric in dict.fromkeys(row["name"] for row in rows)
-        ))  # fmt: skip
-        for reason in dict.fromkeys(row["reason"] for row in rows if row.get("reason")):
-            say(f"note: no value where {reason}")
-        out(f"cell {each['cell'][:12]}, evaluation {each['evaluation']}")
-
-
-def _number(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["value"] is None:
-        return "-"
-    error = row.get("se")
-    value = f"{row['scale'] * row['value']:.4g}"
-    return value if error is None else f"{value} ± {row['scale'] * error:.2g}"

@@ -71,52 +71,60 @@ def methods(
         _list_or_show("methods", None, json, no_import)
 
 
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="A parameter of the data set; repeatable."),
+]
+PictureAt = Annotated[
+    Path | None, typer.Option("--picture", metavar="FILE", help="Where the picture of the tail goes.")
+]
+RootAt = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="prepare: where data lies. [the environment's LTBENCH_DATA]"),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="prepare: fetch what is missing, where programs may.")
+]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="PATH",
+        help="prepare: where the archive or folder lies; it is linked into LTBENCH_DATA, not copied.",
+    ),
+]
+Checksums = Annotated[
+    bool,
+    typer.Option(
+        "--checksums/--no-checksums", help="prepare: compare archives with their published sums, once."
+    ),
+]
+Decoders = Annotated[
+    int | None, typer.Option("--workers", min=1, help="prepare: processes that decode. [all cores]")
+]
+Pixels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pixels",
+        metavar="PART",
+        help="prepare: a part to decode (train, reference, holdout); repeatable.",
+    ),
+]
+
+
 def datasets(
     words: DataWords = None,
     json: AsJson = False,
     plugins: Plugins = None,
     no_import: NoImport = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="A parameter of the data set; repeatable."),
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Where the picture of the tail goes.")
-    ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root", metavar="DIR", help="prepare: where data lies. [the environment's LTBENCH_DATA]"
-        ),
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="prepare: fetch what is missing, where programs may.")
-    ] = False,
-    from_: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            metavar="PATH",
-            help="prepare: where the archive or folder lies; it is linked into LTBENCH_DATA, not copied.",
-        ),
-    ] = None,
-    checksums: Annotated[
-        bool,
-        typer.Option(
-            "--checksums/--no-checksums", help="prepare: compare archives with their published sums, once."
-        ),
-    ] = True,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="prepare: processes that decode. [all cores]")
-    ] = None,
-    pixels: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pixels",
-            metavar="PART",
-            help="prepare: a part to decode (train, reference, holdout); repeatable.",
-        ),
-    ] = None,
+    set_: Parameters = None,
+    picture: PictureAt = None,
+    root: RootAt = None,
+    download: Download = False,
+    from_: From = None,
+    checksums: Checksums = True,
+    workers: Decoders = None,
+    pixels: Pixels = None,
     profile: OnCluster = None,
 ) -> None:
     """List the data sets; show one: images per class, group shares, where it lies, a picture of its tail; prepare one.
@@ -137,14 +145,13 @@ def datasets(
 
     place(plugins=plugins)
     verb, *rest = words or [""]
+    how = dataset.How(root, from_, download, checksums, workers, tuple(pixels or ()), profile)
     if verb == "prepare" and len(rest) == 1:
-        how = dataset.How(root, from_, download, checksums, workers, tuple(pixels or ()), profile)
         dataset.prepare(rest[0], set_ or [], json, how)
         return
     if verb == "prepare" or rest:
         raise UsageError(f"datasets {' '.join(words or [])}: one name at a time", "or: datasets prepare NAME")
-    given = (root, from_, workers, profile)
-    if any(value is not None for value in given) or download or not checksums or pixels:
+    if how != dataset.How():
         options = "--root, --from, --download, --no-checksums, --workers, --pixels and --profile"
         raise UsageError(f"{options} go with `datasets prepare NAME`")
     if not verb:

@@ -48,6 +48,18 @@ Smoke = Annotated[
     ),
 ]
 
+# What `run`, `evaluate`, `submit` and `sample` are told of how work is done.
+Threads = Annotated[int | None, typer.Option(help="Threads per worker. [cores / workers]")]
+Device = Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where. [a GPU if there is one]")]
+Split = Annotated[int, typer.Option(metavar="N", min=1, help="Jobs that share the images of one evaluation.")]
+KeepSamples = Annotated[
+    bool, typer.Option("--keep-samples", help="Keep generated images in the scratch folder.")
+]
+ReportAfter = Annotated[bool, typer.Option("--report", help="Build the report at the end.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try cells again whose loss was not finite.")
+]
+
 
 def place(store: Path | None = None, scratch: Path | None = None, plugins: list[str] | None = None) -> None:
     """Put the flags where everything looks: the environment of this process, which its children inherit."""

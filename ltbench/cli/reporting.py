@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,62 +26,71 @@ if TYPE_CHECKING:
     from ltbench.cli.definitions import Asked
     from ltbench.plan import Plan
     from ltbench.report.build import Report
+    from ltbench.report.memory import Memory
+    from ltbench.report.pins import Moved, Pins
     from ltbench.store import Store
 
 BUILD = Path("reports/build")
 APPENDIX = "appendix"
 
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[appendix] NAME",
+        help="A definition in reports/ (table1), or a spec: its path or a name in benchmarks/.",
+        show_default=False,
+    ),
+]
+Of = Annotated[str | None, typer.Argument(hidden=True)]
+Every = Annotated[bool, typer.Option("--all", help="Every definition in reports/ that names its benchmarks.")]
+Formats = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="md,tex,csv,html,png,pdf,svg",
+        help="Which files; pdf and svg are the figures. [all but these two]",
+    ),
+]
+Definition = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="A definition in reports/. [the spec's own, else summary]"),
+]
+Paper = Annotated[
+    bool, typer.Option("--paper", help="Also the differences from the published numbers, with verdicts.")
+]
+FailOn = Annotated[
+    Literal["drift"] | None,
+    typer.Option(
+        "--fail-on", help="drift: exit 3 where ours is outside the tolerance of a published number."
+    ),
+]
+Lock = Annotated[
+    Path | None,
+    typer.Option("--lock", metavar="FILE", help="Pin every printed number and the records behind it."),
+]
+Check = Annotated[
+    Path | None,
+    typer.Option("--check", metavar="FILE", help="List what moved since --lock; exit code 3 if anything."),
+]
+Folder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where the files go. [reports/build/NAME]")
+]
+
 
 def report(
-    spec: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[appendix] NAME",
-            help="A definition in reports/ (table1), or a spec: its path or a name in benchmarks/.",
-            show_default=False,
-        ),
-    ] = None,
-    of: Annotated[str | None, typer.Argument(hidden=True)] = None,
-    all_: Annotated[
-        bool, typer.Option("--all", help="Every definition in reports/ that names its benchmarks.")
-    ] = False,
-    format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="md,tex,csv,html,png,pdf,svg",
-            help="Which files; pdf and svg are the figures. [all but these two]",
-        ),
-    ] = None,
-    as_: Annotated[
-        str | None,
-        typer.Option("--as", metavar="NAME", help="A definition in reports/. [the spec's own, else summary]"),
-    ] = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="Also the differences from the published numbers, with verdicts.")
-    ] = False,
-    fail_on: Annotated[
-        Literal["drift"] | None,
-        typer.Option(
-            "--fail-on", help="drift: exit 3 where ours is outside the tolerance of a published number."
-        ),
-    ] = None,
-    lock: Annotated[
-        Path | None,
-        typer.Option("--lock", metavar="FILE", help="Pin every printed number and the records behind it."),
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            "--check", metavar="FILE", help="List what moved since --lock; exit code 3 if anything."
-        ),
-    ] = None,
+    spec: Name = None,
+    of: Of = None,
+    all_: Every = False,
+    format_: Formats = None,
+    as_: Definition = None,
+    paper: Paper = False,
+    fail_on: FailOn = None,
+    lock: Lock = None,
+    check: Check = None,
     filter_: Filters = None,
     set_: Changes = None,
     with_: WithMethods = None,
-    out_dir: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where the files go. [reports/build/NAME]")
-    ] = None,
+    out_dir: Folder = None,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
@@ -100,7 +110,7 @@ def report(
       python harness.py report quickstart --check paper.lock
       python harness.py report --all --lock paper.lock
     """
-    from ltbench.cli import definitions, locking, stores
+    from ltbench.cli import locking
     from ltbench.report import memory
 
     locking.one_of(lock, check)
@@ -108,51 +118,121 @@ def report(
         _one_of(spec, as_, all_)
     named = memory.name()
     place(store, scratch, plugins)
+    change = Change(tuple(set_ or ()), tuple(with_ or ()), tuple(filter_ or ()))
     if spec is not None and spec == APPENDIX and of is not None:
-        _appendix(of, as_, set_ or [], with_ or [], filter_ or [], format_, out_dir, json)
+        _appendix(of, as_, change, format_, out_dir, json)
         return
     if of is not None:
         raise UsageError(
             f"report takes one name, not {spec} and {of}", "`report appendix SPEC` has two words"
         )
-    plain = lock is None and check is None and fail_on is None and not all_
-    if plain and memory.recall(named):
+    wanted = Wanted(spec, as_, format_, out_dir, paper, fail_on, lock, check, json, change)
+    if wanted.plain and memory.recall(named):
         return
-    known = locking.pinned_by(check, lock)
-    told: list[dict[str, Any]] = []
-    done: list[tuple[Asked, list[Plan], Report]] = []
-    drift = False
     with memory.remembering(named) as seen:
-        house = stores.open_store(write=False)
-        house.lazy = True  # a table asks for few of the rows
-        for each in definitions.every() if spec is None else [spec]:
-            asked = definitions.asked(each, as_)
-            found = [
-                plans_of(name, house, set_ or [], with_ or [], filter_ or []) for name in asked.benchmarks
-            ]
-            folder = out_dir / each if out_dir is not None and all_ else out_dir
-            made = build(found, house, format_, asked, folder, quiet=json, paper=paper or fail_on is not None)
-            moved = locking.settle(made, as_, lock, check, known, of_all=all_, quiet=json)
-            done.append((asked, found, made))
-            drift = drift or bool(moved)
-            files = {name: str(path) for name, path in made.paths.items()}
-            told.append({"name": asked.name or made.table.name, "files": files,
-                         **({} if moved is None else {"moved": moved.lines})})  # fmt: skip
-        if json:
-            dump(told if all_ else told[0])
-        if check is not None and all_:
-            locking.unchecked(check, known, [made for _, _, made in done])
-    if plain:
-        ((asked, found, made),) = done
-        if all(set(each.counts()) <= {"done", "n/a"} for each in found):
-            # Whatever is not done may change without a file changing that was read.
-            for name in asked.benchmarks:
-                seen.also(*_places(name, as_ or str(spec)))
-            seen.keep(list(made.paths.values()))
-    if drift:
+        done = _all(wanted)
+    if wanted.plain:
+        _remember(seen, wanted, *done)
+    _fail(wanted, done)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the flags change a benchmark: --set, --with, --filter."""
+
+    changes: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command asked for. spec: None for every definition. plain: one report that nothing else depends on."""
+
+    spec: str | None
+    as_: str | None
+    formats: str | None
+    folder: Path | None
+    paper: bool
+    fail_on: str | None
+    lock: Path | None
+    check: Path | None
+    json: bool
+    change: Change
+
+    @property
+    def all(self) -> bool:
+        return self.spec is None
+
+    @property
+    def plain(self) -> bool:
+        return self.lock is None and self.check is None and self.fail_on is None and not self.all
+
+
+@dataclass(frozen=True)
+class Done:
+    """One report that was made. moved: what differs from the lock, None where nothing was compared."""
+
+    asked: Asked
+    plans: list[Plan]
+    made: Report
+    moved: Moved | None
+
+    def json(self) -> dict[str, Any]:
+        """As `--json` tells it."""
+        files = {name: str(path) for name, path in self.made.paths.items()}
+        told = {"name": self.asked.name or self.made.table.name, "files": files}
+        return told if self.moved is None else {**told, "moved": self.moved.lines}
+
+
+def _all(wanted: Wanted) -> list[Done]:
+    """Make every report that was asked for, and say what came of them."""
+    from ltbench.cli import definitions, locking, stores
+
+    known = locking.pinned_by(wanted.check, wanted.lock)
+    house = stores.open_store(write=False)
+    house.lazy = True  # a table asks for few of the rows
+    names = definitions.every() if wanted.spec is None else [wanted.spec]
+    done = [_one(name, house, wanted, known) for name in names]
+    if wanted.json:
+        told = [each.json() for each in done]
+        dump(told if wanted.all else told[0])
+    if wanted.check is not None and wanted.all:
+        locking.unchecked(wanted.check, known, [each.made for each in done])
+    return done
+
+
+def _one(name: str, house: Store, wanted: Wanted, known: Mapping[str, Pins]) -> Done:
+    """Make one report, and hold it against what was pinned."""
+    from ltbench.cli import definitions, locking
+
+    asked = definitions.asked(name, wanted.as_)
+    found = [plans_of(each, house, wanted.change) for each in asked.benchmarks]
+    folder = wanted.folder / name if wanted.folder is not None and wanted.all else wanted.folder
+    paper = wanted.paper or wanted.fail_on is not None
+    made = build(found, house, wanted.formats, asked, folder, quiet=wanted.json, paper=paper)
+    moved = locking.settle(
+        made, wanted.as_, wanted.lock, wanted.check, known, of_all=wanted.all, quiet=wanted.json
+    )
+    return Done(asked, found, made, moved)
+
+
+def _remember(seen: Memory, wanted: Wanted, done: Done) -> None:
+    """Keep a report in which nothing can change without a file changing that was read: all its cells are done."""
+    if all(set(each.counts()) <= {"done", "n/a"} for each in done.plans):
+        for name in done.asked.benchmarks:
+            seen.also(*_places(name, wanted.as_ or str(wanted.spec)))
+        seen.keep(list(done.made.paths.values()))
+
+
+def _fail(wanted: Wanted, done: Sequence[Done]) -> None:
+    """Exit code 3 for what moved since it was pinned, or lies outside a tolerance if that was asked."""
+    from ltbench.cli import definitions
+
+    if any(each.moved for each in done):
         raise typer.Exit(3)
-    if fail_on is not None:
-        definitions.fail_on_drift([made.table for _, _, made in done])
+    if wanted.fail_on is not None:
+        definitions.fail_on_drift([each.made.table for each in done])
 
 
 def _one_of(spec: str | None, as_: str | None, all_: bool) -> None:
@@ -174,24 +254,16 @@ def _places(spec: str, definition: str) -> list[Path]:
 
 
 def _appendix(
-    name: str,
-    as_: str | None,
-    changes: Sequence[str],
-    methods: Sequence[str],
-    filters: Sequence[str],
-    formats: str | None,
-    folder: Path | None,
-    json: bool,
+    name: str, as_: str | None, change: Change, formats: str | None, folder: Path | None, json: bool
 ) -> None:
     """Write the appendix of every benchmark of a report."""
     from ltbench.cli import appending, definitions, stores, targets
 
     house, paths = stores.open_store(write=False), {}
     for each in definitions.asked(name, as_).benchmarks:
-        spec = targets.load(each, changes, methods)
-        made = appending.write(
-            spec, targets.cells_of(spec, filters), house, folder or BUILD / spec.name, formats
-        )
+        spec = targets.load(each, change.changes, change.methods)
+        cells = targets.cells_of(spec, change.filters)
+        made = appending.write(spec, cells, house, folder or BUILD / spec.name, formats)
         paths |= {f"{spec.name}:{kind}": str(path) for kind, path in made.items()}
     if json:
         dump({"name": name, "files": paths})
@@ -200,15 +272,13 @@ def _appendix(
         out(path)
 
 
-def plans_of(
-    spec: str, store: Store, changes: Sequence[str], methods: Sequence[str], filters: Sequence[str]
-) -> Plan:
+def plans_of(spec: str, store: Store, change: Change) -> Plan:
     """The plan of a benchmark as the flags change it."""
     from ltbench import plan as plans
     from ltbench.cli import targets
 
-    benchmark = targets.load(spec, changes, methods)
-    return plans.plan(benchmark, store, targets.cells_of(benchmark, filters))
+    benchmark = targets.load(spec, change.changes, change.methods)
+    return plans.plan(benchmark, store, targets.cells_of(benchmark, change.filters))
 
 
 def build(

@@ -17,11 +17,16 @@ from ltbench.cli.options import (
     AsJson,
     Changes,
     Filters,
+    KeepSamples,
     Plugins,
+    ReportAfter,
+    RetryFailed,
     ScratchAt,
     Smoke,
     SpecName,
+    Split,
     StoreAt,
+    Threads,
     WithMethods,
     place,
 )
@@ -37,6 +42,28 @@ if TYPE_CHECKING:
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes. [one per GPU, else one per cell and core]")
+]
+Ranks = Annotated[
+    int,
+    typer.Option(metavar="N", help="Processes that train one cell together, a GPU each if there are any."),
+]
+TrainOn = Annotated[
+    str | None, typer.Option(metavar="cpu|cuda", help="Where to train. [a GPU if there is one]")
+]
+ProfileStep = Annotated[
+    bool,
+    typer.Option(
+        "--profile-step",
+        help="Train nothing: profile a step of the first cell of each method, write traces, print the five largest costs.",
+    ),
+]
+RunJob = Annotated[
+    str | None,
+    typer.Option("--job", metavar="MODULE:FUNCTION", help="The function that runs one stage.", hidden=True),
+]
+
 
 def run(
     spec: SpecName,
@@ -44,47 +71,21 @@ def run(
     set_: Changes = None,
     with_: WithMethods = None,
     smoke: Smoke = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes. [one per GPU, else one per cell and core]")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per worker. [cores / workers]")] = None,
-    ranks: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Processes that train one cell together, a GPU each if there are any."
-        ),
-    ] = 1,
+    workers: Workers = None,
+    threads: Threads = None,
+    ranks: Ranks = 1,
     ask: Ask = True,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda", help="Where to train. [a GPU if there is one]")
-    ] = None,
-    report: Annotated[bool, typer.Option("--report", help="Build the report at the end.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try cells again whose loss was not finite.")
-    ] = False,
-    split: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Jobs that share the images of one evaluation.")
-    ] = 1,
-    keep_samples: Annotated[
-        bool, typer.Option("--keep-samples", help="Keep generated images in the scratch folder.")
-    ] = False,
-    profile_step: Annotated[
-        bool,
-        typer.Option(
-            "--profile-step",
-            help="Train nothing: profile a step of the first cell of each method, write traces, print the five largest costs.",
-        ),
-    ] = False,
+    device: TrainOn = None,
+    report: ReportAfter = False,
+    retry_failed: RetryFailed = False,
+    split: Split = 1,
+    keep_samples: KeepSamples = False,
+    profile_step: ProfileStep = False,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
     plugins: Plugins = None,
-    job: Annotated[
-        str | None,
-        typer.Option(
-            "--job", metavar="MODULE:FUNCTION", help="The function that runs one stage.", hidden=True
-        ),
-    ] = None,
+    job: RunJob = None,
 ) -> None:
     """Train and evaluate whatever a benchmark still needs, on this machine.
 
@@ -103,22 +104,9 @@ def run(
 
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
-    if profile_step:
-        from ltbench.cli import profiling
-
-        profiling.refuse(
-            workers=workers,
-            ranks=ranks > 1,
-            report=report,
-            retry_failed=retry_failed,
-            split=split > 1,
-            keep_samples=keep_samples,
-        )
-        where = profiling.Where(device, threads)
-        raise typer.Exit(profiling.profile_step(benchmark, filter_ or [], where, json=json))
     pool = Pool(workers, threads, device, ranks, job, split, keep_samples)
     asked = Asked("run", spec, tuple(filter_ or ()), ask, report, retry_failed, json)
-    raise typer.Exit(carry_out(benchmark, pool, asked))
+    raise typer.Exit((_profile if profile_step else carry_out)(benchmark, pool, asked))
 
 
 @dataclass(frozen=True)
@@ -132,6 +120,22 @@ class Asked:
     report: bool = False
     retry_failed: bool = False
     json: bool = False
+
+
+def _profile(benchmark: Spec, pool: Pool, asked: Asked) -> int:
+    """`--profile-step`, which trains nothing; the exit code. Raises UsageError for what would mean something in a training alone."""
+    from ltbench.cli import profiling
+
+    profiling.refuse(
+        workers=pool.workers,
+        ranks=pool.ranks > 1,
+        report=asked.report,
+        retry_failed=asked.retry_failed,
+        split=pool.split > 1,
+        keep_samples=pool.keep_samples,
+    )
+    where = profiling.Where(pool.device, pool.threads)
+    return profiling.profile_step(benchmark, asked.filters, where, json=asked.json)
 
 
 def carry_out(benchmark: Spec, pool: Pool, asked: Asked) -> int:
@@ -198,7 +202,7 @@ def _do(
     from ltbench.cli import costing, refusing
     from ltbench.cli.due import due_work, tidy, untrained
     from ltbench.cli.progress import counts_line, watcher
-    from ltbench.launch import local
+    from ltbench.launch import drivers, local
     from ltbench.launch.recorder import Cancelled, Recorder
     from ltbench.plan import evaluations_only, register, with_helpers
 
@@ -218,10 +222,10 @@ def _do(
     stages = sum(len(work.stages) for work in due)
     busy = min(seats.workers, stages * seats.ranks)
     say(counts_line(len(due), stages, busy, seats.threads, seats.ranks))
-    logs = store.scratch / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    logs = store.scratch / drivers.FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     settings = local.Settings(store.root, store.scratch, logs, seats, entry=pool.job or local.DEFAULT_JOB)
     cells = [_cell_work(work, found.spec, pool.options(seats)) for work in due]
-    with watcher(seats.workers, stages) as view:
+    with drivers.announced(logs, (work.cell.id for work in due)), watcher(seats.workers, stages) as view:
         cancelled = Cancelled(store, cells)
         going = local.LocalRun(cells, settings, view, Recorder(store, say), cancelled=cancelled)
         outcomes = going.run()

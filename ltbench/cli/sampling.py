@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ltbench.cli.inspecting import CellName
-from ltbench.cli.options import AsJson, Plugins, ScratchAt, StoreAt, place
+from ltbench.cli.options import AsJson, Device, Plugins, ScratchAt, StoreAt, place
 from ltbench.cli.output import dump, out, say
 from ltbench.errors import UsageError
 
@@ -20,36 +20,45 @@ FREE = {"classes": "all", "labels": "balanced", "block": 100, "seed": 0, "quanti
 A_CLASS = 8  # images of a sheet, per class
 MOST = 96
 
+OutAt = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE.npz|FOLDER", help="An .npz (arr_0, arr_1), or a folder of PNG."),
+]
+GridAt = Annotated[
+    Path | None,
+    typer.Option("--grid", metavar="FILE.png", help="A sheet with the first images of each class."),
+]
+Step = Annotated[int | None, typer.Option(help="Which milestone. [the last one kept]")]
+Count = Annotated[
+    int | None, typer.Option("--n", min=1, help="How many images. [the evaluation's; a sheet's worth]")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="0,3", help="Only these classes, by number or name. [the evaluation's]"),
+]
+Evaluation = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Sample as this evaluation does. [the cell's that agrees best]"),
+]
+Guidance = Annotated[float | None, typer.Option(min=0, help="w; 1 is without guidance.")]
+Sampler = Annotated[str | None, typer.Option(help="euler, heun, dopri5, ddim ...")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Of the sampler.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of the noise.")]
+
 
 def sample(
     cell: CellName,
-    out_: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE.npz|FOLDER", help="An .npz (arr_0, arr_1), or a folder of PNG."),
-    ] = None,
-    grid: Annotated[
-        Path | None,
-        typer.Option("--grid", metavar="FILE.png", help="A sheet with the first images of each class."),
-    ] = None,
-    step: Annotated[int | None, typer.Option(help="Which milestone. [the last one kept]")] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", min=1, help="How many images. [the evaluation's; a sheet's worth]")
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(metavar="0,3", help="Only these classes, by number or name. [the evaluation's]"),
-    ] = None,
-    evaluation: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Sample as this evaluation does. [the cell's that agrees best]"),
-    ] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="w; 1 is without guidance.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="euler, heun, dopri5, ddim ...")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of the sampler.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the noise.")] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cpu|cuda", help="Where. [a GPU if there is one]")
-    ] = None,
+    out_: OutAt = None,
+    grid: GridAt = None,
+    step: Step = None,
+    n: Count = None,
+    classes: Classes = None,
+    evaluation: Evaluation = None,
+    guidance: Guidance = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    device: Device = None,
     json: AsJson = False,
     store: StoreAt = None,
     scratch: ScratchAt = None,
@@ -62,8 +71,7 @@ def sample(
       python harness.py sample 76fc6efc05e6 --out samples.npz
       python harness.py sample 76fc6efc05e6 --classes 0,9 --grid look.png
     """
-    from ltbench.cli import heavy, stores
-    from ltbench.protocols import sampling_text
+    from ltbench.cli import stores
 
     place(store, scratch, plugins)
     if out_ is None and grid is None:
@@ -76,28 +84,51 @@ def sample(
     if "method" not in settings:
         raise UsageError(f"cell {found[:12]} was not trained here: there is no milestone to sample from")
     given = {"guidance": guidance, "sampler": sampler, "steps": steps, "seed": seed}
-    chosen = _evaluation(
-        house, found, settings, step, evaluation, {k: v for k, v in given.items() if v is not None}
-    )
+    told = {key: value for key, value in given.items() if value is not None}
+    chosen = _evaluation(house, found, settings, step, evaluation, told)
     ids = _classes(classes, chosen, settings)
     count = n or (
         int(chosen["samples"]) if out_ is not None and "samples" in chosen else _sheet(chosen, ids, settings)
     )
-    say(f"{sampling_text(chosen)}, seed {chosen['seed']}: {count} images")
-    if out_ is not None and chosen["quantise"] == "none":
-        say("this evaluation measures unrounded images; a file holds rounded ones")
-    tell = heavy.teller("sampled", count)
-    made = heavy.call("ltbench.stages.export:export", found, step, settings, chosen, count,
-                      classes=ids, out=out_, grid=grid, device=device, notice=say, progress=tell)  # fmt: skip
-    result = {"cell": found, "count": count, **made, "out": out_ and str(out_), "grid": grid and str(grid)}
+    made = _made(found, step, settings, chosen, count, classes=ids, out=out_, grid=grid, device=device)
     if json:
-        dump(result)
+        paths = {"out": out_ and str(out_), "grid": grid and str(grid)}
+        dump({"cell": found, "count": count, **made, **paths})
         return
     for path in (out_, grid):
         if path is not None:
             out(str(path))
     if settings_grey(settings, out_):
         say("the images are grey: arr_0 repeats them in three channels, as ADM's evaluator expects")
+
+
+def _made(
+    cell: str,
+    step: int | None,
+    settings: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    count: int,
+    **where: Any,
+) -> dict[str, Any]:
+    """Make the images, having said how they are made; what `ltbench.stages.export` tells of them."""
+    from ltbench.cli import heavy
+    from ltbench.protocols import sampling_text
+
+    say(f"{sampling_text(chosen)}, seed {chosen['seed']}: {count} images")
+    if where["out"] is not None and chosen["quantise"] == "none":
+        say("this evaluation measures unrounded images; a file holds rounded ones")
+    tell = heavy.teller("sampled", count)
+    return heavy.call(
+        "ltbench.stages.export:export",
+        cell,
+        step,
+        settings,
+        chosen,
+        count,
+        notice=say,
+        progress=tell,
+        **where,
+    )
 
 
 def settings_grey(settings: Mapping[str, Any], out_: Path | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,10 @@ from ltbench.cli.output import dump, out, plural
 from ltbench.errors import LtbenchError, UsageError
 
 if TYPE_CHECKING:
+    from ltbench.clearing.living import Holding
     from ltbench.launch.slurm.layout import Submission
     from ltbench.launch.slurm.seen import Seen, Task
-    from ltbench.store import Run, Store
-    from ltbench.store.owner import Owner
+    from ltbench.store import Store
 
 CHUNK = 500  # jobs in one call of scancel
 
@@ -212,11 +212,12 @@ def _scancel(names: Sequence[str]) -> str | None:
 def _stop_runs(house: Store, cells: Collection[str] | None, done: Done) -> None:
     """A mark for every stage of the cells that a process here works on, and SIGTERM to its driver; elsewhere only its place can be
     told. Marks first: a run that shares the work must not take over what the other lets go."""
+    from ltbench.clearing.living import holders
     from ltbench.store import owner as owners
 
     here = owners.here()
-    held: list[_Holding] = []
-    for holding in _holders(house, cells):
+    held: list[Holding] = []
+    for holding in holders(house, None if cells is None else sorted(cells)):
         owner, cell = holding.owner, holding.run.cell
         alive = owner.alive(here)
         if owner.slurm_job is not None and cell in done.cells:
@@ -232,7 +233,7 @@ def _stop_runs(house: Store, cells: Collection[str] | None, done: Done) -> None:
         _stop(holding.run.cell, holding.owner.pid, done)
 
 
-def _mark_held(held: Sequence[_Holding], done: Done) -> None:
+def _mark_held(held: Sequence[Holding], done: Done) -> None:
     """What a person cancelled stays so, though the process that had it will say only that it was interrupted."""
     from ltbench.cli import stores
 
@@ -265,31 +266,6 @@ def _stop(cell: str, pid: int, done: Done) -> None:
         done.problems.append(f"stop cell {cell[:12]}: process {driver}: {error.strerror}")
     else:
         done.stopped.append(driver)
-
-
-@dataclass(frozen=True)
-class _Holding:
-    """A claim that has not been released: the stage of a run, the attempt, whose it is, and the step that it was last seen at."""
-
-    run: Run
-    stage: str
-    attempt: int
-    owner: Owner
-    step: int | None
-
-
-def _holders(house: Store, cells: Collection[str] | None) -> Iterator[_Holding]:
-    """Every claim that has not been released and whose owner may be alive."""
-    from ltbench.store import claims
-
-    for cell in house.cells():
-        if cells is not None and cell not in cells:
-            continue
-        for run in house.runs(cell):
-            for stage in run.stages():
-                now = claims.standing(run.dir, stage, house.watch, house.lease)
-                if now is not None and now.outcome is None and now.alive is not False and now.owner:
-                    yield _Holding(run, stage, now.attempt, now.owner, now.beat.get("step"))
 
 
 def _driver(pid: int) -> int:

@@ -7,6 +7,7 @@ code (ltbench/provenance.py) do not depend on the place, so records are the chec
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +43,8 @@ def take(scratch: Path) -> Path:
     if not place.is_dir():
         about = {"format": sealed.FORMAT, "hash": name, "git": git, "checkout": str(plugins.PACKAGE.parent)}
         _write({**contents, Path(plugins.SNAPSHOT): sealed.seal(about)}, place)
+    with contextlib.suppress(OSError):
+        os.utime(place)  # `gc` takes it for in use though its submission is not written yet
     return place
 
 
