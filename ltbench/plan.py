@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ltbench import provenance, vaes
+from ltbench import elsewhere, provenance, vaes
 from ltbench.answers import Answers
 from ltbench.canonical import Digester
 from ltbench.files import Unreadable
@@ -81,7 +81,8 @@ class Planned:
     (unsupported, impossible). changes: what makes it stale.
     progress: the last heartbeat of a running stage. spent: what its records say of their making.
     progress: the last heartbeat of a running stage, host where it runs. reached: the step that training is known to have come to.
-    attempts: at the stage that runs, failed or was interrupted; 0 where none was looked for.
+    attempts: at the stage that runs, failed or was interrupted; 0 where none was looked for. Neither done nor anything due: what is
+    missing needs weights that another machine has (`elsewhere`).
     """
 
     cell: Cell
@@ -98,6 +99,11 @@ class Planned:
     host: str | None = None
     reached: int = 0
     attempts: int = 0
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether something is missing that nothing here is to be done for: its weights are where it was trained."""
+        return self.state in ("partial", "stale") and not self.due
 
     def json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -530,7 +536,8 @@ class _Seen:
         self.cell, self.run = cell, run
         self.damaged = whole.damaged
         self.spent = tuple(spent for record in whole if (spent := _spent(record)))
-        self.trained = {record.step for record in known if record.kind == "train"}
+        self.training = {record.step: record for record in known if record.kind == "train"}
+        self.trained = set(self.training)
         made = [record for record in known if record.kind in ("evaluation", "selection", "illustration")]
         fresh = [r for r in made if good[r.kind == "illustration"] in (None, r.evaluation_code)]
         self.made = {(record.step, record.evaluation) for record in fresh}
@@ -574,15 +581,16 @@ class _Seen:
         )
 
     def _verdict(self, due: Sequence[Due], done: int, total: int) -> tuple[str, str]:
-        if not due:
+        away = elsewhere.sentence(self.away)
+        if not due and not away:
             return "done", "every record is there"
         if self.progress is not None:
             return "running", f"{done} of {total} records so far"
         if self.failure is not None:
             return "failed", ": ".join(self.failure)
         if self.stale and all(due_.reason in self.stale for due_ in due):
-            return "stale", self.stale[0]
-        return "partial", due[0].reason
+            return "stale", self.stale[0] if due else f"{self.stale[0]}; {away}"
+        return "partial", due[0].reason if due else away
 
     def _train(self) -> Iterator[Due]:
         """One stage for all milestones that lack their record, or their weights while an evaluation needs them."""
@@ -591,11 +599,20 @@ class _Seen:
         if steps and not reason:
             reached = max(self.trained, default=0)
             reason = f"milestone {steps[0]} is wanted, step {reached} is reached" if reached else "was begun"
-        gone = [step for step in self.cell.milestones if self._lacks_weights(step)]
+        gone = [s for s in self.cell.milestones if self._lacks_weights(s) and s not in self.away]
         if gone and not steps:
             reason = f"the weights of milestone {gone[0]} are not in the scratch folder"
         if steps or gone:
             yield Due("train:" + ",".join(map(str, sorted({*steps, *gone}))), reason)
+
+    @functools.cached_property
+    def away(self) -> dict[int, str]:
+        """Trained steps that want measuring, and whose weights another machine has: where they came from. Nothing is trained again
+        for their sake, unless a later step has to be trained anyhow."""
+        if not set(self.cell.milestones) <= self.trained:
+            return {}
+        lacking = [step for step in self.cell.milestones if self._lacks_weights(step)]
+        return elsewhere.origins(self.run, [self.training[step] for step in lacking])
 
     def _lacks_weights(self, step: int) -> bool:
         needed = any((step, key) not in self.made for key in self.cell.evaluations)
@@ -604,7 +621,9 @@ class _Seen:
     def _evaluations(self) -> Iterator[Due]:
         for step, key in itertools.product(self.cell.milestones, self.cell.evaluations):
             if (step, key) not in self.made:
-                yield Due(f"evaluate:{step}:{key}", self._evaluation_reason(step, key))
+                reason = self._evaluation_reason(step, key)
+                if step not in self.away:
+                    yield Due(f"evaluate:{step}:{key}", reason)
 
     def _evaluation_reason(self, step: int, key: str) -> str:
         reason = self._stage_reason(f"evaluate-{step:09d}-{key}", "evaluation", step, key)

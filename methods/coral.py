@@ -11,6 +11,8 @@ is the same where a whole batch is dropped. Its second head (logvar) enters no l
 not count, as in pytorch-metric-learning's reducer. On the sit pipeline the block is N/2, our port.
 
 Cost: 1 network pass and one linear layer on token means.
+
+Cite: rodriguez2025coral.
 """
 
 from __future__ import annotations

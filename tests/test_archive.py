@@ -71,6 +71,33 @@ def test_a_copied_store_gives_the_same_report(packed, cli, here):
     assert tree(here / "one") == tree(here / "two")
 
 
+def test_imported_results_stand_without_weights_and_are_not_trained_again(packed, cli):
+    """Records that are all there are done; what needs weights waits for the place that has them, and `plan`, `why`, `evaluate` say so."""
+    where = ("--store", "other", "--scratch", "bare")
+    cli("import", "a.zip", *where)
+
+    def planned(*more: str) -> list[dict]:
+        cells = json.loads(cli("plan", "little.yaml", *where, "--json", *more)[1])["cells"]
+        return [cell for cell in cells if cell["state"] != "failed"]
+
+    assert [(cell["state"], cell["due"]) for cell in planned()] == 3 * [("done", [])]
+    other = (
+        "evaluate=[{protocol: small-data, sampler: euler, steps: 10, guidance: 4.0, samples: 50, block: 50}]"
+    )
+    found = planned("--set", other)
+    assert [(cell["state"], cell["due"]) for cell in found] == 3 * [("partial", [])]
+    told = (
+        "weights of step 20, 40 are not here but where it was trained (its record is from the archive a.zip)"
+    )
+    assert all(told in cell["reason"] for cell in found)
+    assert told in cli("why", found[0]["cell"][:12], *where)[1]
+    code, out, err = cli("evaluate", "little.yaml", *where, "--set", other, "--filter", "seed=0")
+    assert (code, err.count(told)) == (0, 2)
+    assert "2 with weights elsewhere" in out
+    longer = planned("--set", "train.milestones=[20,40,60]", "--set", other)
+    assert all(cell["due"][0]["stage"] == "train:20,40,60" for cell in longer)  # to go on it begins again
+
+
 def test_a_failure_travels_with_its_cause(packed, cli):
     cli("import", "a.zip", "--store", "other")
     code, out, _ = cli("plan", "little.yaml", "--store", "other", "--json")

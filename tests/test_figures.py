@@ -24,6 +24,7 @@ from ltbench.report import cost_data, figures, illustrated, sheets
 from ltbench.report.build import fetch_from, write_report
 from ltbench.report.cost_data import pareto
 from ltbench.report.definition import load_definition
+from ltbench.report.figure_data import ClassPlot, Line
 from ltbench.store import Store
 from ltbench.tiles import read_grid
 
@@ -396,6 +397,28 @@ def test_the_first_rows_differ_for_colour_blind_readers(matrix):
     colours = [look.colour for look in figures.looks([f"m{i}" for i in range(5)]).values()]
     for one, other in itertools.combinations(colours, 2):
         assert np.linalg.norm(seen(one) - seen(other)) > 11, "about five times what is just noticeable"
+
+
+def test_words_on_axes_are_readable():
+    """Names of classes do not lie on one another whatever their counts, and no number is left in TeX's words."""
+    counts = (24, 19, 15, 12, 10, 8, 6, 5, 4, 3, 2, 2)
+    names = tuple(f"garment {i % 10}, kind {i // 10}" for i in range(12))
+    line = Line("sit", tuple(map(float, counts)), tuple(12 * [0.5]), tuple(12 * [0.0]), ())
+    groups = tuple(4 * ["head"] + 4 * ["body"] + 4 * ["tail"])
+    classes = ClassPlot(names, counts, groups, (line,), tuple(12 * [None]), "recall", (tuple(range(12)),))
+    costs = (cost_data.CostLine("sit", (0.02, 0.4), (9.0, 7.0), (0.0, 0.0), (1, 2)),)
+    cost = cost_data.CostPlot(costs, ((0, 0), (0, 1)), "hours", ("cpu",), (), None, "lower", "FD")
+    with figures.drawing():
+        style = figures.looks(["sit"])
+        first, second = figures.draw_classes(classes, style), figures.draw_cost(cost, style)
+        for figure in (first, second):
+            figure.draw_without_rendering()
+            texts = [label for label in figure.axes[0].get_xticklabels(which="both") if label.get_text()]
+            assert not any("$" in label.get_text() for label in texts)
+            boxes = sorted((label.get_window_extent() for label in texts), key=lambda box: box.x0)
+            assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+        marks = first.axes[0].lines[0].get_xdata()
+        assert len(set(marks)) == 12, "classes of one count have places of their own"
 
 
 @pytest.fixture(scope="module")

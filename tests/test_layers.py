@@ -26,6 +26,7 @@ LAYERS = {
     "ltbench.profiles": 0,
     "ltbench.provenance": 0,
     "ltbench.plan": 0,
+    "ltbench.elsewhere": 0,
     "ltbench.protocols": 0,
     "ltbench.searching": 0,
     "ltbench.extractors": 0,

@@ -180,6 +180,32 @@ def test_guidance_sampler_and_data_make_sections_never_columns():
 # missing
 
 
+def test_figures_wait_for_what_the_plan_will_bring_and_for_nothing_else():
+    everything = load_definition(ROOT / "reports" / "figures.yaml")
+    done = quickstart()
+    assert build_table(done, SUMMARY).undrawn == ()  # one guidance and no illustration are its plan
+    (asked,) = build_table(done, everything).undrawn
+    assert "no illustration is planned" in asked
+    assert "where the weights are" in asked
+
+    both = [evaluation("euler", 1.5), evaluation("euler", 3.0)]
+    cells = [planned(m, 0, evaluations=both) for m in ("sit", "ccua")]
+    low, high = build(cells, []).undrawn
+    assert "guidance 1.5, step 560: drawn from the first record on: samples beside real images, FD of" in low
+    assert "recall against class frequency, FD against the cost" in low
+    assert "from the first trained milestone on: curves of the loss" in low
+    assert "guidance 3, step 560: drawn from" in high
+    assert "; from records of w = 1.5, 3 on: FD against guidance" in low
+    assert "against guidance" not in high
+    records = [record(cells[0], 560, both[0]), train_record(cells[0], 560)]
+    left = build(cells, records).undrawn
+    assert left[0].endswith(
+        "step 560: drawn from records of w = 3 on: FD against guidance."
+    )  # one row is enough for others
+    assert high.startswith(left[1][:-1])  # the loss is drawn by now
+    assert build([planned("sit", 0, unsupported="needs mid")], []).undrawn == ()
+
+
 def test_missing_seeds_are_counted_named_and_explained():
     cells = [planned(m, s) for m in ("sit", "ccua", "cbdm", "repa") for s in (0, 1)]
     lost, failed, running = cells[2]["cell"], cells[4]["cell"], cells[5]["cell"]

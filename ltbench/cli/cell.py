@@ -332,7 +332,18 @@ def reasons(store: Store, cell: str) -> dict[str, Any]:
             run.run: lines for run in runs if (lines := changed_versions(run.records(), provenance.versions))
         },
         "accepted": {run.run: (run.accepted() or {}).get("because") for run in runs},
+        "elsewhere": {run.run: line for run in runs if run.run == present and (line := _elsewhere(run))},
     }
+
+
+def _elsewhere(run: Run) -> str:
+    """Of milestones whose weights are where they were trained, and not here."""
+    from ltbench import elsewhere
+
+    trained = [
+        record for record in run.records("train") if not (run.milestones / f"step-{record.step:09d}").is_dir()
+    ]
+    return elsewhere.sentence(elsewhere.origins(run, trained))
 
 
 def _run_changes(run: Run, code: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
@@ -393,6 +404,10 @@ def tell_reasons(found: Mapping[str, Any]) -> None:
     unaccepted = [run for run in found["evaluations"] if not found["accepted"].get(run)]
     if (found["changed"] and not found["exists"]) or unaccepted:
         out(f'next: run it again, or keep the old: python harness.py accept {cell} --because "..."')
+    for line in found["elsewhere"].values():
+        out(
+            f"{cell}: {line}; what is on record is complete without them, new measures and pictures are made there"
+        )
     if not found["failures"] and not found["changed"] and not found["evaluations"]:
         out(
             f"{cell}: no failure, and its code is the present one"

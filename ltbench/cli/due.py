@@ -80,6 +80,7 @@ def look(
     skipped = {item.cell.id: item for item in found.cells if item.due and item.cause in retried}
     if ask:
         skipped |= {item.cell.id: item for item in found.cells if item.due and item.cause == "impossible"}
+    skipped |= {item.cell.id: replace(item, cause="elsewhere") for item in found.cells if item.elsewhere}
     return Looked(benchmark, house, cells, found, skipped)
 
 
@@ -114,9 +115,11 @@ def due_work(found: Plan, skipped: dict[str, Planned]) -> list[Work]:
     for item in skipped.values():
         if item.cause == "impossible":
             continue  # said before
-        say(
-            f"skipped  {name_of(item.cell, found.spec)}: {clip(item.reason, 200)} (--retry-failed tries again)"
-        )
+        name, reason = name_of(item.cell, found.spec), clip(item.reason, 200)
+        if item.cause == "elsewhere":
+            say(f"waits    {name}: {reason}")
+        else:
+            say(f"skipped  {name}: {reason} (--retry-failed tries again)")
     return [work for work in found.work() if work.cell.id not in skipped]
 
 

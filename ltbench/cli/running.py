@@ -294,7 +294,7 @@ def _summarise(
             out(f"next: python harness.py report {again.split()[1]}")
     if stopped:
         return 128 + int(stopped)
-    causes = {item.cause for item in skipped.values()} - {"unsupported", "untrained"}
+    causes = {item.cause for item in skipped.values()} - {"unsupported", "untrained", "elsewhere"}
     if failed or causes - {"impossible"}:
         return 1
     return EnvironmentProblem.exit_code if causes else 0
@@ -305,12 +305,14 @@ def _counts(
 ) -> str:
     impossible = sum(item.cause == "impossible" for item in skipped.values())
     untrained = sum(item.cause == "untrained" for item in skipped.values())
+    elsewhere = sum(item.cause == "elsewhere" for item in skipped.values())
     parts = {
         "failed": len(failed),
         "n/a": len(never),
-        "skipped after an earlier failure": len(skipped) - impossible - untrained,
+        "skipped after an earlier failure": len(skipped) - impossible - untrained - elsewhere,
         "impossible here": impossible,
         "not trained": untrained,
+        "with weights elsewhere": elsewhere,
         "unfinished": len(open_ - set(failed)),
     }
     return "".join(f", {number} {words}" for words, number in parts.items() if number)

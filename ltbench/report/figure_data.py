@@ -69,6 +69,7 @@ class ClassPlot:
     lines: tuple[Line, ...]  # x is the count
     floor: tuple[float | None, ...]
     y_label: str
+    ranks: tuple[tuple[int, ...], ...] = ()  # of each line's values: places in `names`
 
 
 def axis_label(column: Column) -> str:
@@ -229,7 +230,7 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
         return None
     body = every[0]["body"]
     order = ranked_classes(body)
-    counts, lines = body["train_counts"], []
+    counts, lines, ranks = body["train_counts"], [], []
     for i in range(len(section.rows)):
         arrays = [
             _by_class(record, column.name) for record in held[i] if record["body"]["groups"] == body["groups"]
@@ -251,6 +252,7 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
                     points,
                 )
             )
+            ranks.append(tuple(order.index(c) for c, _ in known))
     if not lines:
         return None
     floor = _by_class(every[0], column.name, "floor")
@@ -261,6 +263,7 @@ def class_plot(section: Section, selected: Selected, metric: str) -> ClassPlot |
         tuple(lines),
         tuple(None if (value := floor.get(c)) is None else value * column.scale for c in order),
         axis_label(column),
+        tuple(ranks),
     )
 
 

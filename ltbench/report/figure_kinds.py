@@ -16,6 +16,12 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Illustrated(_Strict):
+    """Drawn from illustrations. optional: a benchmark that plans none is not told that it lacks them."""
+
+    optional: bool = False
+
+
 class MetricSteps(_Strict):
     """A metric against training steps, one line per method, a band over seeds."""
 
@@ -70,7 +76,7 @@ class Samples(_Strict):
     which: Shown = "tail"
 
 
-class Neighbours(_Strict):
+class Neighbours(Illustrated):
     """Images beside their nearest ones: of generated images the nearest training images, or the other way round."""
 
     kind: Literal["neighbours"]
@@ -80,7 +86,7 @@ class Neighbours(_Strict):
     nearest: int = Field(default=10, ge=1)
 
 
-class FeatureMap(_Strict):
+class FeatureMap(Illustrated):
     """t-SNE of the features of real, training and generated images of a class, with densities; a panel per method.
 
     embedding: joint lays all methods out together, once, when the figure is drawn; own takes the stored map of each.
@@ -91,7 +97,7 @@ class FeatureMap(_Strict):
     embedding: Literal["joint", "own"] = "joint"
 
 
-class ReverseProcess(_Strict):
+class ReverseProcess(Illustrated):
     """The way from one noise to images of several classes, with its low and high frequencies.
 
     cut: where the low-pass has fallen to a half, in cycles per image.
@@ -120,4 +126,3 @@ KINDS = {
     *("metric_steps", "group_bars", "class_quality", "loss_curves", "guidance_curve", "quality_cost"),
     *("samples", "neighbours", "feature_map", "reverse_process"),
 }
-ILLUSTRATED = ("neighbours", "feature_map", "reverse_process")  # drawn from illustrations only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ _MARKERS = "osD^vPX<>p"
 _DASHES = ("-", "--", "-.", ":")
 INK, MUTED, FLOOR = "#222222", "#6b6b6b", "#444444"
 _DPI = 150
-_HATCHES = ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++", "|||", "**")
+_HATCHES = ("", "///", "...", "xx", "---", "\\\\\\", "ooo", "++", "|||", "**")
 _ORDER = (0, 1, 2, 9, 3, 5, 6, 4, 8, 7)  # dark and light in turn: neighbours differ by 8 or more in L*
 FEW_CLASSES = 20  # up to here every class has its name and its error bar
 _SHADES = {"head": "#eef3f8", "body": "#f8f8f8", "tail": "#fbf1ec"}
@@ -109,6 +110,14 @@ def short(label: str, most: int = 34) -> str:
     """Fits a legend; matplotlib drops labels that begin with an underscore."""
     label = label if len(label) <= most else label[: most - 1] + "…"
     return f" {label}" if label.startswith("_") else label
+
+
+def wrapped(label: str, width: int, most: int = 2) -> str:
+    """In lines of at most so many characters, at most so many lines; what does not fit ends in an ellipsis."""
+    lines = textwrap.wrap(label, max(width, 2)) or [label]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], short(" ".join(lines[most - 1 :]), max(width, 2))]
+    return "\n".join(lines)
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -215,35 +224,49 @@ def draw_bars(data: Bars, style: Mapping[str, Look]) -> Figure:
 
 def draw_classes(data: ClassPlot, style: Mapping[str, Look]) -> Figure:
     """Training images per class on a log axis, most frequent on the left, against quality; shades are head, body, tail."""
+    few = len(data.names) <= FEW_CLASSES
+    names = _class_names(data) if few else []
     figure = new_figure(12.0, 4.6)
     axis = figure.subplots()
-    few = len(data.names) <= FEW_CLASSES
+    places = _places(data.counts) if few else [float(count) for count in data.counts]
     handles: dict[str, Any] = {}
-    for i, line in enumerate(data.lines):
+    for i, (line, ranks) in enumerate(zip(data.lines, data.ranks, strict=True)):
         look = style[line.label]
         aside = 1.025 ** (
             (len(data.lines) - 1) / 2 - i
         )  # on the log axis, so that error bars do not hide one another
-        handles[line.label] = (
-            _few_classes(axis, line, look, aside) if few else _many_classes(axis, line, look)
-        )
-    known = [
-        (count, floor) for count, floor in zip(data.counts, data.floor, strict=True) if floor is not None
-    ]
+        x = [places[rank] * (aside if few else 1) for rank in ranks]
+        handles[line.label] = _few_classes(axis, x, line, look) if few else _many_classes(axis, line, look)
+    known = [(place, floor) for place, floor in zip(places, data.floor, strict=True) if floor is not None]
     if known:
         (handles["real images"],) = axis.plot(
             *zip(*known, strict=True), color=FLOOR, linestyle=(0, (1, 2)), lw=1.6, zorder=1
         )
     axis.set_xscale("log")
-    _shade_groups(axis, data)
-    _class_ticks(axis, data, few)
+    _shade_groups(axis, data, places)
+    _class_ticks(axis, data, places, names)
     axis.set_ylabel(data.y_label)
     legend(figure, list(handles.values()), list(handles))
     return figure
 
 
-def _few_classes(axis: Axes, line: Line, look: Look, aside: float) -> Any:
-    x = [value * aside for value in line.x]
+def _places(counts: Sequence[int]) -> list[float]:
+    """Where classes stand on a log axis, most images first: at their counts, those too near one another a little apart."""
+    known = [count for count in counts if count > 0]
+    step = (max(known) / min(known)) ** (0.85 / len(known)) if known else 1.0
+    found: list[float] = []
+    for count in counts:
+        found.append(min(float(count), found[-1] / max(step, 1.02)) if found and count > 0 else float(count))
+    return found
+
+
+def _class_names(data: ClassPlot) -> list[str]:
+    """Name and count under each class, in lines that fit between its neighbours when all are evenly spread."""
+    width = max(8, 110 // len(data.names))
+    return [f"{wrapped(name, width)}\n{count:,}" for name, count in zip(data.names, data.counts, strict=True)]
+
+
+def _few_classes(axis: Axes, x: Sequence[float], line: Line, look: Look) -> Any:
     (drawn,) = axis.plot(
         x, line.mean, color=look.colour, marker=look.marker, linestyle=look.dash, markersize=6, lw=1.6
     )
@@ -262,11 +285,11 @@ def _many_classes(axis: Axes, line: Line, look: Look) -> Any:
     return drawn
 
 
-def _shade_groups(axis: Axes, data: ClassPlot) -> None:
+def _shade_groups(axis: Axes, data: ClassPlot, places: Sequence[float]) -> None:
     """Bands from head to tail, meeting half-way (on the log axis) between neighbouring groups."""
     groups = list(dict.fromkeys(data.groups))
     ranges = [
-        [c for c, g in zip(data.counts, data.groups, strict=True) if g == group and c > 0] for group in groups
+        [c for c, g in zip(places, data.groups, strict=True) if g == group and c > 0] for group in groups
     ]
     pairs = [
         (group, max(counts), min(counts)) for group, counts in zip(groups, ranges, strict=True) if counts
@@ -285,18 +308,17 @@ def _shade_groups(axis: Axes, data: ClassPlot) -> None:
     axis.set_xlim(edges[0], edges[-1])
 
 
-def _class_ticks(axis: Axes, data: ClassPlot, few: bool) -> None:
+def _class_ticks(axis: Axes, data: ClassPlot, places: Sequence[float], names: Sequence[str]) -> None:
+    """`names` under every class where there are few; else counts."""
     axis.minorticks_off()
-    if few:
-        ticks = dict.fromkeys(count for count in data.counts if count > 0)
-        names = {
-            count: "\n".join(short(n, 14) for n, c in zip(data.names, data.counts, strict=True) if c == count)
-            for count in ticks
-        }
-        axis.set_xticks(list(ticks), [f"{names[count]}\n{count}" for count in ticks])
+    if names:
+        shown = [(place, name) for place, name in zip(places, names, strict=True) if place > 0]
+        axis.set_xticks([place for place, _ in shown], [name for _, name in shown])
         axis.tick_params(axis="x", labelsize=8.5)
         axis.grid(axis="x", visible=False)
-        axis.set_xlabel("class and its training images (log scale)")
+        near = any(place != count for place, count in zip(places, data.counts, strict=True))
+        apart = "; classes of nearly equal counts are set apart" if near else ""
+        axis.set_xlabel(f"class and its training images (log scale{apart})")
     else:
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
         axis.set_xlabel("training images of the class (log scale)")
@@ -334,9 +356,18 @@ def draw_cost(data: CostPlot, style: Mapping[str, Look]) -> Figure:
         handles["real images"] = axis.axhline(data.floor, color=FLOOR, linestyle=(0, (1, 2)), lw=1.5)
     every = [hour for line in data.lines for hour in line.hours]
     if max(every) > 10 * min(every):
-        axis.set_xscale("log")
+        _log_axis(axis)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axis.set_xlabel(data.unit)
     axis.set_ylabel(data.y_label)
     legend(figure, list(handles.values()), list(handles))
     return figure
+
+
+def _log_axis(axis: Axes) -> None:
+    """Ticks at 1, 2, 5, 10 ...: matplotlib would label those between decades in TeX, which is off."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_minor_formatter(NullFormatter())

@@ -7,10 +7,11 @@ from typing import Any
 
 from ltbench.report.axes import Planned
 from ltbench.report.definition import Definition
-from ltbench.report.figure_kinds import ILLUSTRATED, Samples
+from ltbench.report.figure_kinds import FeatureMap, Illustrated, Neighbours, ReverseProcess, Samples
 from ltbench.report.sample_data import shown_classes
 from ltbench.report.select import Record, Selected
 from ltbench.report.table import Row, Section
+from ltbench.report.waiting import waiting
 from ltbench.report.words import INTERRUPTED, clean
 
 # What does not decide image k of a sampling, beside the number of images; labels differ, since other classes are shown.
@@ -18,10 +19,10 @@ _NOT_SAMPLING = {
     *("id", "metrics", "samples", "classes", "labels", "groups", "estimators", "illustrate", "block"),
     *("reference", "crop", "protocol"),
 }
-_WORDS = {
-    "neighbours": "nearest images",
-    "feature_map": "maps of features",
-    "reverse_process": "the reverse process",
+_WORDS: dict[type[Illustrated], str] = {
+    Neighbours: "nearest images",
+    FeatureMap: "maps of features",
+    ReverseProcess: "the reverse process",
 }
 
 
@@ -75,12 +76,13 @@ def picture_gaps(
     states: Mapping[str, Mapping[str, str]],
     benchmarks: Sequence[str],
 ) -> list[str]:
-    """A sentence per section for pictures that `definition` asks for and nobody has made, with the command that makes them."""
+    """What `definition` asks for and cannot be drawn yet: a sentence per section, with what it waits for or the command that makes it."""
     cells = {cell["cell"]: cell for cell in planned}
     name = clean(benchmarks[0]) if len(benchmarks) == 1 else "SPEC"
-    lines = [line for section in sections for line in _sample_gaps(section, definition, selected, name)]
-    kinds = dict.fromkeys(figure.kind for figure in definition.figures if figure.kind in ILLUSTRATED)
-    if not kinds:
+    lines = list(waiting(sections, definition, selected, planned))
+    lines += [line for section in sections for line in _sample_gaps(section, definition, selected, name)]
+    asked = [figure for figure in definition.figures if isinstance(figure, Illustrated)]
+    if not asked:
         return lines
     nobody = True
     for section in sections:
@@ -88,10 +90,11 @@ def picture_gaps(
         held = len(list(illustrations(section, selected)))
         nobody &= not held and not any(found[text] for text in found if text)
         lines += _told(section, found, held, name)
-    if nobody and sections:
-        what = ", ".join(_WORDS[kind] for kind in kinds)
+    wanted = dict.fromkeys(_WORDS[type(figure)] for figure in asked if not figure.optional)
+    if nobody and sections and wanted:
+        what = ", ".join(wanted)
         lines.append(
-            f"Not drawn: {what}. No illustration is planned; {_command(name, 'tail')} makes what they show."
+            f"{what[0].upper()}{what[1:]}: no illustration is planned; {_command(name, 'tail')}, where the weights are, makes one."
         )
     return lines
 
@@ -143,7 +146,9 @@ def _told(section: Section, found: Mapping[str, Sequence[str]], held: int, name:
     for text, labels in found.items():
         where = f"{section.title}, step {section.shown:,}: no illustration of {', '.join(labels)}"
         if text:
-            yield clean(f"{where} ({text}); `python harness.py run {name}` makes what is planned.")
+            yield clean(
+                f"{where} ({text}); `python harness.py run {name}`, where the weights are, makes what is planned."
+            )
         elif held:
             yield clean(f"{where} (not planned as this section samples); {_command(name, 'tail')} plans it.")
 
@@ -161,6 +166,6 @@ def _sample_gaps(section: Section, definition: Definition, selected: Selected, n
         text = which if isinstance(which, str) else ", ".join(which)
         asked = text if isinstance(which, str) else f"{{classes: [{text}]}}"
         yield clean(
-            f"{section.title}, step {section.shown:,}: no kept picture shows {text}; {_command(name, asked)} makes one, "
-            "where the data set has such classes."
+            f"{section.title}, step {section.shown:,}: no kept picture shows {text}; {_command(name, asked)}, where the weights are, "
+            "makes one of such classes as the data set has."
         )

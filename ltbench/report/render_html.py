@@ -77,7 +77,7 @@ def _lead(table: Table) -> str:
     cells = {cell for row in rows for _, cell in row.cells}
     missing = {gap.cell for section in table.sections for gap in section.missing}
     state = "all done" if not missing else f"{len(missing)} still missing"
-    state += "; pictures are missing (below)" if table.undrawn else ""
+    state += "; some figures wait (below)" if table.undrawn else ""
     return words.clean(f"Benchmark {table.name}: {words.plural(len(cells), 'training run')}, {state}.")
 
 

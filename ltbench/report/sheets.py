@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ltbench.report.figures import INK, MUTED, Look, legend, new_figure, short
+from ltbench.report.figures import INK, MUTED, Look, legend, new_figure, short, wrapped
 from ltbench.report.illustrated import ClassMap, MapPanel, NeighbourSheet, ReverseSheet
 from ltbench.report.sample_data import SampleGrid
 
@@ -22,7 +22,10 @@ def draw_samples(data: SampleGrid) -> Figure:
     columns = next(iter(data.tiles.values())).shape[1]
     height, width = sheet.shape[:2]
     inches = 12.2, 12.2 * height / width  # of the pictures; margins hold the texts
-    left, top, bottom = 0.25 + 0.1 * max(len(short(label, 20)) for label in labels), 0.55, 0.42
+    block = columns * tile + (columns - 1) * gap
+    heads = _heads(data, 12.2 * block / width)
+    left, bottom = 0.25 + 0.1 * max(len(short(label, 20)) for label in labels), 0.42
+    top = 0.25 + 0.16 * max(text.count("\n") + 1 for text in heads)
     figure = new_figure(left + inches[0] + 0.1, top + inches[1] + bottom, layout=None)
     full = figure.get_figwidth(), figure.get_figheight()
     axis = figure.add_axes((left / full[0], bottom / full[1], inches[0] / full[0], inches[1] / full[1]))
@@ -33,10 +36,9 @@ def draw_samples(data: SampleGrid) -> Figure:
         y = i * (tile + gap) + tile / 2 + (3 * gap if i else 0)
         style = "italic" if i == 0 else "normal"
         axis.text(-2 * gap, y, short(label, 20), ha="right", va="center", fontsize=11, style=style)
-    block = columns * tile + (columns - 1) * gap
-    for j, (name, count) in enumerate(zip(data.names, data.counts, strict=True)):
+    for j, text in enumerate(heads):
         x = j * (block + 3 * gap) + block / 2
-        axis.text(x, -2 * gap, f"{short(name, 14)}\n{count:,}", ha="center", va="bottom", fontsize=9)
+        axis.text(x, -2 * gap, text, ha="center", va="bottom", fontsize=9)
     for group in dict.fromkeys(data.groups):
         places = [j for j, g in enumerate(data.groups) if g == group]
         left, right = places[0] * (block + 3 * gap), places[-1] * (block + 3 * gap) + block
@@ -45,6 +47,16 @@ def draw_samples(data: SampleGrid) -> Figure:
         )
         axis.plot([left, right], [height + 2 * gap] * 2, color=MUTED, lw=1.2, clip_on=False)
     return figure
+
+
+def _heads(data: SampleGrid, inches: float) -> list[str]:
+    """The name of each class over its images, in two lines if it has to be, and how many it has to learn from."""
+    width = int(inches / 0.082)  # of a letter at this size
+    what = " training images" if width >= 21 else ""
+    return [
+        f"{wrapped(name, width)}\n{count:,}{what}"
+        for name, count in zip(data.names, data.counts, strict=True)
+    ]
 
 
 def _sheet(data: SampleGrid) -> tuple[np.ndarray, int, int]:
@@ -116,11 +128,13 @@ def draw_neighbours(data: NeighbourSheet, heads: tuple[str, str]) -> Figure:
 
     heads: what stands over the image and over its nearest. Where a neighbour is of another class, its class is named.
     """
+    texts = _captions(data)
+    more = max((text.count("\n") for found in texts.values() for text in found), default=0)
     line, gap, head = (
-        1.28,
-        0.45,
+        1.28 + 0.16 * more,
+        0.3,
         0.75,
-    )  # in tiles: a row with its distances, space before a block, its heading
+    )  # in tiles: a row with its texts, space before a block, its heading
     labels = [label for block in data.blocks.values() for label in block]
     count = sum(len(rows) for block in data.blocks.values() for rows in block.values())
     blocks = len(data.blocks)
@@ -137,18 +151,28 @@ def draw_neighbours(data: NeighbourSheet, heads: tuple[str, str]) -> Figure:
         y += head
         for label, found in block.items():
             axis.text(-0.12, y + 0.5, short(label, 20), ha="right", va="center", fontsize=10)
-            for one in found:
+            for place, one in enumerate(found):
                 _put(axis, one.image, 0, y, frame=True)
-                for k, (image, distance) in enumerate(zip(one.nearest, one.distances, strict=True)):
+                for k, (image, text) in enumerate(zip(one.nearest, texts[c, label, place], strict=True)):
                     _put(axis, image, 1.35 + k, y)
-                    other = "" if one.classes[k] == c else f" {short(data.names[one.classes[k]], 9)}"
-                    axis.text(
-                        1.85 + k, y + 1.02, f"{distance:#.3g}{other}", ha="center", va="top", fontsize=7
-                    )
+                    axis.text(1.85 + k, y + 1.02, text, ha="center", va="top", fontsize=7)
                 y += line
         y += gap
     _fix(axis, columns, rows)
     return figure
+
+
+def _captions(data: NeighbourSheet) -> dict[tuple[int, str, int], list[str]]:
+    """(class, row, which of its images) -> below each neighbour its distance, and its class where that is another."""
+    return {
+        (c, label, place): [
+            f"{distance:#.3g}" + ("" if other == c else f"\n{wrapped(data.names[other], 14)}")
+            for distance, other in zip(one.distances, one.classes, strict=True)
+        ]
+        for c, block in data.blocks.items()
+        for label, found in block.items()
+        for place, one in enumerate(found)
+    }
 
 
 # --- maps of features --------------------------------------------------------------------------------------------------------
@@ -258,10 +282,11 @@ def draw_reverse(data: ReverseSheet) -> Figure:
     """Three blocks: what the network saw on its way, its low and its high frequencies; a row without label, then classes."""
     rows, frames = data.frames.shape[:2]
     blocks = (("noisy image", data.frames), ("low frequencies", data.low), ("high frequencies", data.high))
-    gap = 0.5
+    gap = 0.3
     height = 0.4 + 3 * rows + 2 * gap
     tile = min(0.95, 9.5 / frames)
-    left = 0.55 + 0.085 * max(len(short(name, 16)) for name in data.rows)
+    names = [wrapped(name, 16) for name in data.rows]
+    left = 0.55 + 0.085 * max(len(line) for name in names for line in name.splitlines())
     figure, axis = _table(frames, height, tile, left, 0.1)
     for f, level in enumerate(data.levels):
         axis.text(
@@ -277,8 +302,8 @@ def draw_reverse(data: ReverseSheet) -> Figure:
         axis.text(
             -(left - 0.2) / tile, top + rows / 2, title, rotation=90, ha="center", va="center", fontsize=10.5
         )
-        for r, name in enumerate(data.rows):
-            axis.text(-0.1, top + r + 0.5, short(name, 16), ha="right", va="center", fontsize=9,
+        for r, name in enumerate(names):
+            axis.text(-0.1, top + r + 0.5, name, ha="right", va="center", fontsize=9,
                       style="italic" if r == 0 else "normal")  # fmt: skip
             for f in range(frames):
                 _put(axis, images[r, f], f, top + r)

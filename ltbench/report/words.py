@@ -15,7 +15,7 @@ FLOORS = {"lower": "floor", "higher": "ceiling"}  # what real images score; else
 FLOOR_LABEL = "real images"
 INTERRUPTED = "interrupted"  # of a cell that lacks records and that nothing is running or failing at
 EXTERNAL_TITLE = "Not trained here, not ranked"
-UNDRAWN_HEADING = "Missing pictures"
+UNDRAWN_HEADING = "Not drawn yet"
 TIE = "≈"
 _DEFAULT_DECIMALS = 3
 
