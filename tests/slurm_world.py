@@ -41,7 +41,7 @@ AuthInfo=cred_expire={requeue_hold},socket={folder}/munge.socket
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task}
 SelectType=select/cons_tres
 SelectTypeParameters={select}
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
@@ -81,7 +81,8 @@ class SlurmWorld:
 
     user_signal: whether a preempted job gets its warning signal at once (preempt_send_user_signal). grace, kill_wait, min_job_age:
     seconds, as slurm.conf means GraceTime, KillWait and MinJobAge. requeue_hold: how long a requeued job is kept from starting,
-    about; what is on the way between the daemons must not take longer. limit_memory: SLURM kills a job that has more than it asked for.
+    about; what is on the way between the daemons must not take longer. memory: who kills a job that has more than it asked for: nobody,
+    "slurm", which looks once a second, or the "kernel", by control groups (version 1).
     Everything that could run out on a machine that is only slow is long.
     """
 
@@ -94,7 +95,7 @@ class SlurmWorld:
     kill_wait: int = 5
     min_job_age: int = 3600
     requeue_hold: int = 60
-    limit_memory: bool = False
+    memory: str = ""
     folder: Path = field(init=False)
     _daemons: dict[str, subprocess.Popen[bytes]] = field(init=False, default_factory=dict)
 
@@ -134,7 +135,7 @@ class SlurmWorld:
         words = self.call("scontrol", "-o", "show", "job", job).split()
         return dict(word.partition("=")[::2] for word in words if "=" in word)
 
-    def until(self, what: Callable[[], object], seconds: float = 300.0) -> None:
+    def until(self, what: Callable[[], object], seconds: float = 900.0) -> None:
         """Wait until `what()` is true, however slow the machine. Fails with the queue and the end of the controller's log."""
         deadline = time.monotonic() + seconds
         while not what():
@@ -217,10 +218,12 @@ class SlurmWorld:
         parameters = "preempt_send_user_signal" if self.user_signal else ""
         values = {**vars(self), "nodes": nodes, "host": host, "ports": ports, "parameters": parameters}
         values |= {
-            "select": "CR_Core_Memory" if self.limit_memory else "CR_Core",
-            "gather": f"jobacct_gather/{'linux' if self.limit_memory else 'none'}",
-            "gather_params": "OverMemoryKill" if self.limit_memory else "",
+            "select": "CR_Core_Memory" if self.memory else "CR_Core",
+            "gather": f"jobacct_gather/{'linux' if self.memory == 'slurm' else 'none'}",
+            "gather_params": "OverMemoryKill" if self.memory == "slurm" else "",
+            "task": f"task/{'cgroup' if self.memory == 'kernel' else 'none'}",
         }
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n")
         lines = CONFIG.format(**values).splitlines()
         self.conf.write_text("\n".join(line for line in lines if not line.endswith("=")) + "\n")
         for gpu in range(
@@ -273,6 +276,11 @@ class SlurmWorld:
             for pid in left:
                 _kill(pid)
             time.sleep(0.05)
+        if self.memory == "kernel":  # slurmd was killed: it left its groups
+            for index in range(self.nodes):
+                for group, _, _ in os.walk(f"/sys/fs/cgroup/memory/slurm_n{index}", topdown=False):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(group)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _mine(self) -> list[int]:
@@ -283,7 +291,7 @@ class SlurmWorld:
 
 
 @contextlib.contextmanager
-def slurm_world(**settings: int | bool) -> Iterator[SlurmWorld]:
+def slurm_world(**settings: int | bool | str) -> Iterator[SlurmWorld]:
     """A running cluster; skips the test loudly (fails it where LTBENCH_REQUIRE names slurm) without SLURM or root."""
     require_slurm()
     world = SlurmWorld(**settings)  # pyright: ignore[reportArgumentType]
