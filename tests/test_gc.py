@@ -235,6 +235,24 @@ def test_a_cell_that_starts_meanwhile_keeps_what_it_has(grid, monkeypatch, when)
     assert (runs[0].checkpoints / "step-000000040.a1" / "model.safetensors").is_file()
 
 
+def test_a_claim_of_another_machine_counts_until_its_heart_has_stood_still(grid, monkeypatch):
+    store, runs = grid
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "kernel", lambda: "another/1")
+        claim = runs[0].claim("train")
+        beat = store.scratch / "logs" / "20260101-000000-1"
+        with drivers.announced(beat, [runs[1].cell]):
+            told = (beat / drivers.NAME).read_bytes()
+    plant(beat / drivers.NAME).write_bytes(told)
+    fresh = Store.open(lease=0.3)
+    fresh.watch = type(fresh.watch)()
+    assert set(living.look(fresh).cells) == {runs[0].cell, runs[1].cell}
+    heard: list[str] = []
+    assert living.look(fresh, heard.append).cells == {}
+    assert f"process {os.getpid()}" in heard[0]
+    assert claim.attempt == 2
+
+
 def test_after_a_kill_in_the_middle_a_second_call_finishes(cli, here, grid):
     store, _ = grid
     program = (
@@ -312,10 +330,11 @@ def test_bad_input_and_what_cannot_be_deleted(cli, here, grid, monkeypatch):
         (("--filter", "seed=0"), "belong to a spec"),
         (("little.yaml", "--data", "x"), "goes without a SPEC"),
         (("nosuch",), "no spec 'nosuch'"),
+        (("--scratch", "little.yaml"), "is a file, not a folder"),
         (("--keep-days", "nan"), "Invalid value"),
     ):
         code, _, err = cli("gc", *words)
-        assert (code, said in err) == (2, True), err
+        assert (code, said in err) == (4 if "--scratch" in words else 2, True), err
 
     def refuse(path, ignore_errors=False):
         if not ignore_errors:

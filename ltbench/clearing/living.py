@@ -103,9 +103,10 @@ class Life:
     def _fresh(self) -> dict[str, Reason]:
         """What has been announced or submitted since the look."""
         found = _driven(self.store, {}, self._known)
-        for submission, _ in _submissions(self.store):
-            if submission.id not in self._known:
-                for task in seen.of_submission(submission):
+        folder = self.store.scratch / layout.FOLDER
+        for name in names(folder):
+            if name not in self._known and layout.named(name):
+                for task in seen.of_submission(Submission(folder / name)):
                     found |= {entry.cell: _queued(task) for entry in task.entries}
         return found
 
@@ -136,10 +137,9 @@ def _held(each: Holding) -> Reason:
 def _driven(store: Store, machines: Collection[Any], known: Collection[str]) -> dict[str, Reason]:
     """Cells of runs whose process lives here; of one elsewhere only while a claim of that machine lives."""
     here, found = owners.here(), {}
-    for driver in drivers.drivers(store.scratch):
+    for driver in drivers.drivers(store.scratch, known):
         owner = driver.owner
-        lives = owner.alive(here) or (owner.host, owner.kernel) in machines
-        if lives and driver.folder.name not in known:
+        if owner.alive(here) or (owner.host, owner.kernel) in machines:
             reason = Reason("its cell waits for a run", f"process {owner.pid} on {owner.host}")
             found |= dict.fromkeys(driver.cells, reason)
     return found

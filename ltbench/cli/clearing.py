@@ -148,7 +148,11 @@ def _show(items: Sequence[Item], life: Life, asked: Asked, *, json: bool, each: 
         return
     _table(items, each=each)
     going = [item for item in items if item.verdict == "goes"]
-    if not going:
+    if not items:
+        out(
+            f"there is nothing of {'these kinds' if asked.kinds or asked.data else 'ours'} in {life.store.scratch}"
+        )
+    elif not going:
         out("\nnothing goes")
     else:
         out(f"\n{_amount(going)} would go; nothing was deleted: the same command with --delete does it")

@@ -62,7 +62,9 @@ def cancel(
 
     place(store, scratch, plugins)
     if (target is None) != all_:
-        raise UsageError("cancel takes one of SPEC, CELL and --all", "or: python harness.py cancel --help")
+        raise UsageError(
+            "cancel takes one of SPEC, CELL, SUBMISSION and --all", "`status` shows what runs and waits"
+        )
     house = stores.open_store(write=False)
     known = seen.look(house.scratch)
     if target is not None and layout.named(target):

@@ -26,12 +26,16 @@ def _roots() -> list[Path]:
 
 
 def open_store(*, write: bool) -> Store:
-    """The store of this command. Raises EnvironmentProblem when `write` and the place cannot be written."""
+    """The store of this command. Raises EnvironmentProblem when a place is no folder, or with `write` cannot be written."""
     from ltbench import files
     from ltbench.cli.output import say
+    from ltbench.errors import EnvironmentProblem
     from ltbench.store import Store
 
     own, *others = _roots()
+    for name, place in (("LTBENCH_STORE", own), ("LTBENCH_SCRATCH", scratch_root())):
+        if place.exists() and not place.is_dir():
+            raise EnvironmentProblem(f"{place} is a file, not a folder", f"{name} names a folder")
     store = Store.open(own, scratch_root(), write=write, readonly=others)
     if write:
         for problem in filter(None, map(files.exposure, (store.root, store.scratch))):

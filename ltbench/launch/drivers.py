@@ -6,7 +6,7 @@ A cell that waits for its turn has no claim yet. Whoever is about to delete some
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,12 @@ def announced(folder: Path, cells: Iterable[str]) -> Iterator[None]:
         files.discard(folder / NAME)
 
 
-def drivers(scratch: Path) -> Iterator[Driver]:
-    """Every run whose process lives, or is on another machine, where nobody here can know."""
+def drivers(scratch: Path, but: Collection[str] = ()) -> Iterator[Driver]:
+    """Every run whose process lives, or is on another machine, where nobody here can know; without those in the folders `but`."""
     here = owners.here()
     for name in names(scratch / FOLDER):
+        if name in but:
+            continue
         folder = scratch / FOLDER / name
         try:
             told = sealed.read_sealed(folder / NAME)
