@@ -60,9 +60,8 @@ def _sheet_line(line: SheetLine) -> str:
     whose = escape(sheet_words.whose(line))
     quiet = line.kind in ("published", "floor")
     whose = rf"\emph{{{whose}}}" if quiet else whose
-    return _line(
-        [name + cite + _notes(line.notes), whose, *(_sheet_cell(cell, quiet) for cell in line.cells)]
-    )
+    first, second = sheet_words.heads(name + cite, whose, _notes(line.notes))
+    return _line([first, second, *(_sheet_cell(cell, quiet) for cell in line.cells)])
 
 
 def _sheet_cell(cell: SheetCell, quiet: bool) -> str:

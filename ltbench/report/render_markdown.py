@@ -77,7 +77,8 @@ def _sheet_line(line: SheetLine) -> str:
     name = escape(sheet_words.name_text(line))
     style = "*" if line.kind in ("published", "floor") else ""
     whose = f"{style}{escape(sheet_words.whose(line))}{style}"
-    return _line([name + _notes(line.notes), whose, *(_sheet_cell(cell, style) for cell in line.cells)])
+    first, second = sheet_words.heads(name, whose, _notes(line.notes))
+    return _line([first, second, *(_sheet_cell(cell, style) for cell in line.cells)])
 
 
 def _sheet_cell(cell: SheetCell, style: str) -> str:

@@ -75,9 +75,11 @@ def _sheet(sheet: Sheet, text, plain: bool) -> list[Grid]:
             grid.add_column(text(sheet_words.head_text(head) + _notes(head.notes)), justify="right")
         for line in block.lines:
             quiet = "dim" if line.kind in ("published", "floor") else ""
-            label = text(sheet_words.name_text(line) + _notes(line.notes), quiet)
+            heads = sheet_words.heads(
+                sheet_words.name_text(line), sheet_words.whose(line), _notes(line.notes)
+            )
             cells = [_sheet_cell(cell, text, quiet) for cell in line.cells]
-            grid.add_row(label, text(sheet_words.whose(line), quiet), *cells)
+            grid.add_row(*(text(head, quiet) for head in heads), *cells)
         grids.append(grid)
     return grids
 

@@ -30,6 +30,11 @@ def name_text(line: SheetLine) -> str:
     return "" if line.follows else words.clean(line.name)
 
 
+def heads(name: str, whose: str, notes: str) -> tuple[str, str]:
+    """The first two entries of a line, with its notes where something stands: a lone number in the first would be read as a name."""
+    return (name + notes, whose) if name else (name, whose + notes)
+
+
 def value_text(cell: SheetCell) -> str:
     """The number with its parenthesis, or the difference with its verdict: "27.0 (-6.8)", "+0.4 within"."""
     text = f"{cell.value} ({cell.change})" if cell.change else cell.value
