@@ -100,6 +100,7 @@ def report(
       python harness.py report quickstart --check paper.lock
       python harness.py report --all --lock paper.lock
     """
+    from ltbench import provenance
     from ltbench.cli import definitions, locking, stores
     from ltbench.report import memory
 
@@ -122,9 +123,8 @@ def report(
     told: list[dict[str, Any]] = []
     done: list[tuple[Asked, list[Plan], Report]] = []
     drift = False
-    with memory.remembering(named) as seen:
-        house = stores.open_store(write=False)
-        house.lazy = True  # a table asks for few of the rows
+    house = stores.open_store(write=False)
+    with memory.remembering(named) as seen, house.looking(), provenance.kept_in(memory.root()):
         for each in definitions.every() if spec is None else [spec]:
             asked = definitions.asked(each, as_)
             found = [
