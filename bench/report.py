@@ -2,15 +2,22 @@
 
 The store is written by the store's own code in its real format: a benchmark of 100 rows and 10 seeds, one record per cell. What is
 measured is the whole command (`report SPEC --format md`), in process time of fresh processes, with the program's bytecode compiled, as
-on anyone's second command. The first reads every record, the next ones find that nothing has changed (`ltbench.report.memory`), and
-the last one that one record was superseded.
+on anyone's second command. The first one finds what the writers kept of their records (`ltbench.store.values`), the next ones that
+nothing has changed (`ltbench.report.memory`), and one that one record was superseded. `copied` is the first look at a store that was
+made elsewhere: every record is read and verified.
+
+`python bench/report.py many [RECORDS]` is 100,000 evaluation records of 4 values, whose tables must be what a plain fold over the
+files gives, bit for bit.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -23,7 +30,11 @@ from startup import HARNESS, ROOT, cpu_seconds
 KINDS = ("FD", "KD", "IS", "precision", "recall", "density", "coverage", "AuthPct", "copies", "Vendi")
 GROUPS = ("all", "head", "body", "tail", *(f"class-{n}" for n in range(6)))  # 10 x 10 values
 SHA = "1a2b3c4d" + 56 * "0"
-GOALS = {"first": 1.5, "again": 0.5}  # seconds of process time, the interpreter's start included
+GOALS = {
+    "first": 1.5,
+    "again": 0.5,
+    "one_more": 0.8,
+}  # seconds of process time, the interpreter's start included
 
 GRID = """
 name: wide
@@ -51,17 +62,7 @@ def measure(cells: int = 1000, look: Look | None = None) -> dict[str, Any]:
         spec = Path(folder, "wide.yaml")
         rates = ", ".join(f"{1e-4 * (k + 1):.6g}" for k in range(25))
         spec.write_text(GRID.format(rates=rates, seeds=", ".join(map(str, range(cells // 100)))))
-        env = {
-            **os.environ,
-            "LTBENCH_STORE": f"{folder}/store",
-            "LTBENCH_SCRATCH": f"{folder}/scratch",
-            "LTBENCH_ASK": "0",
-            "LTBENCH_CACHE": f"{folder}/cache",
-            "PYTHONPYCACHEPREFIX": f"{folder}/bytecode",
-        }
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
-        little = [sys.executable, HARNESS, "report", "quickstart", "--format", "md", "--out", f"{folder}/out"]
-        cpu_seconds(little, env, 1)  # compiles the program
+        env = _environment(folder)
         size = _fill(spec, Path(folder))
         words = [sys.executable, HARNESS, "report", str(spec), "--format", "md", "--out", f"{folder}/out"]
         time.sleep(3)  # what was written within the last two seconds is not remembered
@@ -71,6 +72,8 @@ def measure(cells: int = 1000, look: Look | None = None) -> dict[str, Any]:
         _supersede(Path(folder))
         time.sleep(3)
         more = cpu_seconds(words, env, 1)
+        shutil.rmtree(f"{folder}/cache")
+        copied = cpu_seconds(words, env, 1)
     return {
         "records": cells,
         "values": len(KINDS) * len(GROUPS),
@@ -78,9 +81,57 @@ def measure(cells: int = 1000, look: Look | None = None) -> dict[str, Any]:
         "first_s": round(first, 2),
         "again_s": round(again, 2),
         "one_more_s": round(more, 2),
+        "copied_s": round(copied, 2),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
         "goals": GOALS,
         **compared,
+    }
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """Of commands whose every file lies in `folder`; the program is compiled. Also of this process, whose writers keep as jobs do."""
+    os.environ["LTBENCH_CACHE"] = f"{folder}/cache"
+    env = {
+        **os.environ,
+        "LTBENCH_STORE": f"{folder}/store",
+        "LTBENCH_SCRATCH": f"{folder}/scratch",
+        "LTBENCH_ASK": "0",
+        "PYTHONPYCACHEPREFIX": f"{folder}/bytecode",
+    }
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    little = [sys.executable, HARNESS, "report", "quickstart", "--format", "md", "--out", f"{folder}/out"]
+    cpu_seconds(little, env, 1)
+    return env
+
+
+def many(wanted: int = 100_000) -> dict[str, Any]:
+    """{"records", "first_s", "again_s", "peak_mb", "means"} of a table from `wanted` small records; `means` were compared with a fold.
+
+    first: every record is read and verified. Raises AssertionError for a mean that is not the fold's.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder, "many.yaml")
+        seeds = ", ".join(map(str, range(max(1, wanted // 10_000))))
+        rates = ", ".join(f"{1e-4 * (k + 1):.6g}" for k in range(25))
+        weights = ", ".join(f"{1 + 0.5 * k:g}" for k in range(10))
+        text = GRID.format(rates=rates, seeds=seeds).replace("guidance: 1.5", f"guidance: [{weights}]")
+        spec.write_text(text.replace("[10]", "[" + ", ".join(str(10 * (k + 1)) for k in range(10)) + "]"))
+        env = _environment(folder)
+        count = _fill_small(spec, Path(folder))
+        words = [sys.executable, HARNESS, "report", str(spec), "--out", f"{folder}/out", "--format"]
+        time.sleep(3)
+        first = cpu_seconds([*words, "md"], env, 1)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+        again = cpu_seconds([*words, "md"], env, 3)
+        cpu_seconds([*words, "csv"], env, 1)
+        told, fold = _means(Path(folder, "out", "wide.csv")), _fold(Path(folder, "store"))
+    assert told == fold, "the table is not the fold over the records"
+    return {
+        "records": count,
+        "first_s": round(first, 1),
+        "again_s": round(again, 2),
+        "peak_mb": round(peak),
+        "means": len(fold),
     }
 
 
@@ -110,6 +161,70 @@ def _fill(spec: Path, folder: Path) -> int:
         for key, what in cell.evaluations.items():
             run.put_record("evaluation", 10, {**common, **_body(number, what)}, envelope, evaluation=key)
     return sum(path.stat().st_size for path in (folder / "store").rglob("*.json"))
+
+
+def _fill_small(spec: Path, folder: Path) -> int:
+    """Records of one metric in four groups; how many. Their bytes are the store's, written without its links and syncs."""
+    from ltbench import plan, provenance
+    from ltbench import spec as specs
+    from ltbench.store import Store, records
+
+    store = Store.open(folder / "store", folder / "scratch")
+    evaluation = {name: entry["digest"] for name, entry in provenance.evaluation_code().items()}
+    envelope = {"started": 0.0, "finished": 1.0, "seconds": 1.0, "attempt": 1, "device": "cpu"}
+    count = 0
+    for number, cell in enumerate(plan.expand(specs.load(spec))):
+        code = provenance.train_code(cell.settings)
+        run = store.run(cell.id, provenance.run_id(code, cell.settings))
+        (run.dir / "records").mkdir(parents=True)
+        known = {"format": 1, "cell": cell.id, "run": run.run, "settings": cell.settings, "images_seen": 320}
+        known |= {
+            "code": {name: e["digest"] for name, e in code.items()} | evaluation,
+            "data_sha256": 64 * "d",
+        }
+        for step in cell.milestones:
+            bodies = [{"kind": "train", "train_counts": [10] * 10, "curve": {}, "facts": {}}]
+            for place, (key, what) in enumerate(cell.evaluations.items()):
+                body = _body(number * 7 + place * 3 + step, {"id": key, **what})
+                bodies.append(
+                    {"kind": "evaluation", **body, "rows": [_small(row) for row in body["rows"][:4]]}
+                )
+            for body in bodies:
+                name, data = records.record_file({**known, "step": step, **body}, envelope)
+                (run.dir / "records" / name).write_bytes(data)
+            count += len(bodies) - 1
+    return count
+
+
+def _small(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("folds", "corrected")}
+
+
+Means = dict[tuple[str, float, float, int, str], float]  # by method, rate, guidance, step and group
+
+
+def _fold(store: Path) -> Means:
+    """The means over seeds, from the files and nothing else."""
+    found: dict[Any, list[float]] = {}
+    for path in store.glob("cells/*/*/runs/*/records/evaluation-*.json"):
+        body = json.loads(path.read_bytes())["body"]
+        settings, weight = body["settings"], body["evaluation"]["guidance"]
+        for row in body["rows"]:
+            key = settings["method"]["name"], settings["train"]["lr"], weight, body["step"], row["group"]
+            found.setdefault(key, []).append(row["value"])
+    return {key: math.fsum(values) / len(values) for key, values in found.items()}
+
+
+def _means(table: Path) -> Means:
+    """The same, as a report tells them."""
+    found: Means = {}
+    with table.open(newline="") as lines:
+        for line in csv.DictReader(lines):
+            if line["kind"] == "mean" and line["value"]:
+                rate = float(line["axes"].removeprefix("train.lr="))
+                key = line["method"], rate, float(line["guidance"]), int(line["step"]), line["group"]
+                found[key] = float(line["value"])
+    return found
 
 
 def _supersede(folder: Path) -> None:
@@ -156,4 +271,6 @@ def _body(number: int, evaluation: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1000), indent=1))
+    case, *size = sys.argv[1:] if sys.argv[1:2] == ["many"] else ["one", *sys.argv[1:]]
+    made = (many if case == "many" else measure)(*map(int, size))
+    print(json.dumps(made, indent=1))

@@ -27,6 +27,14 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 MARK = "LTBENCH_CACHES"  # says which of the variables are ours: a child with another scratch root moves them along
 
 
+def root() -> Path | None:
+    """Where our own commands keep what makes them faster: LTBENCH_CACHE, else below ~/.cache; None (empty) where nothing is kept."""
+    named = os.environ.get("LTBENCH_CACHE")
+    if named is not None:
+        return Path(named) if named else None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltbench"
+
+
 def environment(
     scratch: Path, *, offline: bool = False, given: Mapping[str, str] | None = None
 ) -> dict[str, str]:

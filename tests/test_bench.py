@@ -89,7 +89,19 @@ def test_the_table_marks_what_missed_its_goal_and_what_another_run_may_decide() 
     }
     text = module("summary").summary(found, {name: f"case {name}" for name in ("T1", "T2", "E1")})
     near, far = (next(line for line in text.splitlines() if name in line) for name in ("near", "far"))
-    assert near.split()[1:] == ["0.99", "±", "0.02", ">=", "1", "MISSED,", "within", "two", "errors", "of", "it"]
+    assert near.split()[1:] == [
+        "0.99",
+        "±",
+        "0.02",
+        ">=",
+        "1",
+        "MISSED,",
+        "within",
+        "two",
+        "errors",
+        "of",
+        "it",
+    ]
     assert far.split()[1:] == ["1.2", "±", "0.01", "<=", "1.03", "MISSED"]
     assert "FAILED  AssertionError: the sides are apart" in text
     assert text.endswith("2 goals missed, 1 of them by more than two standard errors; 1 cases failed: E1")
@@ -98,7 +110,24 @@ def test_the_table_marks_what_missed_its_goal_and_what_another_run_may_decide() 
 def test_the_book_has_every_case_of_the_reference() -> None:
     """Section 6 of reference/performance.md, and two more of the harness."""
     run = module("run")
-    reference = ["T1", "T2", "T3", "T4", "T5", "T6", "S1", "S2", "E1", "E2", "D1", "D2", "H1", "H2", "H3", "C1"]
+    reference = [
+        "T1",
+        "T2",
+        "T3",
+        "T4",
+        "T5",
+        "T6",
+        "S1",
+        "S2",
+        "E1",
+        "E2",
+        "D1",
+        "D2",
+        "H1",
+        "H2",
+        "H3",
+        "C1",
+    ]
     assert set(run.CASES) == {*reference, "E3", "H4"}
     for case in run.CASES.values():
         assert callable(module(case.module).measure), case.module

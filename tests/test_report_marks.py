@@ -97,7 +97,7 @@ def test_the_larger_of_seeds_and_folds_counts():
     assert close is not None
     assert close.source == "folds"
     assert close.verdict == "tie"
-    wide = [replace(lucky[0], values=(lucky[0].values[0], replace(lucky[0].values[1], value=9.0))), lucky[1]]
+    wide = [replace(lucky[0], values=(lucky[0].values[0], lucky[0].values[1]._replace(value=9.0))), lucky[1]]
     found = difference(wide[0], wide[1], column())
     assert found is not None
     assert found.source == "seeds"

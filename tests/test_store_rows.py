@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ltbench.canonical import canonical_json
@@ -13,7 +13,7 @@ from ltbench.store import records, rows, sealed
 
 # Texts that look like the places where a record is cut.
 TEXTS = st.sampled_from(
-    ['"rows":[', '],"run":', 'rows":[', "cut out", '"', "\\", "}", "é\u2028", "{"]
+    ['"rows":[', '],"run":', 'rows":[', "cut out", '"', "\\", "}", "é\u2028", "{", "[1.5,2.5]", "\x01"]
 ) | st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
 VALUES = st.recursive(
@@ -21,11 +21,20 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.just("rows"), inner, max_size=3),
     max_leaves=8,
 )
-ROWS = st.lists(st.dictionaries(TEXTS, VALUES, max_size=3) | st.just("cut out"), max_size=3)
+# Rows as the metrics write them, which are packed, beside others that cannot be.
+MEASURED = st.builds(
+    lambda named, more: more | named,
+    st.fixed_dictionaries({"metric": TEXTS, "group": TEXTS}),
+    st.dictionaries(TEXTS | st.just(":1.5,"), VALUES | st.lists(NUMBERS, min_size=1, max_size=4), max_size=3),
+)
+ROWS = st.lists(MEASURED, max_size=3) | st.lists(
+    MEASURED | st.dictionaries(TEXTS, VALUES, max_size=3) | st.just("cut out"), max_size=3
+)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(ROWS, VALUES, VALUES, VALUES)
+@example([{"metric": "FD", "group": "all", "note": "cut out", "value": 1.5}], None, None, None)
 def test_unread_rows_are_the_rows(found, before, after, envelope):
     value = {
         "body": {"facts": before, "rows": found, "run": "0" * 12, "train_counts": after},
@@ -34,7 +43,13 @@ def test_unread_rows_are_the_rows(found, before, after, envelope):
     text = canonical_json(value)
     read = rows.parse(text)
     assert read == sealed.parse(text) == json.loads(text)
-    assert [*read["body"]["rows"]] == json.loads(text)["body"]["rows"]  # asked a second time
+    plain, unread = json.loads(text)["body"]["rows"], read["body"]["rows"]
+    assert canonical_json([*unread]) == canonical_json(plain)  # asked a second time: 1 is not 1.0
+    if isinstance(unread, rows.Rows) and (parts := unread.parts()):
+        again = rows.Rows.packed(parts[0], memoryview(bytes(parts[1])))
+        assert canonical_json([*again]) == canonical_json(plain)
+        names = frozenset((row["metric"], row["group"]) for row in plain[:1])
+        assert repr(rows.named(again, names)) == repr(rows.named(plain, names))
 
 
 def test_rows_are_left_unread_where_they_can_be(tmp_path):
@@ -46,6 +61,8 @@ def test_rows_are_left_unread_where_they_can_be(tmp_path):
     assert type(lazy.body["rows"]) is rows.Rows
     assert type(plain.body["rows"]) is list
     assert lazy == plain
+    assert lazy.body["rows"].parts() is not None
+    assert rows.Rows(b'{"group":"all","metric":"FD","value":1e999}').parts() is None
     # Written again, as an import does, it is the same file.
     assert records.record_file(lazy.body, lazy.envelope) == (name, data)
 

@@ -110,7 +110,8 @@ def report(
       python harness.py report quickstart --check paper.lock
       python harness.py report --all --lock paper.lock
     """
-    from ltbench.cli import locking
+    from ltbench import provenance
+    from ltbench.cli import locking, stores
     from ltbench.report import memory
 
     locking.one_of(lock, check)
@@ -129,8 +130,9 @@ def report(
     wanted = Wanted(spec, as_, format_, out_dir, paper, fail_on, lock, check, json, change)
     if wanted.plain and memory.recall(named):
         return
-    with memory.remembering(named) as seen:
-        done = _all(wanted)
+    house = stores.open_store(write=False)
+    with memory.remembering(named) as seen, house.looking(), provenance.kept_in(memory.root()):
+        done = _all(wanted, house)
     if wanted.plain:
         _remember(seen, wanted, *done)
     _fail(wanted, done)
@@ -185,13 +187,11 @@ class Done:
         return told if self.moved is None else {**told, "moved": self.moved.lines}
 
 
-def _all(wanted: Wanted) -> list[Done]:
+def _all(wanted: Wanted, house: Store) -> list[Done]:
     """Make every report that was asked for, and say what came of them."""
-    from ltbench.cli import definitions, locking, stores
+    from ltbench.cli import definitions, locking
 
     known = locking.pinned_by(wanted.check, wanted.lock)
-    house = stores.open_store(write=False)
-    house.lazy = True  # a table asks for few of the rows
     names = definitions.every() if wanted.spec is None else [wanted.spec]
     done = [_one(name, house, wanted, known) for name in names]
     if wanted.json:

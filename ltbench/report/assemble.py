@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ltbench.report import diverged
@@ -32,6 +32,10 @@ from ltbench.report.select import Record, Selected, select
 from ltbench.report.sheet_build import build_sheet
 from ltbench.report.table import Column, Entry, Inputs, Missing, Row, Section, SeedValue, Table
 from ltbench.report.words import FLOORS, of_seed
+
+_Held = (
+    Mapping[tuple[str, str], list[Measured]] | None
+)  # what a cell's records say at a step, by metric and group
 
 _SAME_FLOOR = 1e-6  # relative; the same images give floors that differ by rounding between machines
 
@@ -96,6 +100,7 @@ class _Assembly:
     externals: Sequence[Record]
     states: Mapping[str, Mapping[str, str]]
     notes: Notes
+    _of_row: dict[tuple[int, int], list[tuple[Planned, _Held]]] = field(default_factory=dict)
 
     @cached_property
     def steps(self) -> list[int]:
@@ -163,8 +168,8 @@ class _Assembly:
 
     def _entry(self, row: RowPlan, column: Column, step: int, shown: int) -> Entry:
         values, missing, notes = [], [], []
-        for cell in row.cells:
-            found = self._value(row, cell, column, step, notes)
+        for cell, held in self._cells(row, step):
+            found = self._value(row, cell, held, column, step, notes)
             if isinstance(found, SeedValue):
                 values.append(found)
                 continue
@@ -176,29 +181,33 @@ class _Assembly:
         mean, sd = _mean_sd([value.value for value in values])
         return Entry(mean, sd, len(row.cells), tuple(values), tuple(missing), notes=tuple(notes))
 
+    def _cells(self, row: RowPlan, step: int) -> list[tuple[Planned, _Held]]:
+        """The cells of a row with what each holds at a step; None where there is no record. Asked again for every column."""
+        if (known := self._of_row.get((id(row), step))) is None:
+            pool = self.pool
+            known = [(c, pool.of(c, step) if pool.records(c, step) else None) for c in row.cells]
+            self._of_row[id(row), step] = known
+        return known
+
     def _value(
-        self, row: RowPlan, cell: Planned, column: Column, step: int, notes: list[int]
+        self, row: RowPlan, cell: Planned, held: _Held, column: Column, step: int, notes: list[int]
     ) -> SeedValue | Missing:
-        if not self.pool.records(cell, step):
+        if held is None:
             return self._absent(row, cell, step)
-        gap = Missing(
-            row.label, stated_seed(row, cell), cell["cell"], "not measured", "the record holds no such value"
-        )
-        found = self.pool.measured(cell, step, column)
+        found = held.get((column.metric, column.group))
         if not found:
-            return gap
+            return _gap_in(row, cell, "not measured", "the record holds no such value")
+        if len(found) > 1:
+            found = self.pool.measured(cell, step, column)
         record, measured = found[0]
         if differences := self.pool.differences(record, measured, column):
-            return replace(
-                gap, text="refused", detail=f"refused, since the column has other {', '.join(differences)}"
-            )
+            told = f"refused, since the column has other {', '.join(differences)}"
+            return _gap_in(row, cell, "refused", told)
         if len(found) > 1:
             fitting = [each for each in found if not self.pool.differences(*each, column)]
             notes += self._conflicts(row, cell, column, step, fitting)
         if measured["value"] is None:
-            return replace(
-                gap, text="undefined", detail=measured.get("reason") or "the record gives no reason"
-            )
+            return _gap_in(row, cell, "undefined", measured.get("reason") or "the record gives no reason")
         return seed_value(stated_seed(row, cell), cell["cell"], record, measured)
 
     def _conflicts(
@@ -219,7 +228,7 @@ class _Assembly:
         return [self.notes.number(text)]
 
     def _absent(self, row: RowPlan, cell: Planned, step: int) -> Missing:
-        gap = Missing(row.label, stated_seed(row, cell), cell["cell"], "not run")
+        gap = _gap_in(row, cell, "not run", "")
         if cell.get("unsupported"):
             return replace(gap, text="n/a", detail=cell["unsupported"])
         if step not in [int(milestone) for milestone in cell["milestones"]]:
@@ -282,14 +291,13 @@ class _Assembly:
                 yield (j, step), middle
 
     def _column_floors(self, column: Column, step: int) -> Iterator[float]:
-        for record in self.pool.every(step):
-            for _, row in self.pool.rows(record, column.metric, column.group):
-                if (
-                    row["floor"] is not None
-                    and row["n_floor"] == column.n_floor
-                    and not self.pool.differences(record, row, column)
-                ):
-                    yield float(row["floor"])
+        for record, row in self.pool.all_rows(column.metric, column.group, step):
+            if (
+                row["floor"] is not None
+                and row["n_floor"] == column.n_floor
+                and not self.pool.differences(record, row, column)
+            ):
+                yield float(row["floor"])
 
     def _row_notes(self, rows: Sequence[RowPlan], shown: int) -> list[tuple[int, ...]]:
         found = []
@@ -302,6 +310,10 @@ class _Assembly:
         numbers = row_notes(found, self.plan.evaluation["extractor"]["name"], others, self.notes)
         late = [diverged.notes_of(row, self.selected.train, shown) for row in rows]
         return [(*own, *map(self.notes.number, more)) for own, more in zip(numbers, late, strict=True)]
+
+
+def _gap_in(row: RowPlan, cell: Planned, text: str, detail: str) -> Missing:
+    return Missing(row.label, stated_seed(row, cell), cell["cell"], text, detail)
 
 
 def _row(row: RowPlan, notes: tuple[int, ...], baseline: int | None) -> Row:

@@ -16,6 +16,7 @@ from ltbench.report.axes import Planned, RowPlan, SectionPlan
 from ltbench.report.identity import ROW_KEYS, fixed_steps, groups_id
 from ltbench.report.select import Key, Record, Selected, age
 from ltbench.report.table import Column, External, SeedValue
+from ltbench.store.rows import named
 
 _STATED = operator.itemgetter(*ROW_KEYS)
 
@@ -43,6 +44,9 @@ class Pool:
     externals: Sequence[RowPlan]
     shown: int
     # What is asked again for every column of a table; by a record's digest, unless said.
+    _whole: dict[tuple[str, str, int | None], list[Measured]] = field(
+        default_factory=dict
+    )  # by names and step
     _held: dict[tuple[str, int], list[Record]] = field(default_factory=dict)  # by cell and step
     _each: dict[int | None, list[Record]] = field(default_factory=dict)  # by step
     _groups: dict[str, str] = field(default_factory=dict)
@@ -51,7 +55,7 @@ class Pool:
         default_factory=dict
     )  # by cell and step
     _apart: dict[str, list[str]] = field(default_factory=dict)
-    _names: set[tuple[str, str]] = field(default_factory=set)  # metric and group of the columns
+    _names: frozenset[tuple[str, str]] = frozenset()  # metric and group of the columns
 
     def records(self, cell: Planned, step: int) -> list[Record]:
         """What the store holds for a cell at a step under this section's evaluation, the latest first."""
@@ -123,13 +127,23 @@ class Pool:
         """A record's rows of one metric and group of the table."""
         return self._named(record).get((metric, group), [])
 
+    def all_rows(self, metric: str, group: str, step: int | None = None) -> list[Measured]:
+        """The rows of one metric and group in all records, or those of one step."""
+        records = self.every(step)
+        if len(records) == len(self.every()):
+            step = None  # a table of one step asks for nothing else
+        if (found := self._whole.get((metric, group, step))) is None:
+            found = [each for record in records for each in self.rows(record, metric, group)]
+            self._whole[metric, group, step] = found
+        return found
+
     def _named(self, record: Record) -> dict[tuple[str, str], list[Measured]]:
         known = self._rows.get(record["digest"])
         if known is None:  # those of the table only: a record may hold hundreds
+            found = named(record["body"]["rows"], self._names)
             known = self._rows[record["digest"]] = {}
-            for row in record["body"]["rows"]:
-                if (name := (row["metric"], row["group"])) in self._names:
-                    known.setdefault(name, []).append((record, row))
+            for name, rows in found.items():
+                known[name] = [(record, row) for row in rows]
         return known
 
     # --- columns ---
@@ -140,11 +154,9 @@ class Pool:
         Of the definition's `kinds` those that are measured here, and whatever else was asked for beyond the protocol's own.
         """
         kinds, groups = self._kinds(kinds), group_names(self.plan.evaluation, groups)
-        self._names = {(kind, group) for kind in kinds for group in groups}
+        self._names = frozenset((kind, group) for kind in kinds for group in groups)
         return tuple(
-            self._column(kind, group, [e for record in self.every() for e in self.rows(record, kind, group)])
-            for kind in kinds
-            for group in groups
+            self._column(kind, group, self.all_rows(kind, group)) for kind in kinds for group in groups
         )
 
     def _kinds(self, wanted: Sequence[str] | None) -> list[str]:
@@ -184,12 +196,12 @@ class Pool:
 
     def measured(self, cell: Planned, step: int, column: Column) -> list[Measured]:
         """Every value of a column that the records of a cell give: those that fit the column first, then the latest first."""
-        found = self._of(cell, step).get((column.metric, column.group), [])
+        found = self.of(cell, step).get((column.metric, column.group), [])
         if len(found) < 2:
             return found
         return sorted(found, key=lambda each: bool(self.differences(*each, column)))  # a stable sort
 
-    def _of(self, cell: Planned, step: int) -> dict[tuple[str, str], list[Measured]]:
+    def of(self, cell: Planned, step: int) -> dict[tuple[str, str], list[Measured]]:
         """The rows of all records of a cell at a step, by metric and group."""
         place = cell["cell"], step
         if (known := self._joined.get(place)) is None:
@@ -203,7 +215,7 @@ class Pool:
     def differences(self, record: Record, row: Mapping[str, Any], column: Column) -> list[str]:
         """What keeps a value out of its column, in words; what the column has comes first."""
         apart = self._apart_of(record)
-        if identity_of(row) == identity_of(vars(column)):
+        if identity_of(row) == column.identity:
             return apart
         texts = [
             f"{key} ({_said(getattr(column, key))}, here {_said(row.get(key))})"
@@ -249,15 +261,10 @@ def seed_value(seed: int | None, cell: str, record: Record, row: Mapping[str, An
     """Older records have neither errors nor folds."""
     folds = row.get("folds") or ()
     sound = bool(folds) and None not in folds and all(map(math.isfinite, folds))
+    kept = tuple(map(float, folds)) if sound else None
+    value = float(row["value"])
     return SeedValue(
-        seed,
-        float(row["value"]),
-        cell,
-        record["digest"],
-        se=row.get("se"),
-        corrected=row.get("corrected"),
-        folds=tuple(map(float, folds)) if sound else None,
-        n=row["n_gen"],
+        seed, value, cell, record["digest"], row.get("se"), row.get("corrected"), kept, row["n_gen"]
     )
 
 

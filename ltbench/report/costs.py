@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ltbench import plugins
@@ -165,10 +166,14 @@ class _House:
         counted = [c for c in self.calibrations if key(c["what"]) == key(what)]
         best = min(counted, key=lambda c: c["result"]["rows"], default=None)
         if best is None:
-            plugin = plugins.find("methods").get(what["method"]["name"])  # records outlive plugins
+            plugin = self._methods.get(what["method"]["name"])  # records outlive plugins
             declared = declared_rows(what) if plugin is not None and plugin.problem is None else None
             return Known(None, NO_PASSES) if declared is None else Known(declared)
         return Known(float(best["result"]["rows"]), sources=(calibration_source(best),))
+
+    @cached_property
+    def _methods(self) -> Mapping[str, plugins.Plugin]:
+        return plugins.find("methods")
 
     def _why(self, row: RowPlan) -> str:
         reasons = {}

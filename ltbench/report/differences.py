@@ -31,7 +31,10 @@ def difference(a: Entry, b: Entry, column: Column) -> Difference | None:
     pairs = _pairs(a, b)
     if not pairs:
         return None
-    gaps = [_side(x, column) * x.value - _side(y, column) * y.value for x, y in pairs]
+    if column.better == "zero":
+        gaps = [_side(x, column) * x.value - _side(y, column) * y.value for x, y in pairs]
+    else:  # the same, for nearly every column
+        gaps = [x.value - y.value for x, y in pairs]
     value = math.fsum(gaps) / len(gaps)
     error, source = max(
         (0.0, ""),
@@ -61,7 +64,7 @@ def against_baselines(
 
 
 def _pairs(a: Entry, b: Entry) -> list[tuple[SeedValue, SeedValue]]:
-    left, right = ({v.seed: v for v in entry.values if v.seed is not None} for entry in (a, b))
+    left, right = a.by_seed, b.by_seed
     return [(left[seed], right[seed]) for seed in sorted(left.keys() & right.keys())]
 
 
@@ -81,8 +84,7 @@ def _over_seeds(gaps: Sequence[float]) -> float:
 
 def _over_folds(pairs: Sequence[tuple[SeedValue, SeedValue]], column: Column) -> float:
     """Jackknife error of the mean paired difference; 0 where a value has no folds or another number of them."""
-    folds = [(x.folds, y.folds) for x, y in pairs]
-    counts = {len(side or ()) for both in folds for side in both}
+    counts = {len(each.folds or ()) for both in pairs for each in both}
     if len(counts) != 1 or (g := counts.pop()) < 2:
         return 0.0
     gaps = [0.0] * g

@@ -13,6 +13,7 @@ from ltbench.report.select import Record, Selected, age
 from ltbench.report.table import Column, Section
 from ltbench.report.words import BETTER, clean
 from ltbench.searching import coarse_text
+from ltbench.store.rows import named
 
 if TYPE_CHECKING:
     pass
@@ -164,9 +165,10 @@ def _guided(
 
 def _value_in(records: Sequence[Record], column: Column) -> float | None:
     """The latest value of a column that fits it."""
+    name = column.metric, column.group
     for record in records:
-        for row in record["body"]["rows"]:
-            known = all(row.get(key) == getattr(column, key) for key in ("metric", "group", *ROW_KEYS))
+        for row in named(record["body"]["rows"], frozenset([name])).get(name, ()):
+            known = all(row.get(key) == getattr(column, key) for key in ROW_KEYS)
             if known and row["value"] is not None:
                 return float(row["value"])
     return None

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ltbench.caches import root
+
 # Few and light: a report that is told again is told before the command line is imported.
 
 Mark = list[int] | None  # of a file or folder; None where there is nothing
@@ -36,14 +38,6 @@ _VARIABLES = ("LTBENCH_", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR", "
 _OWN = ("LTBENCH_CACHES",)  # set by `ltbench.caches`, which moves no report
 _SYSTEM = ("/proc/", "/dev/n", "/dev/u", "/dev/t", "/sys/d", "/sys/f")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-
-
-def root() -> Path | None:
-    """Where entries lie; None where nothing is to be kept."""
-    named = os.environ.get("LTBENCH_CACHE")
-    if named is not None:
-        return Path(named) if named else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltbench"
 
 
 def mark(path: str) -> Mark:
@@ -130,6 +124,10 @@ class Memory:
     begun: float
     stdout: io.StringIO = field(default_factory=io.StringIO)
     stderr: io.StringIO = field(default_factory=io.StringIO)
+    own: str = ""  # where what we derive lies, which decides nothing
+
+    def __post_init__(self) -> None:
+        self.own = f"{os.path.abspath(root() or os.devnull)}/"
 
     def saw(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An audit event. The mark is taken before the file is read, so a change meanwhile is a change."""
@@ -137,7 +135,11 @@ class Memory:
             path, _, flags = arguments
             if isinstance(flags, int) and flags & _WRITES:
                 return
-        elif event in ("os.listdir", "os.scandir"):
+        elif event in (
+            "os.listdir",
+            "os.scandir",
+            "ltbench.read",
+        ):  # the last one is of `ltbench.store.values`
             (path,) = arguments
             path = "." if path is None else path
         else:
@@ -149,6 +151,7 @@ class Memory:
                 named not in self.marks
                 and not named.endswith((".pyc", "__pycache__"))
                 and named[:6] not in _SYSTEM
+                and not named.startswith(self.own)
             ):
                 self.marks[named] = mark(named)
                 if (

@@ -37,12 +37,13 @@ def illustrations(section: Section, selected: Selected) -> Iterator[tuple[str, i
 
 def _of_cells(section: Section, selected: Selected, cells: Sequence[str]) -> Iterator[Record]:
     for cell in cells:
+        pictured = selected.illustrations.get((cell, section.shown), [])
         known = {
             _sampling(record["body"]["evaluation"])
-            for key in section.keys[cell]
+            for key in (section.keys[cell] if pictured else ())
             for record in selected.at(*key)
         }
-        for record in selected.illustrations.get((cell, section.shown), []):
+        for record in pictured:
             if _sampling(record["body"]["evaluation"]) in known:
                 yield record
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ltbench.report.identity import ROW_KEYS
 
 if TYPE_CHECKING:
     from ltbench.report.cost_table import Costs
@@ -28,10 +31,14 @@ class Column:
     n_floor: int | None
     estimator: str | None = None  # None: the records are older than the naming of estimators
 
+    @cached_property
+    def identity(self) -> tuple[Any, ...]:
+        """What its values share: of every value it is asked."""
+        return tuple(getattr(self, key) for key in ROW_KEYS)
 
-@dataclass(frozen=True)
-class SeedValue:
-    """One number of one network, with its sampling noise, and the record it came from."""
+
+class SeedValue(NamedTuple):
+    """One number of one network, with its sampling noise, and the record it came from. A table has tens of thousands."""
 
     seed: int | None  # of training; None for an external row
     value: float
@@ -82,6 +89,11 @@ class Entry:
     missing: tuple[Missing, ...]
     mark: str = ""  # "best", "second", "tie" or ""
     notes: tuple[int, ...] = ()
+
+    @cached_property
+    def by_seed(self) -> Mapping[int, SeedValue]:
+        """The values that have a seed: of a baseline it is asked for every row."""
+        return {value.seed: value for value in self.values if value.seed is not None}
 
     @property
     def n(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -13,9 +14,10 @@ from ltbench import files
 from ltbench.canonical import canonical_json, digest
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
 from ltbench.store import claims, kept, records, sealed
-from ltbench.store.kept import LIVE, Reads
-from ltbench.store.records import Damaged, Record
+from ltbench.store.kept import LIVE, Once, Reads
+from ltbench.store.records import Damaged, Record, Records
 from ltbench.store.run import Run, damage
+from ltbench.store.values import Values
 
 DEFAULT_ROOT, DEFAULT_SCRATCH = "results/store", "results/scratch"
 PREFIX = 6  # hex digits that a shortened cell id has at least
@@ -37,10 +39,13 @@ class Store:
         self.layers = (root, *readonly)
         self.folders = tuple(map(str, self.layers))  # thousands of names are made from them
         self.watch, self.lease = claims.WATCH, lease
-        # Whether rows of records stay text until they are asked for; of a store open for reading.
+        # Whether rows of records stay packed until they are asked for, and a run's records are those of the first question;
+        # of a store open for reading.
         self.lazy = False
         self.reads: Reads = LIVE  # of what a look asks; who only looks may put a `Kept` here
-        self._read: dict[Path, tuple[tuple[int, ...], Record]] = {}
+        self.values: Values | None = None  # what is known of records, for one look: `looking`
+        self._read: dict[str, tuple[tuple[int, ...], Record]] = {}
+        self.looked: dict[tuple[str, str], Records] = {}
 
     def __repr__(self) -> str:
         return f"Store({self.root})"
@@ -150,19 +155,33 @@ class Store:
         found = sorted({*first, *itertools.chain(*more)}) if more else first
         return [Run(self, cell_id, name) for name in found if _RUN.fullmatch(name)]
 
-    def read_record(self, path: Path) -> Record:
+    def read_record(self, path: str) -> Record:
         """`records.read_record`; a store that is open for reading keeps what it read while the file stays the same.
 
         A report asks for each record three times, and reading is most of its time. The bodies are shared: nobody changes them.
         """
         if self.write:
-            return records.read_record(path)
+            return records.read_record(Path(path))
         found = os.stat(path)
         mark = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         known = self._read.get(path)
         if known is None or known[0] != mark:
-            known = self._read[path] = (mark, records.read_record(path, lazy=self.lazy))
+            record = self.values.get(path, found) if self.values is not None else None
+            if record is None:
+                record = records.read_record(Path(path), lazy=self.lazy)
+                if self.values is not None:
+                    self.values.put(path, found, record)
+            known = self._read[path] = (mark, record)
         return known[1]
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """One look at a store open for reading: records are known from `values` where they have not changed, and stay as they
+        were first seen."""
+        self.lazy, self.values, self.reads = True, Values.of(self.layers), Once()
+        yield
+        if self.values is not None:
+            self.values.save()
 
     def records(self, kind: str = "evaluation") -> Iterator[Record]:
         """The records that count, of every run, verified, in a fixed order. `damaged()` lists those that were skipped."""

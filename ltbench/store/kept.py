@@ -66,6 +66,19 @@ class Reads:
         return None
 
 
+class Once(Reads):
+    """Lists each folder once: for a process that looks once and tells what it saw."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def names(self, folder: str) -> list[str]:
+        found = self._names.get(folder)
+        if found is None:
+            found = self._names[folder] = names(folder)
+        return found
+
+
 LIVE = Reads()
 
 

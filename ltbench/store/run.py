@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ltbench import files, redact
 from ltbench.canonical import digest
 from ltbench.errors import LtbenchError
-from ltbench.store import claims, kept, records, sealed
+from ltbench.store import claims, kept, records, sealed, values
 from ltbench.store.claims import Claim, Held
-from ltbench.store.kept import Seen
+from ltbench.store.kept import Reads, Seen
 from ltbench.store.records import Damaged, Glimpse, Record, Records
 
 if TYPE_CHECKING:
@@ -149,14 +149,24 @@ class Run:
         name, data = records.record_file(body, envelope)
         self._writable("records")
         path = self.dir / "records" / name
-        if not files.write_once(path, data, link=self.store.link) and not self._counts(path):
+        if not files.write_once(path, data, link=self.store.link):
+            if self._counts(path):
+                return path
             files.replace(path, data)
+        values.note(self.store.root, path, data)
         return path
 
     def records(self, kind: str | None = None) -> Records:
         """The verified records that count, of all layers, sorted by kind, step and evaluation; see `Records` for the rest."""
-        layers = [_layer_records(layer, kind, self.store.read_record) for layer in self._layers]
-        return layers[0] if len(layers) == 1 else records.unite(layers)
+        looked = self.store.looked if self.store.lazy and kind is None else {}
+        found = looked.get((self.cell, self.run))
+        if found is None:
+            reads = self.store.reads if self.store.lazy else kept.LIVE
+            places = [f"{root}/{self._place}" for root in self.store.folders]
+            layers = [_layer_records(place, kind, self.store.read_record, reads) for place in places]
+            found = layers[0] if len(layers) == 1 else records.unite(layers)
+            looked[self.cell, self.run] = found
+        return found
 
     def glimpses(self) -> list[Glimpse]:
         """The records by their names and heads, a hundred times faster than `records`: damage in the middle of a file, and a
@@ -183,7 +193,7 @@ class Run:
     def _counts(self, path: Path) -> bool:
         """Whether the record at `path` is sound and its writer held its claim."""
         try:
-            return _Fence(self.dir)(records.read_record(path))
+            return _Fence(str(self.dir))(records.read_record(path))
         except (FileNotFoundError, files.Unreadable):
             return False
 
@@ -352,7 +362,7 @@ class Run:
 
     def damaged(self) -> list[Damaged]:
         """Every file of the run that cannot be trusted, with the reason."""
-        found = self.records().damaged
+        found = [*self.records().damaged]
         for layer in self._layers:
             found += damage(layer / "run.json")
         return found + [Damaged(path, value) for path, value in self._failures() if isinstance(value, str)]
@@ -394,17 +404,17 @@ class Run:
         files.make_directory(self.dir / name)
 
 
-def _layer_records(layer: Path, kind: str | None, read: Callable[[Path], Record]) -> Records:
+def _layer_records(layer: str, kind: str | None, read: Callable[[str], Record], reads: Reads) -> Records:
     """The records of a run that count in one layer."""
     found: list[Record] = []
     fenced: list[Record] = []
     damaged: list[Damaged] = []
-    accepts = _Fence(layer)
-    for name in kept.names(layer / "records"):
+    accepts = _Fence(layer, reads)
+    for name in reads.names(f"{layer}/records"):
         if kind is not None and (match := records.NAME.fullmatch(name)) and match["kind"] != kind:
             continue
         try:
-            record = read(layer / "records" / name)
+            record = read(f"{layer}/records/{name}")
         except files.Unreadable as problem:
             damaged.append(Damaged(problem.path, problem.reason))
         except FileNotFoundError:
@@ -420,18 +430,18 @@ def _layer_records(layer: Path, kind: str | None, read: Callable[[Path], Record]
 class _Fence:
     """Whether a record was written while its writer still had its claim, as far as the claims of `folder` tell."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, reads: Reads = kept.LIVE) -> None:
+        self._folder, self._reads = folder, reads
         self._latest: dict[str, int] = {}
 
     def __call__(self, record: Record) -> bool:
         stage = record.stage
         if stage not in self._latest:
-            self._latest[stage] = claims.latest_attempt(self._folder, stage)
+            self._latest[stage] = claims.latest_attempt(self._folder, stage, self._reads)
         latest = self._latest[stage]
         if not 0 < record.attempt < latest:
             return True
-        inherited = claims.inherited_records(self._folder, stage, record.attempt, latest)
+        inherited = claims.inherited_records(Path(self._folder), stage, record.attempt, latest)
         return inherited is None or record.path.name in inherited
 
 

@@ -25,6 +25,7 @@ def _fault(number: str, happens: str, seen: str, tests: str, guard: str, lacking
 KILL, GRID, CKPT = "test_kill.py::", "faults/test_grid_kills.py::", "test_checkpoint_faults.py::"
 HOST, FILES, DAMAGE = "test_hostile_plugins.py::", "test_files.py::", "test_store_damage.py::"
 DISKS = "faults/test_disks.py::"
+VALUES = "test_store_values.py::"
 STORE, YAML, JOB = "test_store_faults.py::", "test_spec_yaml.py::", "test_job.py::"
 CLAIM, FENCE, LAUNCH = "test_claims.py::", "test_claims_fence.py::", "test_launch.py::"
 ANYWHERE = KILL + "test_killed_anywhere_and_run_again_equals_uninterrupted"
@@ -137,8 +138,11 @@ FAULTS = (
            "test_report_views.py::test_equal_records_give_equal_files_whatever_the_order_the_hash_seed_and_the_locale",
            "everything is sorted"),
     _fault("F47", "very many records", "a table in bounded time",
-           "test_plan.py::test_a_plan_of_a_full_store_finds_every_cell_done", "one look per folder",
-           "100,000 records in one table"),
+           "test_plan.py::test_a_plan_of_a_full_store_finds_every_cell_done "
+           f"{VALUES}test_values_are_a_fold_over_the_records_and_no_record_is_read_for_them "
+           f"{VALUES}test_what_is_kept_changes_no_look_whatever_happens "
+           f"{VALUES}test_of_a_damaged_segment_nothing_damaged_is_told",
+           "one look per folder; what records say is kept beside their marks (store/values.py); bench/report.py many"),
     _fault("F48", "code changed after results", "stale, with what changed; a comment changes nothing",
            "test_provenance.py::test_a_change_touches_its_component_and_is_named "
            "test_provenance.py::test_a_comment_a_docstring_and_layout_change_nothing", "digests over syntax trees"),
@@ -233,6 +237,9 @@ MUTANTS = (
       DISKS + "test_a_power_loss_at_any_moment_leaves_the_old_checkpoint_or_the_new"),
     M("F22", "ltbench.files", "            os.fsync(handle)\n        except OSError as error:\n            if (", "            pass\n        except OSError as error:\n            if (",
       DISKS + "test_a_power_loss_at_any_moment_loses_no_record_that_was_said_to_be_kept"),
+    M("F47", "ltbench.store.values", "known[0] != mark(found) or ", "", VALUES + "test_what_is_kept_changes_no_look_whatever_happens"),
+    M("F47", "ltbench.store.values", "if zlib.crc32(data[middle:at], zlib.crc32(data[begin:middle])) != check:", "if False:",
+      VALUES + "test_of_a_damaged_segment_nothing_damaged_is_told"),
     M("F23", "ltbench.cli.refusing", "        if needed > free:", "        if False:", DISKS + "test_what_has_no_room_is_refused_before_it_begins"),
     M("F28", "ltbench.files", "    ask_server(path.parent)\n    return not", "    return not",
       DISKS + "test_a_name_that_this_node_does_not_see_yet_is_asked_for_at_the_server"),
