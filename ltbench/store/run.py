@@ -279,7 +279,7 @@ class Run:
         """The failures of a stage, or of all, oldest attempt first."""
         return [
             value
-            for _, value in self._failures()
+            for _, _, value in self._failures()
             if isinstance(value, dict) and stage in (None, value["stage"])
         ]
 
@@ -326,8 +326,8 @@ class Run:
         wanted = {
             f"{stage}.{now.attempt}.json" for stage, now in states.items() if now and now.state == "failed"
         }
-        found = {path.name: path for path, value in self._failures() if isinstance(value, dict)}
-        return [found[name] for name in sorted(wanted & set(found))]
+        found = {name: folder for folder, name, value in self._failures() if isinstance(value, dict)}
+        return [Path(found[name], name) for name in sorted(wanted & set(found))]
 
     def file(self, name: str) -> Path | None:
         """run.json or accepted.json of the first layer that has it."""
@@ -355,12 +355,15 @@ class Run:
         found = self.records().damaged
         for layer in self._layers:
             found += damage(layer / "run.json")
-        return found + [Damaged(path, value) for path, value in self._failures() if isinstance(value, str)]
+        failures = self._failures()
+        return found + [
+            Damaged(Path(f, name), value) for f, name, value in failures if isinstance(value, str)
+        ]
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _failures(self) -> Iterator[tuple[Path, dict[str, Any] | str]]:
-        """(file, content or the reason why it cannot be read) by stage and attempt."""
+    def _failures(self) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
+        """(folder, file, content or the reason why it cannot be read) by stage and attempt."""
         for root in self.store.folders:
             folder = f"{root}/{self._place}/failed"
             for name in sorted(self.store.reads.names(folder), key=_stage_and_attempt):
@@ -370,7 +373,7 @@ class Run:
                     continue
                 except files.Unreadable as problem:
                     value = problem.reason
-                yield Path(folder, name), value
+                yield folder, name, value
 
     def _made_by(self, stage: str) -> list[str]:
         """The record files of a stage, by their names."""
