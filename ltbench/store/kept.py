@@ -56,6 +56,10 @@ class Reads:
         """A sealed file; nobody changes what is returned. Raises FileNotFoundError or files.Unreadable."""
         return sealed.read_sealed(path)
 
+    def settings(self, path: str) -> dict[str, Any]:
+        """The settings in a cell.json; nobody changes what is returned. Raises as `sealed` does."""
+        return self.sealed(path)["settings"]
+
     def records(self, folder: str) -> Seen:
         """The records in a folder; what cannot be read is left out."""
         return _see(folder)[0]
@@ -75,7 +79,9 @@ class Kept(Reads):
 
     def __init__(self, path: Path | None = None, roots: Sequence[Path] = ()) -> None:
         self._path, self._roots, self._fresh = path, [str(root) for root in roots], 0
-        self._names, self._sealed, self._records, self._sole, shapes = _load(path, self._roots)
+        kept = _load(path, self._roots)
+        self._names, self._sealed, self._records, self._settings, self._sole, shapes, self._shared = kept
+        self._alike = {repr(shared): number for number, shared in enumerate(self._shared)}
         self._shapes = {tuple(map(tuple, shape)): number for number, shape in enumerate(shapes)}
         self._slots = list(self._shapes)
         self.begin()
@@ -89,16 +95,20 @@ class Kept(Reads):
     def begin(self) -> None:
         """A look begins: what changes from now on is young."""
         self._until = time.time_ns() - int(SETTLED * 1e9)
+        self._told: dict[str, list[str]] = {}  # in this look
 
     def names(self, folder: str) -> list[str]:
-        found = stat(folder)
-        if found is None:
-            return []
-        known = self._names.get(folder)
-        if known is None or known[0] != mark(found):
-            known = [mark(found), names(folder)]
-            self._keep(self._names, folder, known, [found])
-        return known[1]
+        if (told := self._told.get(folder)) is not None:
+            return told
+        found, told = stat(folder), []
+        if found is not None:
+            known = self._names.get(folder)
+            if known is None or known[0] != mark(found):
+                known = [mark(found), names(folder)]
+                self._keep(self._names, folder, known, [found])
+            told = known[1]
+        self._told[folder] = told
+        return told
 
     def sealed(self, path: str) -> dict[str, Any]:
         found = stat(path)
@@ -110,6 +120,22 @@ class Kept(Reads):
             if found.st_size <= SMALL:
                 self._keep(self._sealed, path, known, [found])
         return known[1]
+
+    def settings(self, path: str) -> dict[str, Any]:
+        """Kept without the seed: the others of a grid have the rest, as one object."""
+        found = stat(path)
+        if found is None:
+            raise FileNotFoundError(path)
+        known = self._settings.get(path)
+        if known is None or known[0] != mark(found):
+            own = sealed.read_sealed(path)["settings"]
+            shared = {key: value for key, value in own.items() if key != "seed"}
+            number = self._alike.setdefault(repr(shared), len(self._shared))
+            self._shared += [shared] if number == len(self._shared) else []
+            known = [mark(found), number, *([own["seed"]] if "seed" in own else [])]
+            self._keep(self._settings, path, known, [found])
+        shared = self._shared[known[1]]
+        return {**shared, "seed": known[2]} if len(known) == 3 else shared
 
     def records(self, folder: str) -> Seen:
         found = stat(folder)
@@ -146,16 +172,16 @@ class Kept(Reads):
 
     def save(self, cells: Callable[[], Iterable[str]]) -> None:
         """Write down what is kept of `cells()`, if enough of it is new. A disk that refuses costs only the speed."""
-        parts = (self._names, self._sealed, self._records, self._sole)
+        parts = (self._names, self._sealed, self._records, self._settings, self._sole)
         if self._path is None or not self._fresh or self._fresh * SHARE < sum(map(len, parts)):
             return
         known = set(cells())
         kept = [
             {place: entry for place, entry in part.items() if self._cell(place) in known}
-            for part in parts[:3]
+            for part in parts[:4]
         ]
         kept.append({cell: entry for cell, entry in self._sole.items() if cell in known})
-        derived.write(self._path, [FORMAT, self._roots, *kept, self._slots])
+        derived.write(self._path, [FORMAT, self._roots, *kept, self._slots, self._shared])
         self._fresh = 0
 
     def _keep(
@@ -247,9 +273,9 @@ def _same(runs: str, seen: Seen, known: int) -> bool:
     return mark_all(found) == known and not os.path.lexists(f"{folder[:-8]}/accepted.json")
 
 
-def _load(path: Path | None, roots: list[str]) -> tuple[Any, Any, Any, Any, Any]:
+def _load(path: Path | None, roots: list[str]) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
     """Empty where there is no such file, or it is damaged, of another version or of other folders."""
     found = derived.read(path) if path is not None else None
-    if isinstance(found, list) and len(found) == 7 and found[:2] == [FORMAT, roots]:
-        return found[2], found[3], found[4], found[5], found[6]
-    return {}, {}, {}, {}, []
+    if isinstance(found, list) and len(found) == 9 and found[:2] == [FORMAT, roots]:
+        return tuple(found[2:])  # pyright: ignore[reportReturnType]
+    return {}, {}, {}, {}, {}, [], []

@@ -158,6 +158,11 @@ class Run:
         layers = [_layer_records(layer, kind, self.store.read_record) for layer in self._layers]
         return layers[0] if len(layers) == 1 else records.unite(layers)
 
+    def record_names(self) -> list[str]:
+        """The record files of one's own store, unread."""
+        found = self.store.reads.names(f"{self.store.folders[0]}/{self._place}/records")
+        return [name for name in found if records.NAME.fullmatch(name)]
+
     def glimpses(self) -> list[Glimpse]:
         """The records by their names and heads, a hundred times faster than `records`: damage in the middle of a file, and a
         record whose writer had lost its claim, are not noticed. Where two files answer one question, all are read and judged."""
@@ -313,12 +318,11 @@ class Run:
 
     def stages(self) -> list[str]:
         """Every stage that was ever claimed here, or whose failure came from another store."""
+        reads, folders = self.store.reads, [f"{root}/{self._place}" for root in self.store.folders]
         failed = (
-            _stage_and_attempt(name)[0]
-            for layer in self._layers
-            for name in self.store.reads.names(f"{layer}/failed")
+            _stage_and_attempt(name)[0] for folder in folders for name in reads.names(f"{folder}/failed")
         )
-        return sorted({*claims.stages(self.dir, self.store.reads), *failed})
+        return sorted({*claims.stages(folders[0], reads), *failed})
 
     def standing_failures(self) -> list[Path]:
         """The files of those failures that are a stage's present state, by name."""
