@@ -32,8 +32,10 @@ class Digester:
     """
 
     def __init__(self) -> None:
-        self._whole: dict[int, tuple[Any, bytes]] = {}
-        self._items: dict[tuple[str, int], tuple[Any, bytes]] = {}
+        self._whole: dict[
+            int, tuple[Any, bytes]
+        ] = {}  # the part stays alive in there, so its id stays its own
+        self._items: dict[tuple[str, int], bytes] = {}
         self._keys: dict[str, bytes] = {}
         self._orders: dict[tuple[Any, ...], list[str] | None] = {}
 
@@ -45,28 +47,34 @@ class Digester:
         order = self._order(tuple(value))
         if order is None:
             return canonical_json(value)
-        found = []
-        for key in order:
-            item = value[key]
-            if depth > 1 and type(item) is dict:
-                found.append(self._keys[key] + self._spell(item, depth - 1))
-            else:  # written out: it is done a hundred thousand times
-                seen = self._items.get((key, id(item)))
-                found.append(seen[1] if seen is not None else self._item(key, item))
-        return b"{" + b",".join(found) + b"}"
+        if depth > 1:
+            return b"{" + b",".join([self._deep(key, value[key], depth) for key in order]) + b"}"
+        known = self._items
+        try:  # nearly always: it is done ten thousand times
+            return b"{" + b",".join([known[key, id(value[key])] for key in order]) + b"}"
+        except KeyError:
+            return b"{" + b",".join([self._item(key, value[key]) for key in order]) + b"}"
+
+    def _deep(self, key: str, value: Any, depth: int) -> bytes:
+        """A key and its value, whose own parts are the ones that are shared."""
+        return (
+            self._keys[key] + self._spell(value, depth - 1) if type(value) is dict else self._item(key, value)
+        )
 
     def _order(self, keys: tuple[Any, ...]) -> list[str] | None:
         """Sorted as text: the quotation mark at a spelled key's end would sort before some of what may follow it. None where a key
         is no plain text."""
-        if keys not in self._orders:
+        try:
+            return self._orders[keys]
+        except KeyError:
             plain = all(isinstance(key, str) and key.isascii() for key in keys)
-            self._orders[keys] = sorted(keys) if plain else None
             self._keys |= {key: canonical_json(key) + b":" for key in keys} if plain else {}
-        return self._orders[keys]
+            found = self._orders[keys] = sorted(keys) if plain else None
+            return found
 
     def _item(self, key: str, value: Any) -> bytes:
-        seen = self._items[key, id(value)] = (value, self._keys[key] + self._part(value))
-        return seen[1]  # the value stays alive in there, so its id stays its own
+        seen = self._items[key, id(value)] = self._keys[key] + self._part(value)
+        return seen
 
     def _part(self, value: Any) -> bytes:
         """A part by itself: under another key it is spelled alike."""

@@ -25,6 +25,7 @@ from typing import Literal, TypeVar
 from ltbench.errors import EnvironmentProblem, LtbenchError
 
 READ_LIMIT = 64 << 20  # bytes; nothing that is read whole into memory by name alone is larger
+READ_PIECE = 1 << 20  # bytes; of a file that does not come in one
 
 # EIO is among them because a failed fsync has thrown the dirty pages away: only a rewrite under a new name can succeed.
 _TRANSIENT = {errno.EINTR, errno.EAGAIN, errno.ESTALE, errno.EIO}
@@ -261,29 +262,38 @@ def _user(uid: int) -> str:
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_regular(path: Path, limit: int = READ_LIMIT) -> bytes:
+def read_regular(path: str | Path, limit: int = READ_LIMIT) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Never blocks on a FIFO and never follows a symbolic link.
 
     Raises FileNotFoundError, or Unreadable with the reason.
     """
 
     def once() -> bytes:
-        with open(_open_regular(path), "rb", buffering=0) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            if size > limit:
-                raise Unreadable(path, f"is {size:,} bytes; this kind of file has at most {limit:,}")
-            return stream.readall()
+        handle, found = _open_regular(path)
+        try:
+            if found.st_size > limit:
+                raise Unreadable(
+                    Path(path), f"is {found.st_size:,} bytes; this kind of file has at most {limit:,}"
+                )
+            data = piece = os.read(handle, found.st_size + 1)
+            while piece and len(data) != found.st_size:  # cut short, or it has grown meanwhile
+                piece = os.read(handle, READ_PIECE)
+                data += piece
+            return data
+        finally:
+            os.close(handle)
 
     return _insist_reading(path, once)
 
 
-def read_head(path: str | Path, size: int) -> bytes:
-    """The first `size` bytes of a regular file, or all. Raises FileNotFoundError, or Unreadable with the reason."""
+def read_head(path: str, size: int) -> tuple[bytes, os.stat_result]:
+    """The first `size` bytes of a regular file, or all, and how it lay there before. Raises FileNotFoundError, or Unreadable with the
+    reason."""
 
-    def once() -> bytes:
-        handle = _open_regular(path)
+    def once() -> tuple[bytes, os.stat_result]:
+        handle, found = _open_regular(path)
         try:
-            return os.pread(handle, size, 0)
+            return os.pread(handle, size, 0), found
         finally:
             os.close(handle)
 
@@ -299,7 +309,7 @@ def sha256_file(path: Path) -> tuple[str, int]:
     """(64 hex digits, bytes) of a regular file, in bounded memory. Raises FileNotFoundError or Unreadable."""
 
     def once() -> tuple[str, int]:
-        with open(_open_regular(path), "rb") as stream:
+        with open(_open_regular(path)[0], "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
 
     return _insist_reading(path, once)
@@ -455,13 +465,14 @@ def discard(path: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _open_regular(path: str | Path) -> int:
-    """A read handle. O_NONBLOCK keeps a FIFO from blocking us before fstat can refuse it."""
+def _open_regular(path: str | Path) -> tuple[int, os.stat_result]:
+    """A read handle, and what it is of. O_NONBLOCK keeps a FIFO from blocking us before fstat can refuse it."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         os.close(handle)
         raise Unreadable(Path(path), "is not a regular file")
-    return handle
+    return handle, found
 
 
 def _names(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -291,9 +291,9 @@ def _with_sources(planned: list[Planned], look: _Look) -> list[Planned]:
     }  # of two parts that share a cell the first speaks
     steps: dict[str, set[int]] = {}
     brought: dict[str, tuple[str, Planned]] = {}  # source -> (the planned cell it goes before, its plan)
-    waiting = [(item, item) for item in planned]
+    waiting = deque((item, item) for item in planned)
     while waiting:
-        item, first = waiting.pop(0)
+        item, first = waiting.popleft()
         source = item.cell.source
         if source is None or not look.begins(item):
             continue
@@ -305,7 +305,8 @@ def _with_sources(planned: list[Planned], look: _Look) -> list[Planned]:
         if cell.id in own:
             known = own[cell.id]
             own[cell.id] = look.with_weights(known, source.step, reason)
-            waiting += [(own[cell.id], first)] if own[cell.id] is not known else []
+            if own[cell.id] is not known:
+                waiting.append((own[cell.id], first))
             continue
         found = look.at(replace(cell, milestones=tuple(sorted(wanted))))
         for step in sorted(wanted):
@@ -381,23 +382,19 @@ class _Look:
         return replace(planned, reason=f"cannot run here: {answer.reason}", cause="impossible")
 
     def _at_a_glance(self, cell: Cell) -> Planned | None:
-        """A cell with one run whose records are all there, as nearly every cell of a long grid; None for any other."""
+        """A cell with one run, of the present code, which nobody has accepted, as nearly every cell of a grid; None for any other."""
         if self.verify or len(self.store.layers) > 1 or cell.id not in self.known:
             return None
-        good = self._goods({})
-        runs = f"{self.store.folders[0]}/cells/{cell.id[:2]}/{cell.id}/runs"
-        seen = self.store.reads.only(runs, lambda seen: _same(cell, seen, good) in self._complete)
+        run = provenance.run_id(provenance.train_code(cell.settings), cell.settings, self._digester)
+        seen = self.store.reads.sole(self.store.folders[0], cell.id, run)
         if seen is None:
             return None
-        run = seen.folder[len(runs) + 1 :].partition("/")[0]
-        own = provenance.run_id(provenance.train_code(cell.settings), cell.settings, self._digester)
-        return _alike(self._complete[_same(cell, seen, good)], cell, run) if run == own else None
+        return self._of_seen(cell, run, [seen], self._goods({})) or self._unbegun(cell)
 
     def _from_files(self, cell: Cell) -> Planned:
-        total = len(cell.milestones) * (1 + len(cell.evaluations))
         runs = self.store.runs(cell.id) if cell.id in self.known else []
         if not runs:
-            return Planned(cell, "new", cell.missing or "never run", 0, total, _everything(cell, "never run"))
+            return self._unbegun(cell)
         code = provenance.train_code(cell.settings)
         found, accepted = self._current(cell, runs, code)
         if found is not None:
@@ -406,24 +403,33 @@ class _Look:
                 return planned
         changed = self._changes(cell, [run for run in runs if found is None or run.run != found.run], code)
         if changed is None:
-            return Planned(cell, "new", cell.missing or "never run", 0, total, _everything(cell, "never run"))
+            return self._unbegun(cell)
+        total = len(cell.milestones) * (1 + len(cell.evaluations))
         reason = changed[0] + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
         return Planned(cell, "stale", reason, 0, total, _everything(cell, reason), changes=tuple(changed))
 
+    def _unbegun(self, cell: Cell) -> Planned:
+        total = len(cell.milestones) * (1 + len(cell.evaluations))
+        return Planned(cell, "new", cell.missing or "never run", 0, total, _everything(cell, "never run"))
+
     def _of_run(self, cell: Cell, run: Run, good: _Goods) -> Planned | None:
-        """What the run that counts says; None where it holds nothing. Cells whose records are all there differ in nothing else."""
+        """What the run that counts says; None where it holds nothing."""
         if self.verify:
             whole = run.records()
             return _Seen(cell, run, good, whole, whole).planned()
-        seen = run.seen()
+        return self._of_seen(cell, run.run, run.seen(), good)
+
+    def _of_seen(self, cell: Cell, run: str, seen: list[Seen], good: _Goods) -> Planned | None:
+        """The same of its records. Cells whose records are all there differ in nothing else."""
         same = _same(cell, seen[0], good) if len(seen) == 1 else None
         known = self._complete.get(same) if same is not None else None
-        if known is None:
-            found = _Seen(cell, run, good, run.glimpses_of(seen), Records()).planned()
-            if same is not None and found is not None and found.state == "done":
-                self._complete[same] = found
-            return found
-        return _alike(known, cell, run.run)
+        if known is not None:
+            return _alike(known, cell, run)
+        there = self.store.run(cell.id, run)
+        found = _Seen(cell, there, good, there.glimpses_of(seen), Records()).planned()
+        if same is not None and found is not None and found.state == "done":
+            self._complete[same] = found
+        return found
 
     def begins(self, planned: Planned) -> bool:
         """Whether a cell's training is to begin, i.e. is due and has no checkpoint to go on from."""

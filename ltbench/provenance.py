@@ -467,8 +467,8 @@ def spell_tree(node: Any) -> str:
     if isinstance(node, ast.AST):
         fields = [
             f"{name}={spell_tree(value)}"
-            for name, value in ast.iter_fields(node)
-            if name not in _SKIPPED and value is not None and value != []
+            for name in node._fields
+            if name not in _SKIPPED and (value := getattr(node, name, None)) is not None and value != []
         ]
         return f"{type(node).__name__}({','.join(fields)})"
     if isinstance(node, list):

@@ -97,6 +97,7 @@ _HINTS = (
     ),
     *("jwt", "?key=", "&key=", "?sig", "&sig", "x-amz-"),
 )
+_NUMBERS = (int, float, bool)
 _known: set[str] = set()  # values seen in this process; a method may take a variable away and still print it
 _considered: set[str] = set()
 
@@ -128,7 +129,9 @@ def _clean_all(value: Any, texts: _Cleaned) -> Any:
         return texts[value]
     if isinstance(value, dict):
         return {
-            texts[key] if isinstance(key, str) else key: _clean_all(item, texts)
+            texts[key] if isinstance(key, str) else key: item
+            if item is None or type(item) in _NUMBERS
+            else _clean_all(item, texts)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):

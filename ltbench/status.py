@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ltbench import provenance
+from ltbench.canonical import Digester
 from ltbench.errors import LtbenchError
 from ltbench.plan import STATES, Plan, Planned
-from ltbench.store import Run, StageState, Store
-from ltbench.store.records import NAME
+from ltbench.store import StageState, Store
 
 if TYPE_CHECKING:
     from ltbench.launch.slurm.seen import Seen, Task
@@ -219,13 +219,14 @@ def _why_waiting(task: Waiting) -> str:
 
 def of_store(store: Store) -> list[Row]:
     """One row per cell of the store: its run by the present code if there is one, else the one with most records."""
-    return [_found(store, cell) for cell in store.cells()]
+    digester = Digester()
+    return [_found(store, cell, digester) for cell in store.cells()]
 
 
-def _found(store: Store, cell: str) -> Row:
-    settings = store.cell(cell)["settings"]
-    runs = {run.run: (run, _records(run)) for run in store.runs(cell)}
-    present = _present_run(settings)
+def _found(store: Store, cell: str, digester: Digester) -> Row:
+    settings = store.settings(cell)
+    runs = {run.run: (run, run.record_names()) for run in store.runs(cell)}
+    present = _present_run(settings, digester)
     chosen = runs.get(present or "") or max(runs.values(), key=lambda found: len(found[1]), default=None)
     base = {
         "cell": cell,
@@ -266,16 +267,11 @@ def _told(stage: str, now: StageState, settings: Mapping[str, Any]) -> dict[str,
     return {"state": "partial", "reason": reason, "stage": stage}
 
 
-def _present_run(settings: Mapping[str, Any]) -> str | None:
+def _present_run(settings: Mapping[str, Any], digester: Digester) -> str | None:
     try:
-        return provenance.run_id(provenance.train_code(settings), settings)
+        return provenance.run_id(provenance.train_code(settings), settings, digester)
     except LtbenchError:
         return None  # its method or data set is not here; its records are
-
-
-def _records(run: Run) -> list[str]:
-    """Names of the record files, unread: reading them is for `show`."""
-    return [name for name in run.store.reads.names(f"{run.dir}/records") if NAME.fullmatch(name)]
 
 
 def _beat(beat: Mapping[str, Any] | None, stage: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Both may be kept (a SLURM job's are, by default), so no secret gets into them.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -38,7 +39,10 @@ def console(*, stderr: bool = False) -> Console:
 
 def safe(text: str) -> str:
     """`text` without secrets, and with a mark for every character that would do something to a terminal but newline and tab."""
-    text = redact.clean(text)
+    return _shown(redact.clean(text))
+
+
+def _shown(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     return "".join("\ufffd" if c not in "\n\t" and unicodedata.category(c) in _ACTING else c for c in text)
@@ -54,9 +58,35 @@ def out(text: str = "") -> None:
     print(safe(text))
 
 
+def out_all(lines: Iterable[str]) -> None:
+    """Thousands of lines of the result (stdout), as `out` has each: what is secret is found out once."""
+    sys.stdout.writelines([f"{_shown(line)}\n" for line in redact.clean_all(list(lines))])
+
+
 def dump(value: Any) -> None:
     """A result as JSON (stdout): strict, so never NaN."""
-    print(json.dumps(redact.clean_all(value), indent=1, allow_nan=False, ensure_ascii=False, default=str))
+    print(_json(redact.clean_all(value)))
+
+
+def _json(value: Any, depth: int = 0) -> str:
+    """`json.dumps` with an indent of 1, which alone takes the encoder that is written in Python: here an object or a list without
+    others in it is left to the one in C."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    between = ",\n" + " " * (depth + 1)
+    if not any(isinstance(item, dict | list | tuple) for item in inner):
+        text = _encoder(between).encode(value)
+        return f"{text[0]}{between[1:]}{text[1:-1]}\n{' ' * depth}{text[-1]}" if inner else text
+    said = [_json(item, depth + 1) for item in inner]
+    if isinstance(value, dict):
+        keys = [_encoder(",").encode({key: 0})[1:-4] for key in value]
+        said = [f"{key}: {item}" for key, item in zip(keys, said, strict=True)]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return f"{first}{between[1:]}{between.join(said)}\n{' ' * depth}{last}"
+
+
+@functools.cache
+def _encoder(between: str) -> json.JSONEncoder:
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(between, ": "), default=str)
 
 
 def table(

@@ -20,7 +20,7 @@ from ltbench.cli.options import (
     WithMethods,
     place,
 )
-from ltbench.cli.output import console, dump, out, plain, plural, say
+from ltbench.cli.output import console, dump, out, out_all, plain, plural, say
 from ltbench.cli.output import show as picture
 from ltbench.errors import UsageError
 
@@ -79,8 +79,7 @@ def status(
     if json:
         _dump(look)
     elif list_:
-        for line in board.render_list(look()):
-            out(line)
+        out_all(board.render_list(look()))
         _say(look)
     elif watch:
         _watch(look)

@@ -294,7 +294,7 @@ def inherited_records(folder: Path, stage: str, attempt: int, latest: int) -> se
     return None
 
 
-def stages(folder: Path, reads: Reads = LIVE) -> list[str]:
+def stages(folder: Path | str, reads: Reads = LIVE) -> list[str]:
     """Every stage that was ever claimed, sorted."""
     found = {name.split(".")[0] for name in reads.names(f"{folder}/claims") if name.endswith(".json")}
     return sorted(stage for stage in found if _STAGE.fullmatch(stage))

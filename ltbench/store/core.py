@@ -117,6 +117,16 @@ class Store:
                 continue
         raise UsageError(f"no cell {cell_id} in {self._where()}")
 
+    def settings(self, cell_id: str) -> dict[str, Any]:
+        """Of a cell, through what is kept of the store; nobody changes them. Raises as `cell` does."""
+        _check_cell(cell_id)
+        for root in self.folders:
+            try:
+                return self.reads.settings(f"{root}/cells/{cell_id[:2]}/{cell_id}/cell.json")
+            except FileNotFoundError:
+                continue
+        raise UsageError(f"no cell {cell_id} in {self._where()}")
+
     def resolve(self, prefix: str) -> str:
         """The one cell whose id begins with `prefix` (at least 6 hex digits). Raises UsageError otherwise."""
         prefix = prefix.lower()

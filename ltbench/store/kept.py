@@ -21,7 +21,7 @@ from ltbench.store.records import Glimpse
 
 Slot = tuple[str, int, str | None, str | None]  # kind, step, evaluation, evaluation code
 
-FORMAT = 1
+FORMAT = 2
 # What changed less long ago is read again. Two changes within a tick of the file system's clock (10 ms) have one time; the rest is
 # for a file server whose clock is behind ours.
 SETTLED = 60.0  # seconds
@@ -54,16 +54,21 @@ class Reads:
 
     def sealed(self, path: str) -> dict[str, Any]:
         """A sealed file; nobody changes what is returned. Raises FileNotFoundError or files.Unreadable."""
-        return sealed.read_sealed(Path(path))
+        return sealed.read_sealed(path)
+
+    def settings(self, path: str) -> dict[str, Any]:
+        """The settings in a cell.json; nobody changes what is returned. Raises as `sealed` does."""
+        return self.sealed(path)["settings"]
 
     def records(self, folder: str) -> Seen:
         """The records in a folder; what cannot be read is left out."""
         return _see(folder)[0]
 
-    def only(self, runs: str, wanted: Callable[[Seen], bool]) -> Seen | None:
-        """The records of the only run in a folder of runs which nobody has accepted, if they are `wanted`; None where that is not
-        known at a glance."""
-        return None
+    def sole(self, root: str, cell: str, run: str) -> Seen | None:
+        """The records of `run`, where it is the only run of the cell in the store at `root` and nobody has accepted it; None where
+        there is another, or a record that cannot be read. With as few questions to the file server as there can be."""
+        found = _sole(f"{root}/cells/{cell[:2]}/{cell}/runs", run)
+        return None if found is None else found[0]
 
 
 class Once(Reads):
@@ -87,7 +92,9 @@ class Kept(Reads):
 
     def __init__(self, path: Path | None = None, roots: Sequence[Path] = ()) -> None:
         self._path, self._roots, self._fresh = path, [str(root) for root in roots], 0
-        self._names, self._sealed, self._records, shapes = _load(path, self._roots)
+        kept = _load(path, self._roots)
+        self._names, self._sealed, self._records, self._settings, self._sole, shapes, self._shared = kept
+        self._alike = {repr(shared): number for number, shared in enumerate(self._shared)}
         self._shapes = {tuple(map(tuple, shape)): number for number, shape in enumerate(shapes)}
         self._slots = list(self._shapes)
         self.begin()
@@ -101,16 +108,20 @@ class Kept(Reads):
     def begin(self) -> None:
         """A look begins: what changes from now on is young."""
         self._until = time.time_ns() - int(SETTLED * 1e9)
+        self._told: dict[str, list[str]] = {}  # in this look
 
     def names(self, folder: str) -> list[str]:
-        found = stat(folder)
-        if found is None:
-            return []
-        known = self._names.get(folder)
-        if known is None or known[0] != mark(found):
-            known = [mark(found), names(folder)]
-            self._keep(self._names, folder, known, [found])
-        return known[1]
+        if (told := self._told.get(folder)) is not None:
+            return told
+        found, told = stat(folder), []
+        if found is not None:
+            known = self._names.get(folder)
+            if known is None or known[0] != mark(found):
+                known = [mark(found), names(folder)]
+                self._keep(self._names, folder, known, [found])
+            told = known[1]
+        self._told[folder] = told
+        return told
 
     def sealed(self, path: str) -> dict[str, Any]:
         found = stat(path)
@@ -118,10 +129,26 @@ class Kept(Reads):
             raise FileNotFoundError(path)
         known = self._sealed.get(path)
         if known is None or known[0] != mark(found):
-            known = [mark(found), sealed.read_sealed(Path(path))]
+            known = [mark(found), sealed.read_sealed(path)]
             if found.st_size <= SMALL:
                 self._keep(self._sealed, path, known, [found])
         return known[1]
+
+    def settings(self, path: str) -> dict[str, Any]:
+        """Kept without the seed: the others of a grid have the rest, as one object."""
+        found = stat(path)
+        if found is None:
+            raise FileNotFoundError(path)
+        known = self._settings.get(path)
+        if known is None or known[0] != mark(found):
+            own = sealed.read_sealed(path)["settings"]
+            shared = {key: value for key, value in own.items() if key != "seed"}
+            number = self._alike.setdefault(repr(shared), len(self._shared))
+            self._shared += [shared] if number == len(self._shared) else []
+            known = [mark(found), number, *([own["seed"]] if "seed" in own else [])]
+            self._keep(self._settings, path, known, [found])
+        shared = self._shared[known[1]]
+        return {**shared, "seed": known[2]} if len(known) == 3 else shared
 
     def records(self, folder: str) -> Seen:
         found = stat(folder)
@@ -135,56 +162,57 @@ class Kept(Reads):
                 return seen
         seen, heads = _see(folder)
         if heads is not None:
-            number = self._shapes.setdefault(seen.slots, len(self._slots))
-            self._slots += [seen.slots] if number == len(self._slots) else []
-            self._keep(
-                self._records,
-                folder,
-                [mark(found), number, seen.names, [mark(h) for h in heads]],
-                [found, *heads],
-            )
+            entry = [mark(found), self._number(seen.slots), seen.names, [mark(h) for h in heads]]
+            self._keep(self._records, folder, entry, [found, *heads])
         return seen
 
-    def only(self, runs: str, wanted: Callable[[Seen], bool]) -> Seen | None:
-        known = self._names.get(runs)
-        if known is None or len(known[1]) != 1:
+    def sole(self, root: str, cell: str, run: str) -> Seen | None:
+        if [root] != self._roots:
+            return super().sole(root, cell, run)
+        runs = f"{root}/cells/{cell[:2]}/{cell}/runs"
+        known = self._sole.get(cell)
+        if known is not None and known[1] == run:
+            seen = Seen(f"{runs}/{run}/records", self._slots[known[2]], known[3])
+            if _same(runs, seen, known[0]):
+                return seen
+        found = _sole(runs, run)
+        if found is None:
             return None
-        run = f"{runs}/{known[1][0]}"
-        folder = f"{run}/records"
-        kept = self._records.get(folder)
-        seen = None if kept is None else Seen(folder, self._slots[kept[1]], kept[2])
-        if kept is None or seen is None or not wanted(seen) or os.path.lexists(f"{run}/accepted.json"):
-            return None
-        try:
-            if mark(os.stat(runs)) != known[0] or mark(os.stat(folder)) != kept[0]:
-                return None
-            measured = zip(kept[2].split("/"), seen.slots, strict=True)
-            heads = [mark(os.stat(f"{folder}/{name}")) for name, slot in measured if slot[2]]
-        except OSError:
-            return None
-        return seen if heads == kept[3] else None
+        seen, stats = found
+        entry = [mark_all(stats), run, self._number(seen.slots), seen.names]
+        self._keep(self._sole, cell, entry, [each for each in stats if each is not None])
+        return seen
 
     def save(self, cells: Callable[[], Iterable[str]]) -> None:
         """Write down what is kept of `cells()`, if enough of it is new. A disk that refuses costs only the speed."""
-        parts = (self._names, self._sealed, self._records)
+        parts = (self._names, self._sealed, self._records, self._settings, self._sole)
         if self._path is None or not self._fresh or self._fresh * SHARE < sum(map(len, parts)):
             return
         known = set(cells())
         kept = [
-            {place: entry for place, entry in part.items() if self._cell(place) in known} for part in parts
+            {place: entry for place, entry in part.items() if self._cell(place) in known}
+            for part in parts[:4]
         ]
-        derived.write(self._path, [FORMAT, self._roots, *kept, self._slots])
+        kept.append({cell: entry for cell, entry in self._sole.items() if cell in known})
+        derived.write(self._path, [FORMAT, self._roots, *kept, self._slots, self._shared])
         self._fresh = 0
 
     def _keep(
         self, part: dict[str, Any], place: str, entry: list[Any], before: Sequence[os.stat_result]
     ) -> None:
         """Unless something changed lately: then it could change again and look the same."""
-        if all(max(each.st_mtime_ns, each.st_ctime_ns) <= self._until for each in before):
-            part[place] = entry
-            self._fresh += 1
-        else:
-            part.pop(place, None)
+        for each in before:
+            if each.st_ctime_ns > self._until or each.st_mtime_ns > self._until:
+                part.pop(place, None)
+                return
+        part[place] = entry
+        self._fresh += 1
+
+    def _number(self, slots: tuple[Slot, ...]) -> int:
+        """The place of `slots` in the list of those that folders have in common."""
+        number = self._shapes.setdefault(slots, len(self._slots))
+        self._slots += [slots] if number == len(self._slots) else []
+        return number
 
     def _cell(self, place: str) -> str:
         root = next((root for root in self._roots if place.startswith(f"{root}/cells/")), "")
@@ -204,6 +232,11 @@ def mark(found: os.stat_result) -> int:
     return hash((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
 
 
+def mark_all(found: Sequence[os.stat_result | None]) -> int:
+    """`mark` of several in their order; None is what is not there."""
+    return hash(tuple([f and (f.st_size, f.st_mtime_ns, f.st_ctime_ns, f.st_ino) for f in found]))
+
+
 def names(folder: str | Path) -> list[str]:
     """The sorted names in a folder without those that begin with a dot; none where there is no folder."""
     try:
@@ -214,28 +247,48 @@ def names(folder: str | Path) -> list[str]:
 
 def _see(folder: str) -> tuple[Seen, list[os.stat_result] | None]:
     """The records in a folder, and how those lay there whose content was looked at; None where one could not be read."""
-    found: list[Glimpse] = []
+    slots: list[Slot] = []
+    told: list[str] = []
     heads: list[os.stat_result] = []
     whole = True
     for name in names(folder):
         match = records.NAME.fullmatch(name)
         if match is None:
             continue
-        place = f"{folder}/{name}"
-        now = stat(place) if match["evaluation"] else None
         try:
-            found.append(records.glimpse(place, match))
+            glimpse, found = records.glimpse(f"{folder}/{name}", match)
         except (FileNotFoundError, files.Unreadable):
             whole = False
             continue
-        heads += [now] if now else []
-    told = "/".join(each.place[len(folder) + 1 :] for each in found)
-    return Seen(folder, tuple(each[1:] for each in found), told), heads if whole else None
+        slots.append(glimpse[1:])
+        told.append(name)
+        if found is not None:
+            heads.append(found)
+    return Seen(folder, tuple(slots), "/".join(told)), heads if whole else None
 
 
-def _load(path: Path | None, roots: list[str]) -> tuple[Any, Any, Any, Any]:
+def _sole(runs: str, run: str) -> tuple[Seen, list[os.stat_result | None]] | None:
+    """`Reads.sole`, and how everything lay there on which it depends."""
+    there, folder = stat(runs), f"{runs}/{run}/records"
+    if there is None or names(runs) != [run] or os.path.lexists(f"{runs}/{run}/accepted.json"):
+        return None
+    found = stat(folder)
+    seen, heads = _see(folder)
+    return None if heads is None else (seen, [there, found, *heads])
+
+
+def _same(runs: str, seen: Seen, known: int) -> bool:
+    """Whether everything is as it was when the only run's records were marked."""
+    folder, found = seen.folder, [stat(runs), stat(seen.folder)]
+    for name, slot in zip(seen.names.split("/"), seen.slots, strict=False):
+        if slot[2]:
+            found.append(stat(f"{folder}/{name}"))
+    return mark_all(found) == known and not os.path.lexists(f"{folder[:-8]}/accepted.json")
+
+
+def _load(path: Path | None, roots: list[str]) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
     """Empty where there is no such file, or it is damaged, of another version or of other folders."""
     found = derived.read(path) if path is not None else None
-    if isinstance(found, list) and len(found) == 6 and found[:2] == [FORMAT, roots]:
-        return found[2], found[3], found[4], found[5]
-    return {}, {}, {}, []
+    if isinstance(found, list) and len(found) == 9 and found[:2] == [FORMAT, roots]:
+        return tuple(found[2:])  # pyright: ignore[reportReturnType]
+    return {}, {}, {}, {}, {}, [], []

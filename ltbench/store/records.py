@@ -5,6 +5,7 @@ The body is what must come out the same when the work is done again; times, host
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -222,14 +223,16 @@ def parse_record(path: Path, data: bytes, *, lazy: bool = False) -> Record:
     return Record(path, body, envelope, found)
 
 
-def glimpse(place: str, match: re.Match[str]) -> Glimpse:
-    """The record in the file `place`, whose name gave `match` (of NAME). Raises FileNotFoundError or files.Unreadable."""
-    kind, step, evaluation, _ = match.group("kind", "step", "evaluation", "sha")
+def glimpse(place: str, match: re.Match[str]) -> tuple[Glimpse, os.stat_result | None]:
+    """The record in the file `place`, whose name gave `match` (of NAME), and how the file lay there before it was read; None where
+    the name told everything. Raises FileNotFoundError or files.Unreadable."""
+    kind, step, evaluation = match.group("kind", "step", "evaluation")
     if evaluation is None:
-        return Glimpse(place, kind, int(step), None, None)
-    code = _code_in(files.read_head(place, HEADS[0])) or _code_in(files.read_head(place, HEADS[1]))
-    found = code or read_record(Path(place)).evaluation_code
-    return Glimpse(place, kind, int(step), evaluation, found)
+        return Glimpse(place, kind, int(step), None, None), None
+    head, found = files.read_head(place, HEADS[0])
+    code = _code_in(head) or _code_in(files.read_head(place, HEADS[1])[0])
+    code = code or read_record(Path(place)).evaluation_code
+    return Glimpse(place, kind, int(step), evaluation, code), found
 
 
 def _code_in(head: bytes) -> str | None:

@@ -168,6 +168,11 @@ class Run:
             looked[self.cell, self.run] = found
         return found
 
+    def record_names(self) -> list[str]:
+        """The record files of one's own store, unread."""
+        found = self.store.reads.names(f"{self.store.folders[0]}/{self._place}/records")
+        return [name for name in found if records.NAME.fullmatch(name)]
+
     def glimpses(self) -> list[Glimpse]:
         """The records by their names and heads, a hundred times faster than `records`: damage in the middle of a file, and a
         record whose writer had lost its claim, are not noticed. Where two files answer one question, all are read and judged."""
@@ -289,7 +294,7 @@ class Run:
         """The failures of a stage, or of all, oldest attempt first."""
         return [
             value
-            for _, value in self._failures()
+            for _, _, value in self._failures()
             if isinstance(value, dict) and stage in (None, value["stage"])
         ]
 
@@ -323,12 +328,11 @@ class Run:
 
     def stages(self) -> list[str]:
         """Every stage that was ever claimed here, or whose failure came from another store."""
+        reads, folders = self.store.reads, [f"{root}/{self._place}" for root in self.store.folders]
         failed = (
-            _stage_and_attempt(name)[0]
-            for layer in self._layers
-            for name in self.store.reads.names(f"{layer}/failed")
+            _stage_and_attempt(name)[0] for folder in folders for name in reads.names(f"{folder}/failed")
         )
-        return sorted({*claims.stages(self.dir, self.store.reads), *failed})
+        return sorted({*claims.stages(folders[0], reads), *failed})
 
     def standing_failures(self) -> list[Path]:
         """The files of those failures that are a stage's present state, by name."""
@@ -336,8 +340,8 @@ class Run:
         wanted = {
             f"{stage}.{now.attempt}.json" for stage, now in states.items() if now and now.state == "failed"
         }
-        found = {path.name: path for path, value in self._failures() if isinstance(value, dict)}
-        return [found[name] for name in sorted(wanted & set(found))]
+        found = {name: folder for folder, name, value in self._failures() if isinstance(value, dict)}
+        return [Path(found[name], name) for name in sorted(wanted & set(found))]
 
     def file(self, name: str) -> Path | None:
         """run.json or accepted.json of the first layer that has it."""
@@ -365,12 +369,15 @@ class Run:
         found = [*self.records().damaged]
         for layer in self._layers:
             found += damage(layer / "run.json")
-        return found + [Damaged(path, value) for path, value in self._failures() if isinstance(value, str)]
+        failures = self._failures()
+        return found + [
+            Damaged(Path(f, name), value) for f, name, value in failures if isinstance(value, str)
+        ]
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _failures(self) -> Iterator[tuple[Path, dict[str, Any] | str]]:
-        """(file, content or the reason why it cannot be read) by stage and attempt."""
+    def _failures(self) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
+        """(folder, file, content or the reason why it cannot be read) by stage and attempt."""
         for root in self.store.folders:
             folder = f"{root}/{self._place}/failed"
             for name in sorted(self.store.reads.names(folder), key=_stage_and_attempt):
@@ -380,7 +387,7 @@ class Run:
                     continue
                 except files.Unreadable as problem:
                     value = problem.reason
-                yield Path(folder, name), value
+                yield folder, name, value
 
     def _made_by(self, stage: str) -> list[str]:
         """The record files of a stage, by their names."""

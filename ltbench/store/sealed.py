@@ -89,24 +89,24 @@ def _parse_slowly(data: bytes) -> Any:
         raise ValueError(f"is not JSON ({error.msg} at byte {error.pos} of {len(data)})") from error
 
 
-def read_sealed(path: Path, limit: int = files.READ_LIMIT) -> dict[str, Any]:
+def read_sealed(path: str | Path, limit: int = files.READ_LIMIT) -> dict[str, Any]:
     """A sealed file of a format this code reads. Raises FileNotFoundError or files.Unreadable."""
     try:
         value = unseal(files.read_regular(path, limit))
     except ValueError as error:
-        raise files.Unreadable(path, str(error)) from error
+        raise files.Unreadable(Path(path), str(error)) from error
     check_format(path, value)
     return value
 
 
-def check_format(path: Path, value: dict[str, Any]) -> None:
+def check_format(path: str | Path, value: dict[str, Any]) -> None:
     """Raises Unreadable when `value["format"]` is missing, NewerFormat when it is newer than this code."""
     found = value.get("format")
     if not isinstance(found, int) or isinstance(found, bool):
-        raise files.Unreadable(path, f"has format {found!r}, not a number")
+        raise files.Unreadable(Path(path), f"has format {found!r}, not a number")
     if found > FORMAT:
         raise NewerFormat(
-            path, f"has format {found}; this ltbench reads up to {FORMAT}: update ltbench to read it"
+            Path(path), f"has format {found}; this ltbench reads up to {FORMAT}: update ltbench to read it"
         )
 
 
