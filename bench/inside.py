@@ -79,7 +79,7 @@ def write(out: Path, told: dict[str, Any]) -> None:
 
 def run(book: Book, parts: Sequence[Part], journal: Journal, budget: float, patient: bool = False) -> None:
     """Every part of which nothing is told and that the time allows. patient: nobody watches, and a part is begun while any time is left."""
-    if not patient:
+    if not patient and sys.__stderr__ is not None:
         faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
     begun, before = time.monotonic(), journal.told["total_s"]
     left = journal.left([part.name for part in parts])

@@ -272,5 +272,5 @@ def _body(number: int, evaluation: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     case, *size = sys.argv[1:] if sys.argv[1:2] == ["many"] else ["one", *sys.argv[1:]]
-    made = (many if case == "many" else measure)(*map(int, size))
-    print(json.dumps(made, indent=1))
+    count = int(size[0]) if size else 100_000 if case == "many" else 1_000
+    print(json.dumps(many(count) if case == "many" else measure(count), indent=1))

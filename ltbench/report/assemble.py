@@ -183,11 +183,12 @@ class _Assembly:
 
     def _cells(self, row: RowPlan, step: int) -> list[tuple[Planned, _Held]]:
         """The cells of a row with what each holds at a step; None where there is no record. Asked again for every column."""
-        if (known := self._of_row.get((id(row), step))) is None:
+        if (id(row), step) not in self._of_row:
             pool = self.pool
-            known = [(c, pool.of(c, step) if pool.records(c, step) else None) for c in row.cells]
-            self._of_row[id(row), step] = known
-        return known
+            self._of_row[id(row), step] = [
+                (c, pool.of(c, step) if pool.records(c, step) else None) for c in row.cells
+            ]
+        return self._of_row[id(row), step]
 
     def _value(
         self, row: RowPlan, cell: Planned, held: _Held, column: Column, step: int, notes: list[int]
