@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,26 +28,33 @@ NOW = ("--keep-days", "0")
 GONE = f".tmp-{files._kernel_tag()}-4194305-0123456789ab"  # of a process number that no kernel gives
 
 
-@pytest.fixture
-def grid(here):
-    """A finished grid of four cells whose trainings left checkpoints and weights: (store, runs in the grid's order)."""
-    found = spec.load(here / "little.yaml")
-    store = Store.open()
-    cells = plans.expand(found)
-    plans.register(cells, store)
-    runs = []
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A store and a scratch folder of a finished grid of four cells, whose trainings left checkpoints and weights."""
+    home = tmp_path_factory.mktemp("finished")
+    (home / "little.yaml").write_text(cli_world.SPEC)
+    found = spec.load(home / "little.yaml")
+    store = Store.open(home / "store", home / "scratch")
+    plans.register(plans.expand(found), store)
     for item in plans.plan(found, store).work():
         for stage in item.stages:
             told = (str(store.root), str(store.scratch), item.cell.id, item.run, stage, {})
             assert cli_jobs.run_job(*told, lambda event: None, lambda: False) == {"outcome": "done"}
         run = store.run(item.cell.id, item.run)
-        for place in (
-            run.checkpoints / "step-000000040.a1",
-            *(run.milestones / f"step-{s:09d}" for s in (20, 40)),
-        ):
+        weights = [run.milestones / f"step-{step:09d}" for step in (20, 40)]
+        for place in (run.checkpoints / "step-000000040.a1", *weights):
             plant(place / "model.safetensors", 1000)
-        runs.append(run)
-    return store, runs
+    return home
+
+
+@pytest.fixture
+def grid(here, finished):
+    """The finished grid in the test's own folder: (store, runs in the grid's order)."""
+    for name in ("store", "scratch"):
+        shutil.copytree(finished / name, here / name)
+    store = Store.open()
+    cells = plans.expand(spec.load(here / "little.yaml"))
+    return store, [run for cell in cells for run in store.runs(cell.id)]
 
 
 def plant(path, size=10):
@@ -330,11 +338,10 @@ def test_bad_input_and_what_cannot_be_deleted(cli, here, grid, monkeypatch):
         (("--filter", "seed=0"), "belong to a spec"),
         (("little.yaml", "--data", "x"), "goes without a SPEC"),
         (("nosuch",), "no spec 'nosuch'"),
-        (("--scratch", "little.yaml"), "is a file, not a folder"),
         (("--keep-days", "nan"), "Invalid value"),
     ):
         code, _, err = cli("gc", *words)
-        assert (code, said in err) == (4 if "--scratch" in words else 2, True), err
+        assert (code, said in err) == (2, True), err
 
     def refuse(path, ignore_errors=False):
         if not ignore_errors:
@@ -345,3 +352,5 @@ def test_bad_input_and_what_cannot_be_deleted(cli, here, grid, monkeypatch):
     assert code == 4
     assert "4 things could not be deleted" in err
     assert "freed 0 B in 0 files" in out
+    code, _, err = cli("gc", "--scratch", "little.yaml")
+    assert (code, "is a file, not a folder" in err) == (4, True), err
