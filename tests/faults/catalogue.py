@@ -64,7 +64,9 @@ FAULTS = (
     _fault("F09", "a worker is killed for its memory", "was killed by SIGKILL (out of memory, perhaps) at step k",
            f"{LAUNCH}test_a_worker_that_ends_badly_is_one_failed_stage {WHOLE_GRID} "
            f"{SLURM}test_a_killed_worker_is_written_down_and_the_cell_goes_on_when_it_is_sent_again "
-           f"{GUARDS}test_a_worker_that_the_kernel_killed_for_memory_is_of_that_class", "the driver writes its failure"),
+           f"{GUARDS}test_a_worker_that_the_kernel_killed_for_memory_is_of_that_class "
+           "test_slurm_memory.py::test_a_job_that_is_killed_for_its_memory_goes_on_with_a_smaller_micro_batch "
+           "test_slurm_memory.py::test_a_worker_that_the_kernel_kills_in_its_control_group_is_of_class_oom", "the driver writes its failure"),
     _fault("F10", "out of memory in a step", "failed: oom, with its message",
            f"{HOSTILE} {JOB}test_failures_are_classed_and_say_why "
            f"{SUBMIT}test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch", "failure_cause()"),
