@@ -130,8 +130,11 @@ def report(
     wanted = Wanted(spec, as_, format_, out_dir, paper, fail_on, lock, check, json, change)
     if wanted.plain and memory.recall(named):
         return
-    house = stores.open_store(write=False)
-    with memory.remembering(named) as seen, house.looking(), provenance.kept_in(memory.root()):
+    with (
+        memory.remembering(named) as seen,
+        provenance.kept_in(memory.root()),
+        stores.open_store(write=False).looking() as house,
+    ):
         done = _all(wanted, house)
     if wanted.plain:
         _remember(seen, wanted, *done)

@@ -37,7 +37,8 @@ ENTRIES = 32  # at most; the oldest go first
 _VARIABLES = ("LTBENCH_", "COLUMNS", "LINES", "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "LANG", "LC_")
 _OWN = ("LTBENCH_CACHES",)  # set by `ltbench.caches`, which moves no report
 _SYSTEM = ("/proc/", "/dev/n", "/dev/u", "/dev/t", "/sys/d", "/sys/f")
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+# Opened to be written, or a folder whose names are made durable: nothing is read. Whoever lists a folder says so.
+_UNREAD = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_DIRECTORY
 
 
 def mark(path: str) -> Mark:
@@ -133,7 +134,7 @@ class Memory:
         """An audit event. The mark is taken before the file is read, so a change meanwhile is a change."""
         if event == "open":
             path, _, flags = arguments
-            if isinstance(flags, int) and flags & _WRITES:
+            if isinstance(flags, int) and flags & _UNREAD:
                 return
         elif event in (
             "os.listdir",

@@ -185,11 +185,11 @@ class Store:
         return known[1]
 
     @contextlib.contextmanager
-    def looking(self) -> Iterator[None]:
+    def looking(self) -> Iterator[Store]:
         """One look at a store open for reading: records are known from `values` where they have not changed, and stay as they
         were first seen."""
         self.lazy, self.values, self.reads = True, Values.of(self.layers), Once()
-        yield
+        yield self
         if self.values is not None:
             self.values.save()
 
