@@ -57,7 +57,7 @@ def swell():
 
 SAID = {
     "slurm": "was ended by SLURM for want of memory",
-    "kernel": "was killed by SIGKILL (out of memory, perhaps) at step 2",
+    "kernel": "was killed by SIGKILL (out of memory, perhaps)",
 }
 
 
