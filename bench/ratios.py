@@ -21,7 +21,7 @@ BASELINES = ("sit", "ddpm")
 GOALS = {"ccua": 1.95, "cbdm": 1.95, "dispersive": 1.03, "oclt": 1.03, "resampling": 1.03}
 COUNTED = 3  # steps whose operations are counted
 # CPU seconds of turns: a goal three hundredths away needs many. A method without a goal, or far below it, needs few.
-CLOSE, FAR = 4.0, 1.0
+CLOSE, FAR = 3.5, 0.6
 CPU_SIZES = {
     "sit: SiT-T/2, 16x16, batch 8": World("SiT-T/2", "sit", (4, 16, 16), 8, 8, latents=True),
     "ddpm: UNet-16, 16x16, batch 8": World("UNet-16", "ddpm", (3, 16, 16), 8, 8),
@@ -32,7 +32,7 @@ TINY = {"sit: SiT-N/4, 8x8, batch 4": World("SiT-N/4", "sit", (4, 8, 8), 4, 4, i
 def measure(
     device: torch.device,
     sizes: dict[str, World] | None = None,
-    turns: int = 5,
+    turns: int = 3,
     times: int = 1,
     only: tuple[str, ...] | None = None,
     **recipe: Any,

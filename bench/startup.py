@@ -78,7 +78,7 @@ def measure(tries: int = 5) -> dict[str, Any]:
         for name in ("help", "status", "plan_quickstart"):
             lean(commands[name], env)
         times = {
-            name: cpu_seconds([sys.executable, *words], env, tries if name != f"plan_{CELLS}_cells" else 2)
+            name: cpu_seconds([sys.executable, *words], env, 2 if name == f"plan_{CELLS}_cells" else tries)
             for name, words in commands.items()
         }
     return {

@@ -33,7 +33,7 @@ TINY = {"SiT-N/4, 8x8, batch 4": World("SiT-N/4", "sit", (4, 8, 8), 4, 4, images
 
 
 def measure(
-    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 5, times: int = 1
+    device: torch.device, sizes: dict[str, World] | None = None, turns: int = 3, times: int = 1
 ) -> dict[str, Any]:
     """Per size and precision: how far the losses are apart, milliseconds of both, and the loop's time over ours."""
     found: dict[str, Any] = {}
@@ -50,8 +50,8 @@ def measure(
 def _row(
     world: World, precision: str, device: torch.device, turns: int, times: int, budget: float
 ) -> dict[str, Any]:
-    # The large ones are as slow as what they take to agree: a quarter of the steps.
-    apart = trace_apart(world, precision, device, STEPS if world.network in SMALL else STEPS // 4)
+    # The large ones are as slow as what they take to agree: a fifth of the steps.
+    apart = trace_apart(world, precision, device, STEPS if world.network in SMALL else STEPS // 5)
     ours = world.trainer("sit", device, precision=precision)
     loop = loop_of(world, ours, device)
     sides = {"ours": ours.advance, "official": loop.step}
