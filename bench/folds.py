@@ -13,7 +13,7 @@ from pathlib import Path
 
 from startup import HARNESS  # beside this file
 
-Key = tuple[str, float, str, str]  # method, rate, metric's name, group
+Key = tuple[str, float, float, int, str, str]  # method, rate, guidance, step, metric's name, group
 
 
 def compared(spec: Path, store: Path, env: Mapping[str, str]) -> int:
@@ -23,8 +23,8 @@ def compared(spec: Path, store: Path, env: Mapping[str, str]) -> int:
     subprocess.run(words, env=env, check=True, capture_output=True)
     (table,) = out.rglob("*.csv")
     told = dict(_told(table))
-    folded = _folded(store)
     assert told, "a report of records has means"
+    folded = _folded(store)
     for key, value in told.items():
         assert math.isclose(value, folded[key], rel_tol=1e-12), (
             f"{key}: {value} reported, {folded[key]} folded"
@@ -37,7 +37,15 @@ def _told(table: Path) -> Iterator[tuple[Key, float]]:
         for line in csv.DictReader(lines):
             if line["kind"] == "mean" and line["value"]:
                 rate = float(line["axes"].removeprefix("train.lr="))
-                yield (line["method"], rate, line["name"], line["group"]), float(line["value"])
+                key = (
+                    line["method"],
+                    rate,
+                    float(line["guidance"]),
+                    int(line["step"]),
+                    line["name"],
+                    line["group"],
+                )
+                yield key, float(line["value"])
 
 
 def _folded(store: Path) -> dict[Key, float]:
@@ -45,7 +53,12 @@ def _folded(store: Path) -> dict[Key, float]:
     for path in store.rglob("evaluation-*.json"):
         body = json.loads(path.read_bytes())["body"]
         settings = body["settings"]
+        run = (
+            settings["method"]["name"],
+            settings["train"]["lr"],
+            body["evaluation"]["guidance"],
+            body["step"],
+        )
         for row in body["rows"]:
-            key = settings["method"]["name"], settings["train"]["lr"], row["name"], row["group"]
-            found[key].append(row["value"])
+            found[*run, row["name"], row["group"]].append(row["value"])
     return {key: math.fsum(values) / len(values) for key, values in found.items()}

@@ -7,24 +7,22 @@ nothing has changed (`ltbench.report.memory`), and one that one record was super
 made elsewhere: every record is read and verified.
 
 `python bench/report.py many [RECORDS]` is 100,000 evaluation records of 4 values, whose tables must be what a plain fold over the
-files gives, bit for bit.
+files gives.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import os
 import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import folds  # beside this file
 from startup import HARNESS, ROOT, cpu_seconds
 
 KINDS = ("FD", "KD", "IS", "precision", "recall", "density", "coverage", "AuthPct", "copies", "Vendi")
@@ -50,14 +48,9 @@ grid:
 """
 
 
-Look = Callable[[Path, Path, Mapping[str, str]], int]  # spec, store, environment -> means that were compared
-
-
-def measure(cells: int = 1000, look: Look | None = None) -> dict[str, Any]:
-    """{"records", "values", "megabytes", "first_s", "again_s", "one_more_s", "peak_mb"} for a store of `cells` evaluation records.
-
-    look: asked before anything is superseded, and told under "means_compared".
-    """
+def measure(cells: int = 1000) -> dict[str, Any]:
+    """{"records", "values", "megabytes", "first_s", "again_s", "one_more_s", "copied_s", "peak_mb", "means"} for a store of `cells`
+    evaluation records; `means` were compared with a fold, before anything is superseded."""
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "wide.yaml")
         rates = ", ".join(f"{1e-4 * (k + 1):.6g}" for k in range(25))
@@ -68,7 +61,7 @@ def measure(cells: int = 1000, look: Look | None = None) -> dict[str, Any]:
         time.sleep(3)  # what was written within the last two seconds is not remembered
         first = cpu_seconds(words, env, 1)
         again = cpu_seconds(words, env, 3)
-        compared = {} if look is None else {"means_compared": look(spec, Path(folder, "store"), env)}
+        means = folds.compared(spec, Path(folder, "store"), env)
         _supersede(Path(folder))
         time.sleep(3)
         more = cpu_seconds(words, env, 1)
@@ -83,8 +76,8 @@ def measure(cells: int = 1000, look: Look | None = None) -> dict[str, Any]:
         "one_more_s": round(more, 2),
         "copied_s": round(copied, 2),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
+        "means": means,
         "goals": GOALS,
-        **compared,
     }
 
 
@@ -123,15 +116,13 @@ def many(wanted: int = 100_000) -> dict[str, Any]:
         first = cpu_seconds([*words, "md"], env, 1)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
         again = cpu_seconds([*words, "md"], env, 3)
-        cpu_seconds([*words, "csv"], env, 1)
-        told, fold = _means(Path(folder, "out", "wide.csv")), _fold(Path(folder, "store"))
-    assert told == fold, "the table is not the fold over the records"
+        means = folds.compared(spec, Path(folder, "store"), env)
     return {
         "records": count,
         "first_s": round(first, 1),
         "again_s": round(again, 2),
         "peak_mb": round(peak),
-        "means": len(fold),
+        "means": means,
     }
 
 
@@ -198,33 +189,6 @@ def _fill_small(spec: Path, folder: Path) -> int:
 
 def _small(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in ("folds", "corrected")}
-
-
-Means = dict[tuple[str, float, float, int, str], float]  # by method, rate, guidance, step and group
-
-
-def _fold(store: Path) -> Means:
-    """The means over seeds, from the files and nothing else."""
-    found: dict[Any, list[float]] = {}
-    for path in store.glob("cells/*/*/runs/*/records/evaluation-*.json"):
-        body = json.loads(path.read_bytes())["body"]
-        settings, weight = body["settings"], body["evaluation"]["guidance"]
-        for row in body["rows"]:
-            key = settings["method"]["name"], settings["train"]["lr"], weight, body["step"], row["group"]
-            found.setdefault(key, []).append(row["value"])
-    return {key: math.fsum(values) / len(values) for key, values in found.items()}
-
-
-def _means(table: Path) -> Means:
-    """The same, as a report tells them."""
-    found: Means = {}
-    with table.open(newline="") as lines:
-        for line in csv.DictReader(lines):
-            if line["kind"] == "mean" and line["value"]:
-                rate = float(line["axes"].removeprefix("train.lr="))
-                key = line["method"], rate, float(line["guidance"]), int(line["step"]), line["group"]
-                found[key] = float(line["value"])
-    return found
 
 
 def _supersede(folder: Path) -> None:

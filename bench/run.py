@@ -54,10 +54,9 @@ def _alone(module: Any, args: argparse.Namespace) -> Any:
 
 def _report(module: Any, args: argparse.Namespace) -> Any:
     """Goals are for 1,000 records; fewer must keep them all the more."""
-    import folds  # beside this file
-    from turns import goal
+    from turns import goal  # beside this file
 
-    told = module.measure(RECORDS[args.full], folds.compared)
+    told = module.measure(RECORDS[args.full])
     judged = {name: goal(told[f"{name}_s"], at_most=bound) for name, bound in module.GOALS.items()}
     return {**told, "goals": judged, "goals_are_for": RECORDS[True]}
 
