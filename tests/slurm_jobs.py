@@ -23,6 +23,7 @@ from tests.test_job import OPTIONS, House, run_of
 ROOT = Path(__file__).resolve().parents[1]
 LAST = 40  # the last step
 SLOW = '''
+import os
 import signal
 import time
 from torch import Tensor
