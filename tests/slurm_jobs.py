@@ -144,9 +144,10 @@ class Grid:
         self.sent[name] = self._send(cell, name, options, stages, job or {}, profile, deaf)
         return self.sent[name]
 
-    def send_again(self, sent: Sent, **profile: Any) -> Sent:
-        """What `submit` does with a cell that is not done."""
-        return self._send(sent.cell, f"again-{sent.job}", (), sent.stages, {}, profile)
+    def send_again(self, sent: Sent, *, options: Sequence[str], **profile: Any) -> Sent:
+        """What `submit` does with a cell that is not done. `options` name its node: on any, it would take one that another job of
+        the grid, held for its requeue, is to come back to."""
+        return self._send(sent.cell, f"again-{sent.job}", options, sent.stages, {}, profile)
 
     def _send(
         self,

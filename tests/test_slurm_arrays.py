@@ -179,3 +179,9 @@ def test_an_array_that_was_written_is_read_back_the_same(submission):
     assert again.tasks == (tuple(entries[:2]), (), tuple(entries[2:]))
     assert again.indices == [0, 2]
     assert submission.add_array({"class": "helper"}, []).number == made.number + 1
+
+
+def test_submissions_are_ordered_by_time_within_a_second(tmp_path):
+    made = [layout.create(tmp_path, {"benchmark": "b"}).id for _ in range(100)]
+    assert [each.id for each in layout.submissions(tmp_path)] == made[::-1]
+    assert all(map(layout.named, made))

@@ -123,10 +123,10 @@ def test_known_ends_are_ends():
 
 def test_comments_name_jobs_of_ours_only(tools):
     tools(
-        squeue=lines("7|ltbench-20260101-000000-abcdef-0", "8|(null)", "9|mine"),
+        squeue=lines("7|ltbench-20260101-000000-abcdef012-0", "8|(null)", "9|mine"),
         sacct=lines("5_1|ltbench-x-1", "6|"),
     )
-    assert queue_states.comments() == {"ltbench-20260101-000000-abcdef-0": "7", "ltbench-x-1": "5"}
+    assert queue_states.comments() == {"ltbench-20260101-000000-abcdef012-0": "7", "ltbench-x-1": "5"}
 
 
 def test_a_tool_that_hangs_is_given_up(tools, monkeypatch):

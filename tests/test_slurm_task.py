@@ -102,11 +102,11 @@ def fates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         world.call("scontrol", "update", f"jobid={sent['node'].name}", "ReqNodeList=n4")
         over = {"scancelled": "CANCELLED", "worker": "FAILED", "step": "FAILED"}
         world.until(lambda: all(world.states().get(sent[name].name) == word for name, word in over.items()))
-        again = grid.sent["worker again"] = grid.send_again(sent["worker"])
+        again = grid.sent["worker again"] = grid.send_again(sent["worker"], **on(5))
         world.until(lambda: "requeued" in sent["limited"].log)
         world.until(lambda: set_limit(world, sent["limited"], 50))
         world.until(lambda: (1, 0, 0) in measured.submission.ended(), START)
-        given_up.result(START)
+        given_up.result()  # its own waits end, and say how the queue stands
         beside.shutdown()
         goes_on = [measured, again, *(sent[name] for name in ("limited", "preempted", "requeued", "node"))]
         grid.until_done(*goes_on)
@@ -272,7 +272,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         kill(processes(grid.world, 2, "run_task", "SLURM_PROCID=1"))
         grid.until_ended(pair, "FAILED")
         settle(pair.submission, grid.house.store)
-        again = grid.send_again(pair, ranks=2, cpus=2)
+        again = grid.send_again(pair, options=options, ranks=2, cpus=2)
         grid.world.until(lambda: all("ends: preempted" in sent.log for sent in (waits, at_once)))
         grid.until_done(waits, at_once, again)
         yield grid

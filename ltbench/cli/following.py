@@ -61,7 +61,7 @@ def logs(
       python harness.py logs 76fc6efc05e6
       python harness.py logs 76fc6efc05e6 -f
       python harness.py logs 76fc6efc05e6 --stage train --attempt 1
-      python harness.py logs 20260131-120000-a1b2c3 -f
+      python harness.py logs 20260131-120000-a1b2c3d4e -f
     """
     from ltbench.cli.stores import scratch_root
     from ltbench.launch.slurm import layout

@@ -54,7 +54,7 @@ def cancel(
       python harness.py cancel table1
       python harness.py cancel table1 --filter method=ccua
       python harness.py cancel 76fc6efc05e6
-      python harness.py cancel 20260131-120000-a1b2c3
+      python harness.py cancel 20260131-120000-a1b2c3d4e
       python harness.py cancel --all
     """
     from ltbench.cli import stores

@@ -32,7 +32,7 @@ from ltbench.store import Store, sealed
 from ltbench.store.kept import names
 
 FOLDER = "submissions"
-_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6,9}")
 _ARRAY = re.compile(r"array-(\d+)\.json")
 _ELEMENT = re.compile(r"(\d+)\.(\d+)\.(\d+)\.json")
 
@@ -227,13 +227,21 @@ class Submission:
 
 def create(scratch: Path, info: Mapping[str, Any]) -> Submission:
     """A fresh submission below `scratch` with its submission.json. Raises files.StorageProblem."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    name = _new_name(time.time_ns())
     made = Submission(Path(scratch).absolute() / FOLDER / name)
     for folder in (made.logs, made.calls):
         files.make_directory(folder)
     value = {"format": sealed.FORMAT, "id": name, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **info}
     files.replace(made.folder / "submission.json", sealed.seal(value))
     return made
+
+
+def _new_name(now: int) -> str:
+    """The id of a submission made at `now`, nanoseconds since 1970: its order is that of time, in one second and over a change of
+    clocks as well, for the newest one speaks for a cell. UTC, microseconds in five hexadecimal digits, four that are random."""
+    seconds, rest = divmod(now, 10**9)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+    return f"{stamp}-{rest // 1000:05x}{uuid.uuid4().hex[:4]}"
 
 
 def named(text: str) -> bool:
