@@ -22,6 +22,7 @@ GOALS = {"ccua": 1.95, "cbdm": 1.95, "dispersive": 1.03, "oclt": 1.03, "resampli
 COUNTED = 3  # steps whose operations are counted
 # CPU seconds of turns: a goal three hundredths away needs many. A method without a goal, or far below it, needs few.
 CLOSE, FAR = 3.5, 0.6
+LONG = 30.0  # for CLOSE ones, where there is time: over 200 steps a side, an error of 0.003
 CPU_SIZES = {
     "sit: SiT-T/2, 16x16, batch 8": World("SiT-T/2", "sit", (4, 16, 16), 8, 8, latents=True),
     "ddpm: UNet-16, 16x16, batch 8": World("UNet-16", "ddpm", (3, 16, 16), 8, 8),
@@ -35,16 +36,18 @@ def measure(
     turns: int = 3,
     times: int = 1,
     only: tuple[str, ...] | None = None,
+    close: float = CLOSE,
     **recipe: Any,
 ) -> dict[str, Any]:
     """Per size: the baseline's milliseconds per step, and for each method time, operations and their ratio.
 
-    only: these methods. recipe: precision, execution and the like, of all.
+    only: these methods. close: seconds of turns for what has a goal near 1, at the CPU's sizes. recipe: precision, execution and the
+    like, of all.
     """
     found = {}
     for name, world in (sizes or CPU_SIZES).items():
         wanted = [each for each in candidates(world.pipeline) if only is None or each[0] in only]
-        found[name] = _world(world, device, turns, times, wanted, recipe, patient=sizes is None)
+        found[name] = _world(world, device, turns, times, wanted, recipe, None if sizes else close)
     return found
 
 
@@ -58,7 +61,7 @@ def _world(
     times: int,
     wanted: list[Candidate],
     recipe: dict[str, Any],
-    patient: bool,
+    close: float | None,
 ) -> dict[str, Any]:
     plain = world.trainer(world.pipeline, device, **recipe)
     base = operations(world, world.pipeline, device)
@@ -70,7 +73,7 @@ def _world(
             left_out[name] = error.message
             continue
         sides = {"baseline": plain.advance, name: other.advance}
-        told = in_turns(sides, device, turns=turns, times=times, **_patience(name, device, patient))
+        told = in_turns(sides, device, turns=turns, times=times, **_patience(name, device, close))
         other.close()
         baseline.append(told.ms("baseline"))
         flops = operations(world, method, device, **more) / base
@@ -79,12 +82,13 @@ def _world(
     return {"baseline_ms": min(baseline), "methods": rows, "left_out": left_out}
 
 
-def _patience(name: str, device: torch.device, patient: bool) -> dict[str, Any]:
-    """Calls before anything counts, and seconds of turns."""
+def _patience(name: str, device: torch.device, close: float | None) -> dict[str, Any]:
+    """Calls before anything counts, and seconds of turns: `close` near a goal, none where that is None."""
     if device.type != "cpu":
         return {"warm": 20}
-    budget = CLOSE if GOALS.get(name, math.inf) < 1.1 else FAR
-    return {"warm": 2, "budget": budget if patient else 0.0}
+    if close is None:
+        return {"warm": 2}
+    return {"warm": 2, "budget": close if GOALS.get(name, math.inf) < 1.1 else FAR}
 
 
 def row(name: str, ratio: float, flops: float, error: float | None = None) -> dict[str, Any]:
