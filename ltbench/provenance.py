@@ -169,6 +169,17 @@ def kept_in(folder: Path | None) -> contextlib.AbstractContextManager[None]:
     return texts.kept_in(folder, __file__)
 
 
+def leave(folder: Path | None) -> None:
+    """Leave in `folder` what this process has read in source files, for commands that look."""
+    texts.leave(folder, __file__)
+
+
+def reading() -> contextlib.AbstractContextManager[None]:
+    """In the block, every file is read anew, though a command looks: for what is kept beside results."""
+    forget()
+    return kept_in(None)
+
+
 def forget() -> None:
     """Read every file again at the next call: for tests and for long-lived processes."""
     for cached in (
@@ -189,6 +200,7 @@ def forget() -> None:
         git_state,
     ):
         cached.cache_clear()
+    texts.forget()
 
 
 # --- components -----------------------------------------------------------------------------------------------------

@@ -265,3 +265,27 @@ def test_source_files_say_the_same_from_memory(tmp_path):
 
 def len_of(text):
     return len(text)
+
+
+def test_what_makes_results_leaves_what_it_read_and_takes_nothing(tmp_path, monkeypatch):
+    def code():
+        return provenance.data_code("digits"), provenance.evaluation_code()
+
+    provenance.forget()
+    plain = code()
+    provenance.leave(tmp_path)
+    provenance.forget()
+    with monkeypatch.context() as change, provenance.kept_in(tmp_path):
+        change.setattr(provenance, "_tree", None)  # nothing is parsed again
+        assert code() == plain
+    (path,) = tmp_path.glob("code-*.json")
+    derived.write(path, {key: type(said)() for key, said in derived.read(path).items()})
+    provenance.forget()
+    assert code() == plain
+    provenance.leave(tmp_path)
+    provenance.forget()
+    with provenance.kept_in(tmp_path):
+        assert code() != plain, "a look takes what is there"
+        with provenance.reading():
+            assert code() == plain
+    provenance.forget()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from ltbench import provenance
 from ltbench.answers import Answer, Answers
 from ltbench.cli.output import say
 from ltbench.cli.probe import START, ask
@@ -26,18 +27,13 @@ Ask = Annotated[
 ]
 
 
-def find_out(cells: Iterable[Cell], store: Store, *, again: bool = False) -> None:
+def find_out(cells: Sequence[Cell], store: Store, *, again: bool = False) -> None:
     """Ask whatever is not known yet of these cells; `again`: what this machine lacked the last time, too."""
-    answers = Answers(store)
-    open_: dict[str, Cell] = {}
-    for cell in cells:
-        known = answers.of(cell.settings)
-        if cell.missing is None and (known is None or (again and known.kind in ("impossible", "broken"))):
-            open_.setdefault(answers.key(cell.settings), cell)
-        elif again and known is not None and known.kind == "unsupported":
-            answers.keep(answers.key(cell.settings), known)  # a plan may have asked before there was a store
-    if not open_:
+    if not _open(cells, Answers(store), again=again):
         return
+    with provenance.reading():  # an answer is kept under the code's digest
+        answers = Answers(store)
+        open_ = _open(cells, answers, again=again)
     say(f"asking what can run here ({len(open_)} combinations of method, network and data)")
     lines = [
         json.dumps({"key": key, "settings": cell.settings, "vae": cell.options.get("vae")})
@@ -48,6 +44,18 @@ def find_out(cells: Iterable[Cell], store: Store, *, again: bool = False) -> Non
         answers.keep(line["key"], Answer(line["kind"], line["reason"]))
     if len(found) < len(lines):
         say(f"{len(lines) - len(found)} of them are not known: the process that was asked {how}")
+
+
+def _open(cells: Sequence[Cell], answers: Answers, *, again: bool) -> dict[str, Cell]:
+    """A cell for each question that is to be asked, by its key."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        known = answers.of(cell.settings)
+        if cell.missing is None and (known is None or (again and known.kind in ("impossible", "broken"))):
+            found.setdefault(answers.key(cell.settings), cell)
+        elif again and known is not None and known.kind == "unsupported":
+            answers.keep(answers.key(cell.settings), known)  # a plan may have asked before there was a store
+    return found
 
 
 def warn(found: Plan, store: Store) -> None:

@@ -122,25 +122,28 @@ def plan(
       python harness.py plan quickstart --all --filter method=ccua
       python harness.py plan table1 --on a100 --limit 24h --slots 8
     """
+    from ltbench import caches, provenance
     from ltbench import plan as plans
     from ltbench.cli import agreed, asking, costing, stores, targets
 
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [], smoke=smoke)
     cells, house = targets.cells_of(benchmark, filter_ or []), stores.open_store(write=False)
-    if ask:
-        asking.find_out(cells, house)
-    found = plans.plan(benchmark, house, cells)
-    asking.warn(found, house)
-    targets.check_starts(found)
-    cost, bad = costing.cost_of(found, house, costing.machine_of(benchmark, on, limit, slots, profile))
+    with provenance.kept_in(caches.root()):
+        if ask:
+            asking.find_out(cells, house)
+        found = plans.plan(benchmark, house, cells)
+        asking.warn(found, house)
+        targets.check_starts(found)
+        cost, bad = costing.cost_of(found, house, costing.machine_of(benchmark, on, limit, slots, profile))
+        code = agreed.code(cells) if json else {}
     for line in bad:
         say(line)
     if json:
         dump(
             {
                 **found.json(),
-                "code": agreed.code(cells),
+                "code": code,
                 "to_do": totals(found),
                 "recipes": recipes(found.spec),
                 "cost": cost.json(),

@@ -199,6 +199,7 @@ def _do(
     store: Store, found: Plan, skipped: dict[str, Planned], pool: Pool, asked: Asked, again: str
 ) -> tuple[list[Outcome], Any]:
     """Run the stages; the outcomes, and the signal that ended the run early (None otherwise)."""
+    from ltbench import caches, provenance
     from ltbench.cli import costing, refusing
     from ltbench.cli.due import due_work, tidy, untrained
     from ltbench.cli.progress import counts_line, watcher
@@ -219,6 +220,7 @@ def _do(
     due = with_helpers(found, due, store.scratch, pool.split)
     seats = pool.seats(sum(math.prod(map(len, part.axes.values())) for part in found.spec.parts))
     register([item.cell for item in found.cells if item.due], store)
+    provenance.leave(caches.root())
     stages = sum(len(work.stages) for work in due)
     busy = min(seats.workers, stages * seats.ranks)
     say(counts_line(len(due), stages, busy, seats.threads, seats.ranks))

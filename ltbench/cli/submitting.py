@@ -125,6 +125,7 @@ class Asked:
 
 def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     """Look, divide, say, submit; the exit code."""
+    from ltbench import caches, provenance
     from ltbench.cli import agreed, refusing, stores
     from ltbench.cli.due import look, waits_for
     from ltbench.launch.slurm import resources, sbatch, watchdog
@@ -153,6 +154,7 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     cost = refusing.cost_of(looked, profile, wanted)
     refusing.hours(cost, asked.max_hours)
     refusing.room(cost, house)
+    provenance.leave(caches.root())
     if asked.dry_run:
         return _dry_run(looked, profile, asked, wanted, late, cost, f"{limit} elements at most ({source})")
     jobs, sender = _send(looked, profile, asked, wanted) if wanted else ([], None)
