@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ TRAIN = (
     "precision",
     "augment",
 )  # of the recipe, what a method may look at
+PARTS = ("dataset", "pipeline", "network", "method", "resample", "train")  # of the settings
+_PARTS = itemgetter(*PARTS)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Answer:
 
 def question(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a cell's settings that the answer depends on; equal for all seeds."""
-    own = {name: settings[name] for name in ("dataset", "pipeline", "network", "method", "resample")}
+    own = {name: settings[name] for name in PARTS if name != "train"}
     return {**own, "train": {name: settings["train"][name] for name in TRAIN if name in settings["train"]}}
 
 
@@ -65,8 +68,7 @@ class Answers:
 
     def key(self, settings: Mapping[str, Any]) -> str:
         """16 hex digits of a question and the code that answers it."""
-        parts = ("dataset", "pipeline", "network", "method", "resample", "train")
-        same = tuple(id(settings[name]) for name in parts)  # seeds share them
+        same = tuple(map(id, _PARTS(settings)))  # seeds share them
         if same not in self._asked:
             self._asked[same] = (settings, self._key(settings))  # kept, so that the ids stay their own
         return self._asked[same][1]

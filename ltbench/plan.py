@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,12 +162,20 @@ class Plan:
     def work(self) -> list[Work]:
         """What is to be done, each cell once."""
         runs = {planned.cell.id: planned.run for planned in self.cells}
+        digester = Digester()
+        return [_work(same, runs, digester) for same in self._wanted()]
+
+    def stages(self) -> list[tuple[str, ...]]:
+        """The stages of each `work()`, without asking which run they belong to."""
+        return [_stages(same) for same in self._wanted()]
+
+    def _wanted(self) -> Iterable[list[Planned]]:
+        """What is due, by cell."""
         wanted: dict[str, list[Planned]] = {}
         for planned in self.cells:
             if planned.due:
                 wanted.setdefault(planned.cell.id, []).append(planned)
-        digester = Digester()
-        return [_work(same, runs, digester) for same in wanted.values()]
+        return wanted.values()
 
     def json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -241,9 +249,6 @@ def _latents(item: Work) -> str | None:
 
 def _work(same: Sequence[Planned], runs: Mapping[str, str | None], digester: Digester) -> Work:
     cell = same[0].cell
-    stages = list(dict.fromkeys(due.stage for planned in same for due in planned.due))
-    steps = {step for stage in stages for step in _steps(stage)}
-    train = ["train:" + ",".join(map(str, sorted(steps)))] if steps else []
     after, start = None, None
     if cell.source is not None:
         source = cell.source.cell
@@ -251,13 +256,20 @@ def _work(same: Sequence[Planned], runs: Mapping[str, str | None], digester: Dig
     elif cell.file is not None:
         start = str(cell.file.located())
     run = same[0].run or _present_run(cell, digester)
-    return Work(
-        cell,
-        run,
-        (*train, *(stage for stage in stages if not stage.startswith("train:"))),
-        after,
-        start,
-    )
+    return Work(cell, run, _stages(same), after, start)
+
+
+def _stages(same: Sequence[Planned]) -> tuple[str, ...]:
+    """What is due of one cell, its training as one stage and first."""
+    return _merged(same[0].due if len(same) == 1 else tuple(due for planned in same for due in planned.due))
+
+
+@functools.lru_cache(maxsize=4096)  # thousands of cells want the same
+def _merged(due: tuple[Due, ...]) -> tuple[str, ...]:
+    stages = dict.fromkeys(each.stage for each in due)
+    steps = {step for stage in stages for step in _steps(stage)}
+    train = ["train:" + ",".join(map(str, sorted(steps)))] if steps else []
+    return (*train, *(stage for stage in stages if not stage.startswith("train:")))
 
 
 def _steps(stage: str) -> list[int]:

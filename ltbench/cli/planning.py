@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from ltbench.cli.options import (
 from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.errors import SpecError
 from ltbench.searching import rounds
+from ltbench.stages.names import parse
 
 if TYPE_CHECKING:
     from ltbench.cost.estimate import Cost, GridCost
@@ -190,27 +192,24 @@ def recipe_lines(benchmark: Spec) -> list[str]:
 
 def totals(found: Plan) -> dict[str, Any]:
     """What is still to be done, each cell once: trainings, steps at most, evaluations, generated images."""
-    steps, trainings, samples = 0, 0, []
-    for work in found.work():
-        for stage in work.stages:
-            if stage.startswith("train:"):
-                trainings += 1
-                steps += int(stage.rpartition(",")[2].rpartition(":")[2])
+    sums = {"trainings": 0, "steps": 0, "evaluations": 0, "generated_images": 0}
+    images = _samples(found)
+    for stages, cells in Counter(found.stages()).items():
+        for stage in map(parse, stages):
+            if stage.kind == "train":
+                sums["trainings"] += cells
+                sums["steps"] += cells * stage.steps[-1]
             else:
-                samples.append(_samples(found, stage.rpartition(":")[2]))
-    return {
-        "trainings": trainings,
-        "steps": steps,
-        "evaluations": len(samples),
-        "generated_images": sum(samples),
-    }
+                sums["evaluations"] += cells
+                sums["generated_images"] += cells * images[stage.evaluation]
+    return sums
 
 
-def _samples(found: Plan, evaluation: str) -> int:
-    """Images that an evaluation makes at most; a search makes those of its rounds first."""
-    known = (item.cell.evaluations.get(evaluation) for item in found.cells)
-    described = next(each for each in known if each)
-    return sum(images for _, images in rounds(described))
+def _samples(found: Plan) -> dict[str, int]:
+    """Images that each evaluation makes at most; a search makes those of its rounds first."""
+    grids = {id(item.cell.evaluations): item.cell.evaluations for item in found.cells}
+    described = {key: each for evaluations in grids.values() for key, each in evaluations.items()}
+    return {key: sum(images for _, images in rounds(each)) for key, each in described.items()}
 
 
 def _print(found: Plan) -> bool:

@@ -5,6 +5,7 @@ Cells of the same settings but for the seed cost the same: everything is worked 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,17 +94,19 @@ class GridCost:
     actual: tuple[Actual, ...] = ()
 
     @cached_property
-    def _once(self) -> list[Cost]:
-        """A cell that two parts share is done once."""
-        return list({planned.cell.id: cost for planned, cost in reversed(self.cells)}.values())
+    def _once(self) -> list[tuple[Cost, int]]:
+        """Each cost and how many cells have it, for of thousands most are the same object. A cell that two parts share is done once."""
+        once = {planned.cell.id: cost for planned, cost in reversed(self.cells)}.values()
+        costs = {id(cost): cost for cost in once}
+        return [(costs[key], times) for key, times in Counter(map(id, once)).items()]
 
     @property
     def train(self) -> Figure:
-        return _sum(cost.train for cost in self._once)
+        return total(cost.train * times for cost, times in self._once)
 
     @property
     def evaluate(self) -> Figure:
-        return _sum(cost.evaluate for cost in self._once)
+        return total(cost.evaluate * times for cost, times in self._once)
 
     @property
     def hours(self) -> float:
@@ -113,31 +116,31 @@ class GridCost:
     @property
     def wall(self) -> float:
         """Seconds on `machine.slots` slots, without waiting in a queue: not below the longest cell's, nor below an even share."""
-        costs = self._once
-        longest = max((cost.seconds for cost in costs), default=0.0)
-        own = max(longest, sum(cost.seconds for cost in costs) / self.machine.slots)
+        longest = max((cost.seconds for cost, _ in self._once), default=0.0)
+        own = max(longest, sum(cost.seconds * times for cost, times in self._once) / self.machine.slots)
         return own + self.encoding.seconds
 
     @property
     def segments(self) -> int | None:
         """Jobs of trainings under the time limit."""
-        return None if self.machine.limit is None else sum(cost.segments or 0 for cost in self._once)
+        jobs = sum((cost.segments or 0) * times for cost, times in self._once)
+        return None if self.machine.limit is None else jobs
 
     @property
     def store(self) -> Space:
-        return sum((cost.store for cost in self._once), self.shared_store)
+        return sum((cost.store * times for cost, times in self._once), self.shared_store)
 
     @property
     def scratch(self) -> Space:
-        return sum((cost.scratch for cost in self._once), self.shared_scratch)
+        return sum((cost.scratch * times for cost, times in self._once), self.shared_scratch)
 
     def assumptions(self) -> list[tuple[str, str, float]]:
         """(basis, source, seconds that rest on it among others), the most first."""
         found: dict[tuple[str, str], float] = {}
-        for cost in self._once:
+        for cost, times in self._once:
             for figure in (cost.train, cost.evaluate):
                 for key in figure.sources:
-                    found[key] = found.get(key, 0.0) + figure.seconds
+                    found[key] = found.get(key, 0.0) + figure.seconds * times
         for key in self.encoding.sources if self.encoding.seconds else ():
             found[key] = self.encoding.seconds
         order = sorted(found.items(), key=lambda item: -item[1])
@@ -179,14 +182,6 @@ class GridCost:
                 for each in self.actual
             ],
         }
-
-
-def _sum(figures: Iterable[Figure]) -> Figure:
-    """As `total`, for thousands of figures of which most are the same object."""
-    counts: dict[int, tuple[Figure, int]] = {}
-    for figure in figures:
-        counts[id(figure)] = (figure, counts.get(id(figure), (figure, 0))[1] + 1)
-    return total(figure * times for figure, times in counts.values())
 
 
 def estimate(
