@@ -170,8 +170,11 @@ def kept_in(folder: Path | None) -> contextlib.AbstractContextManager[None]:
 
 
 def leave(folder: Path | None) -> None:
-    """Leave in `folder` what this process has read in source files, for commands that look."""
-    texts.leave(folder, __file__)
+    """Leave in `folder` what this process has read in source files, and all that records are compared with, for commands that look."""
+    if folder is not None:
+        for kind in ("evaluation", "illustration"):
+            measuring_code(kind)
+        texts.leave(folder, __file__)
 
 
 def reading() -> contextlib.AbstractContextManager[None]:

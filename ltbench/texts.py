@@ -59,10 +59,10 @@ def kept_in(folder: Path | None, reader: str) -> Iterator[None]:
         _memory.kept = before
 
 
-def leave(folder: Path | None, reader: str) -> None:
+def leave(folder: Path, reader: str) -> None:
     """Leave what this process has read for the looks of others, and take nothing."""
-    if folder is not None:
-        _leave(_path(folder, reader), _found(_path(folder, reader)))
+    path = _path(folder, reader)
+    _leave(path, _found(path))
 
 
 def _path(folder: Path, reader: str) -> Path:

@@ -7,7 +7,7 @@ import re
 
 from ltbench import provenance
 from tests import cli_world
-from tests.cli_world import MINE, fake, stages
+from tests.cli_world import MINE, SPEC, fake, stages
 
 cli, here, run = cli_world.cli, cli_world.here, cli_world.run  # fixtures
 
@@ -146,3 +146,16 @@ def test_changed_code_is_stale_explained_and_acceptable(cli, run, here):
     provenance.forget()
     assert json.loads(cli(*plan)[1])["cells"][0]["state"] == "done"
     assert cli("accept", cell["cell"], "--because", " ")[0] == 2
+
+
+def test_looks_after_a_run_or_a_submission_parse_no_code(cli, run, here, monkeypatch):
+    (here / "little.yaml").write_text(SPEC.replace("[sit, ccua]", "[sit]").replace("[0, 1]", "[0]"))
+    for act in (run, lambda: cli("submit", "little.yaml", "--profile", "example", "--dry-run")):
+        monkeypatch.setenv("LTBENCH_CACHE", str(here / f"cache {act}"))
+        assert act()[0] == 0
+        for words in (("plan", "little.yaml", "--json"), ("status", "little.yaml"), ("status",)):
+            provenance.forget()
+            with monkeypatch.context() as change:
+                change.setattr(provenance, "_tree", None)
+                assert cli(*words)[0] == 0
+        provenance.forget()
