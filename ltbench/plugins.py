@@ -10,19 +10,22 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
-import importlib.metadata
 import importlib.util
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltbench.errors import UsageError
 from ltbench.spec.types import Kind, TypeProblem, read_annotation, spell
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PACKAGE = Path(__file__).resolve().parent
 ROOTS = {"methods": "Method", "datasets": "Dataset"}  # kind -> class that its plugins descend from
@@ -98,8 +101,19 @@ def use(paths: Sequence[str | Path]) -> None:
 
 def find(kind: str) -> dict[str, Plugin]:
     """Every plugin of a kind by name, sorted, unusable ones included. Raises UsageError when two files have one name."""
+    return dict(sorted(_by_name(_files(kind), kind).items()))
+
+
+def named(kind: str, name: str) -> Plugin | None:
+    """What `find` has under a name; of the other files only those are read that may have one name."""
+    files = list(_files(kind))
+    count = Counter(path.stem for path in files)
+    return _by_name((path for path in files if path.stem == name or count[path.stem] > 1), kind).get(name)
+
+
+def _by_name(files: Iterable[Path], kind: str) -> dict[str, Plugin]:
     found: dict[str, Plugin] = {}
-    for path in _files(kind):
+    for path in files:
         plugin = read(path, kind)
         if plugin is None:
             continue
@@ -110,18 +124,17 @@ def find(kind: str) -> dict[str, Plugin]:
                 "rename one of the files",
             )
         found[plugin.name] = plugin
-    return dict(sorted(found.items()))
+    return found
 
 
 def get(kind: str, name: str) -> Plugin:
     """One usable plugin. Raises UsageError with a suggestion, or with the reason why the file is unusable."""
-    plugins = find(kind)
-    if name not in plugins:
-        usable = [other for other, plugin in plugins.items() if plugin.problem is None]
+    plugin = named(kind, name)
+    if plugin is None:
+        usable = [other for other, found in find(kind).items() if found.problem is None]
         near = difflib.get_close_matches(name, usable, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(usable)}"
         raise UsageError(f"unknown {kind[:-1]} '{name}'", hint)
-    plugin = plugins[name]
     if plugin.problem is not None:
         raise UsageError(f"{plugin.path}: {plugin.problem}")
     return plugin
@@ -159,7 +172,7 @@ def entry_points(kind: str) -> tuple[Path, ...]:
     if snapshot() is not None:
         return ()
     found = []
-    for point in importlib.metadata.entry_points(group=f"ltbench.{kind}"):
+    for point in _registered()[kind]:
         top, *inner = point.value.partition(":")[0].strip().split(".")
         spec = importlib.util.find_spec(top)
         if spec is None or spec.origin is None:
@@ -168,6 +181,15 @@ def entry_points(kind: str) -> tuple[Path, ...]:
         if file.is_file():
             found.append(file.resolve())
     return tuple(found)
+
+
+@functools.cache
+def _registered() -> dict[str, tuple[EntryPoint, ...]]:
+    """What installed packages register, by kind; each package's file is read once."""
+    from importlib import metadata  # takes as long to import as all of a look's own modules
+
+    points = metadata.entry_points()
+    return {kind: tuple(points.select(group=f"ltbench.{kind}")) for kind in ROOTS}
 
 
 def _files(kind: str) -> Iterator[Path]:

@@ -157,6 +157,17 @@ def test_an_edited_file_is_read_again(folder: Path) -> None:
     assert plugins.find("methods")["mine"].defaults["weight"] == 25.0
 
 
+def test_asking_for_one_plugin_reads_its_file_and_what_clashes(folder: Path, monkeypatch) -> None:
+    read, real = [], plugins.read
+    monkeypatch.setattr(plugins, "read", lambda path, kind: (read.append(path.stem), real(path, kind))[1])
+    assert plugins.named("methods", "nobody") is None
+    assert plugins.named("methods", "sit") == plugins.get("methods", "sit")
+    assert read == ["sit", "sit"]
+    (folder / "ccua.py").write_text(GOOD)
+    with pytest.raises(UsageError, match="two methods are called 'ccua'"):
+        plugins.named("methods", "sit")
+
+
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(UsageError, match="did you mean 'ccua'"):
         plugins.get("methods", "cuca")

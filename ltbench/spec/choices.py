@@ -52,7 +52,7 @@ def variants(
 
 def plugin_of(kind: str, name: Node | None) -> Plugin | None:
     """The usable plugin of that name, or None."""
-    found = plugins.find(kind).get(name.value) if name is not None and isinstance(name.value, str) else None
+    found = plugins.named(kind, name.value) if name is not None and isinstance(name.value, str) else None
     return None if found is None or found.problem else found
 
 
@@ -61,10 +61,9 @@ def plugin_at(kind: str, item: Node) -> tuple[Plugin | None, list[Problem]]:
     name = item.value.get("name")
     if name is None or not isinstance(name.value, str):
         return None, []  # the model has said so
-    known = plugins.find(kind)
-    plugin = known.get(name.value)
+    plugin = plugins.named(kind, name.value)
     if plugin is None:
-        usable = [other for other, found in known.items() if found.problem is None]
+        usable = [other for other, found in plugins.find(kind).items() if found.problem is None]
         message = f"unknown {NOUNS[kind]} '{name.value}'"
         near = nearest(name.value, usable)
         return None, [problem(item, ("name",), message, allowed=", ".join(usable), suggestion=near)]
