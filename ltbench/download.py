@@ -10,21 +10,21 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import http.client
 import json
 import os
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ltbench import files
 from ltbench.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    import urllib.error
 
 CHUNK = 1 << 20  # bytes between two looks at the progress
 TIMEOUT = 60.0  # seconds without a byte
@@ -241,6 +241,10 @@ def _all_of_it(part: _Part, asset: Asset, progress: Progress | None, pauses: tup
 
 def _ask(part: _Part, asset: Asset, progress: Progress | None) -> None:
     """One request for what is missing. Raises _Cut when it ends early."""
+    import http.client  # here, because every data set's file imports this module, and nearly no command downloads
+    import urllib.error
+    import urllib.request
+
     if part.size and part.size == part.total:
         return
     if not part.path.exists():
@@ -335,6 +339,8 @@ def _need_room(part: _Part, asset: Asset) -> None:
 
 
 def _copy(reply: Any, part: _Part, progress: Progress | None) -> None:
+    import http.client
+
     try:
         with open(part.path, "r+b") as out:
             out.seek(part.size)

@@ -10,7 +10,6 @@ import ast
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -526,11 +525,13 @@ def environment() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on, without importing them."""
+    from importlib import metadata  # takes as long to import as all of a look's own modules
+
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             continue
     return found
 

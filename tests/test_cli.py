@@ -69,9 +69,17 @@ def test_looking_imports_no_torch(here):
     assert checks == [f"CHECK 0 False {' '.join(words)}" for words in TORCH_FREE], done.stderr
 
 
-def test_help_imports_neither_numpy_nor_pydantic(here):
-    code = "import sys; sys.argv=['ltbench','--help']; from ltbench.cli import main; main();"
-    code += "print('HEAVY', [m for m in ('torch','numpy','pandas','pydantic','yaml','matplotlib') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("verb", "unneeded"),
+    [
+        ("--help", ("pydantic", "rich", "importlib.metadata", "ltbench.store", "ltbench.spec")),
+        ("status", ("ltbench.spec.loader", "http.client")),
+    ],
+)
+def test_a_verb_imports_nothing_heavy_that_it_does_not_need(here, verb, unneeded):
+    heavy = ("torch", "numpy", "pandas", "yaml", "matplotlib", *unneeded)
+    code = f"import sys; sys.argv=['ltbench', {verb!r}]; from ltbench.cli import main; main();"
+    code += f"print('HEAVY', [m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here)
     assert "HEAVY []" in done.stdout
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
 
 from ltbench import provenance
 from ltbench.answers import Answer, Answers
@@ -16,15 +13,6 @@ from ltbench.plan import Cell, Plan
 from ltbench.store import Store
 
 SECONDS = 120.0  # for one question: an encoder of a gigabyte is read meanwhile
-
-Ask = Annotated[
-    bool,
-    typer.Option(
-        "--ask/--no-ask",
-        envvar="LTBENCH_ASK",
-        help="Ask a child process what cannot run, where that is not known yet.",
-    ),
-]
 
 
 def find_out(cells: Sequence[Cell], store: Store, *, again: bool = False) -> None:

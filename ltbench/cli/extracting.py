@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ltbench.cli.options import AsJson
 from ltbench.cli.output import dump, out, say, table
 from ltbench.errors import UsageError
-from ltbench.extractors import (
-    Wanted,
-    digits_of,
-    extractor_family,
-    extractor_problem,
-    find_weights,
-    parse,
-    places,
-    sha256_of,
-)
-from ltbench.extractors import (
-    extractors as known_extractors,
-)
-from ltbench.metrics.naming import metric_name
+
+if TYPE_CHECKING:
+    from ltbench.extractors import Wanted
 
 
 def extractors(
@@ -47,6 +36,8 @@ def extractors(
       python harness.py extractors inception-2015-12-05@weights.pth
       python harness.py extractors timm:vit_large_patch14_dinov2.lvd142m#1a2b3c4d
     """
+    from ltbench.extractors import parse
+
     if name is None:
         if download:
             raise UsageError("--download goes with a NAME")
@@ -65,14 +56,17 @@ def extractors(
 
 def facts(text: str, wanted: Wanted) -> dict[str, Any]:
     """Everything about one extractor that is known without torch; what only its network knows is None (timm's dimensions)."""
-    known = known_extractors().get(wanted.name)
-    file, problem = find_weights(wanted), extractor_problem(text)
-    sha256 = digits_of(wanted) or (sha256_of(file) if file else "")
+    from ltbench import extractors as library
+    from ltbench.metrics.naming import metric_name
+
+    known = library.extractors().get(wanted.name)
+    file, problem = library.find_weights(wanted), library.extractor_problem(text)
+    sha256 = library.digits_of(wanted) or (library.sha256_of(file) if file else "")
     refused = bool(problem and file)  # a file of other weights prints nothing
     return {
         "name": wanted.name,
         "what": known.doc if known else "a model of timm by its weights file",
-        "family": extractor_family(wanted.name),
+        "family": library.extractor_family(wanted.name),
         "prints": metric_name("FD", f"{wanted.name}@{sha256}") if sha256 and not refused else None,
         "pool": known.pool if known else None,
         "spatial": known.spatial if known else 0,
@@ -81,7 +75,7 @@ def facts(text: str, wanted: Wanted) -> dict[str, Any]:
         "datasets": list(known.datasets) if known else [],
         "unquantised": bool(known and known.unquantised),
         "sha256": sha256 or None,
-        "places": [str(path) for path in places(wanted)],
+        "places": [str(path) for path in library.places(wanted)],
         "file": str(file) if file else None,
         "licence": known.licence if known else None,
         "problem": problem,
@@ -89,7 +83,9 @@ def facts(text: str, wanted: Wanted) -> dict[str, Any]:
 
 
 def _list(json: bool) -> None:
-    found = [facts(name, parse(name)) for name in sorted(known_extractors())]
+    from ltbench import extractors as library
+
+    found = [facts(name, library.parse(name)) for name in sorted(library.extractors())]
     if json:
         dump(found)
         return

@@ -12,6 +12,14 @@ SpecName = Annotated[
     str, typer.Argument(metavar="SPEC", help="A spec: its path, or the name of a file in benchmarks/.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Ask = Annotated[
+    bool,
+    typer.Option(
+        "--ask/--no-ask",
+        envvar="LTBENCH_ASK",
+        help="Ask a child process what cannot run, where that is not known yet.",
+    ),
+]
 StoreAt = Annotated[
     Path | None,
     typer.Option("--store", metavar="DIR", help="Where records are. [LTBENCH_STORE, results/store]"),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltbench.cli.asking import Ask
 from ltbench.cli.options import (
     AsJson,
+    Ask,
     Changes,
     Filters,
     Plugins,
@@ -22,8 +22,6 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.errors import SpecError
-from ltbench.searching import rounds
-from ltbench.stages.names import parse
 
 if TYPE_CHECKING:
     from ltbench.cost.estimate import Cost, GridCost
@@ -192,6 +190,8 @@ def recipe_lines(benchmark: Spec) -> list[str]:
 
 def totals(found: Plan) -> dict[str, Any]:
     """What is still to be done, each cell once: trainings, steps at most, evaluations, generated images."""
+    from ltbench.stages.names import parse
+
     sums = {"trainings": 0, "steps": 0, "evaluations": 0, "generated_images": 0}
     images = _samples(found)
     for stages, cells in Counter(found.stages()).items():
@@ -207,6 +207,8 @@ def totals(found: Plan) -> dict[str, Any]:
 
 def _samples(found: Plan) -> dict[str, int]:
     """Images that each evaluation makes at most; a search makes those of its rounds first."""
+    from ltbench.searching import rounds
+
     grids = {id(item.cell.evaluations): item.cell.evaluations for item in found.cells}
     described = {key: each for evaluations in grids.values() for key, each in evaluations.items()}
     return {key: sum(images for _, images in rounds(each)) for key, each in described.items()}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ltbench.cli.asking import Ask
 from ltbench.cli.options import (
     AsJson,
+    Ask,
     Changes,
     Filters,
     Plugins,
@@ -23,13 +23,12 @@ from ltbench.cli.options import (
 )
 from ltbench.cli.output import plural, say
 from ltbench.errors import UsageError
-from ltbench.status import CANCELLED
 
 if TYPE_CHECKING:
     from ltbench.spec.resolved import Spec
     from ltbench.status import Row
 
-NAMED_ONLY = ("nan", "unsupported", "impossible", CANCELLED)  # tried again only where the class is named
+NAMED_ONLY = ("nan", "unsupported", "impossible", "cancelled")  # tried again only where the class is named
 CLASSES = (
     "preempted",
     "timeout",
@@ -131,6 +130,8 @@ class Again:
 
 def class_of(row: Row) -> str | None:
     """The class by which a row is taken up again; None for what did not fail."""
+    from ltbench.status import CANCELLED
+
     if row.state == CANCELLED:
         return CANCELLED
     if row.state not in ("failed", "partial"):

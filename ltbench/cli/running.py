@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ltbench.cli.asking import Ask
 from ltbench.cli.options import (
     AsJson,
+    Ask,
     Changes,
     Filters,
     KeepSamples,
