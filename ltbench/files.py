@@ -267,8 +267,13 @@ def read_regular(path: str | Path, limit: int = READ_LIMIT) -> bytes:
 
     Raises FileNotFoundError, or Unreadable with the reason.
     """
+    return read_known(path, limit)[0]
 
-    def once() -> bytes:
+
+def read_known(path: str | Path, limit: int = READ_LIMIT) -> tuple[bytes, os.stat_result]:
+    """`read_regular`, and how the file lay there before it was read."""
+
+    def once() -> tuple[bytes, os.stat_result]:
         handle, found = _open_regular(path)
         try:
             if found.st_size > limit:
@@ -279,7 +284,7 @@ def read_regular(path: str | Path, limit: int = READ_LIMIT) -> bytes:
             while piece and len(data) != found.st_size:  # cut short, or it has grown meanwhile
                 piece = os.read(handle, READ_PIECE)
                 data += piece
-            return data
+            return data, found
         finally:
             os.close(handle)
 

@@ -194,7 +194,7 @@ def test_an_unchanged_store_is_neither_listed_nor_opened(tmp_path, quick, monkey
     def never(*_):
         raise AssertionError("read again")
 
-    for module, name in ((kept, "names"), (records, "glimpse"), (sealed, "read_sealed")):
+    for module, name in ((kept, "names"), (records, "glimpse"), (sealed, "read_known")):
         monkeypatch.setattr(module, name, never)
     store = Store.open(world.folder / "store", world.folder / "scratch", write=False)
     monkeypatch.setattr(store, "cells", lambda: iter(sorted(cell.id for cell in world.cells)))

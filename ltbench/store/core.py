@@ -152,7 +152,7 @@ class Store:
 
     def run(self, cell_id: str, run: str) -> Run:
         """A run, which need not exist yet."""
-        self._cell_folder(self.root, cell_id)
+        _check_cell(cell_id)
         if not _RUN.fullmatch(run):
             raise UsageError(f"{run!r} is not a run: 12 hex digits")
         return Run(self, cell_id, run)

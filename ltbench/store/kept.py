@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 from ltbench import derived, files
 from ltbench.canonical import digest
 from ltbench.store import records, sealed
-from ltbench.store.records import Glimpse
-
-Slot = tuple[str, int, str | None, str | None]  # kind, step, evaluation, evaluation code
+from ltbench.store.records import Glimpse, Slot
 
 FORMAT = 2
 # What changed less long ago is read again. Two changes within a tick of the file system's clock (10 ms) have one time; the rest is
@@ -124,24 +122,20 @@ class Kept(Reads):
         return told
 
     def sealed(self, path: str) -> dict[str, Any]:
-        found = stat(path)
-        if found is None:
-            raise FileNotFoundError(path)
         known = self._sealed.get(path)
-        if known is None or known[0] != mark(found):
-            known = [mark(found), sealed.read_sealed(path)]
+        if known is None or known[0] != _mark_of(path):
+            value, found = sealed.read_known(path)
+            known = [mark(found), value]
             if found.st_size <= SMALL:
                 self._keep(self._sealed, path, known, [found])
         return known[1]
 
     def settings(self, path: str) -> dict[str, Any]:
         """Kept without the seed: the others of a grid have the rest, as one object."""
-        found = stat(path)
-        if found is None:
-            raise FileNotFoundError(path)
         known = self._settings.get(path)
-        if known is None or known[0] != mark(found):
-            own = sealed.read_sealed(path)["settings"]
+        if known is None or known[0] != _mark_of(path):
+            value, found = sealed.read_known(path)
+            own = value["settings"]
             shared = {key: value for key, value in own.items() if key != "seed"}
             number = self._alike.setdefault(repr(shared), len(self._shared))
             self._shared += [shared] if number == len(self._shared) else []
@@ -158,7 +152,7 @@ class Kept(Reads):
         if known is not None and known[0] == mark(found):
             seen = Seen(folder, self._slots[known[1]], known[2])
             measured = [p for p, slot in zip(seen.places(), seen.slots, strict=True) if slot[2]]
-            if [mark(now) if (now := stat(place)) else 0 for place in measured] == known[3]:
+            if [_mark_of(place) for place in measured] == known[3]:
                 return seen
         seen, heads = _see(folder)
         if heads is not None:
@@ -232,6 +226,12 @@ def mark(found: os.stat_result) -> int:
     return hash((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
 
 
+def _mark_of(path: str) -> int:
+    """The mark of what lies there now; 0 where there is nothing."""
+    found = stat(path)
+    return 0 if found is None else mark(found)
+
+
 def mark_all(found: Sequence[os.stat_result | None]) -> int:
     """`mark` of several in their order; None is what is not there."""
     return hash(tuple([f and (f.st_size, f.st_mtime_ns, f.st_ctime_ns, f.st_ino) for f in found]))
@@ -240,7 +240,7 @@ def mark_all(found: Sequence[os.stat_result | None]) -> int:
 def names(folder: str | Path) -> list[str]:
     """The sorted names in a folder without those that begin with a dot; none where there is no folder."""
     try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        return sorted([name for name in os.listdir(folder) if name[0] != "."])
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -256,11 +256,11 @@ def _see(folder: str) -> tuple[Seen, list[os.stat_result] | None]:
         if match is None:
             continue
         try:
-            glimpse, found = records.glimpse(f"{folder}/{name}", match)
+            slot, found = records.glimpse(f"{folder}/{name}", match)
         except (FileNotFoundError, files.Unreadable):
             whole = False
             continue
-        slots.append(glimpse[1:])
+        slots.append(slot)
         told.append(name)
         if found is not None:
             heads.append(found)

@@ -56,20 +56,19 @@ class Owner:
 
 def here() -> Owner:
     """This process."""
-    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return _made(os.getpid(), os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+@functools.lru_cache(maxsize=1)  # a look asks for it once per stage that is not over
+def _made(pid: int, job: str | None, restart: str) -> Owner:
     return Owner(
         host=socket.gethostname(),
-        pid=os.getpid(),
-        start=_own_start(os.getpid()),
+        pid=pid,
+        start=process_start(pid),
         kernel=files.kernel(),
-        slurm_job=os.environ.get("SLURM_JOB_ID"),
+        slurm_job=job,
         slurm_restart=int(restart) if restart.isdigit() else 0,
     )
-
-
-@functools.lru_cache(maxsize=1)
-def _own_start(pid: int) -> int | None:
-    return process_start(pid)
 
 
 def process_start(pid: int) -> int | None:

@@ -20,12 +20,14 @@ NAME = re.compile(
     r"(?P<kind>[a-z]+)-(?P<step>[0-9]{9,})(-(?P<evaluation>[0-9a-f]{12}))?-(?P<sha>[0-9a-f]{16})\.json"
 )
 
+Slot = tuple[str, int, str | None, str | None]  # kind, step, evaluation, evaluation code
+
 HEADS = (
     4096,
     65536,
 )  # bytes of a record in which its code's digests mostly are; and are, whatever its classes are called
 _CODE = re.compile(
-    rb'"code":\{[^{}]*"evaluation":"([0-9a-f]+)"'
+    rb'"code":\{[^{}]*?"evaluation":"([0-9a-f]+)"'
 )  # a body's keys are sorted: before anything like it
 
 
@@ -223,16 +225,16 @@ def parse_record(path: Path, data: bytes, *, lazy: bool = False) -> Record:
     return Record(path, body, envelope, found)
 
 
-def glimpse(place: str, match: re.Match[str]) -> tuple[Glimpse, os.stat_result | None]:
-    """The record in the file `place`, whose name gave `match` (of NAME), and how the file lay there before it was read; None where
-    the name told everything. Raises FileNotFoundError or files.Unreadable."""
-    kind, step, evaluation = match.group("kind", "step", "evaluation")
+def glimpse(place: str, match: re.Match[str]) -> tuple[Slot, os.stat_result | None]:
+    """What the record in the file `place` is, whose name gave `match` (of NAME), and how the file lay there before it was read; None
+    where the name told everything. Raises FileNotFoundError or files.Unreadable."""
+    kind, step, _, evaluation, _ = match.groups()
     if evaluation is None:
-        return Glimpse(place, kind, int(step), None, None), None
+        return (kind, int(step), None, None), None
     head, found = files.read_head(place, HEADS[0])
     code = _code_in(head) or _code_in(files.read_head(place, HEADS[1])[0])
     code = code or read_record(Path(place)).evaluation_code
-    return Glimpse(place, kind, int(step), evaluation, code), found
+    return (kind, int(step), evaluation, code), found
 
 
 def _code_in(head: bytes) -> str | None:

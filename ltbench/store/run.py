@@ -294,7 +294,7 @@ class Run:
         """The failures of a stage, or of all, oldest attempt first."""
         return [
             value
-            for _, _, value in self._failures()
+            for _, _, value in self._failures(stage)
             if isinstance(value, dict) and stage in (None, value["stage"])
         ]
 
@@ -376,11 +376,13 @@ class Run:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _failures(self) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
-        """(folder, file, content or the reason why it cannot be read) by stage and attempt."""
+    def _failures(self, stage: str | None = None) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
+        """(folder, file, content or the reason why it cannot be read) by stage and attempt, of files that are named for `stage`."""
         for root in self.store.folders:
             folder = f"{root}/{self._place}/failed"
-            for name in sorted(self.store.reads.names(folder), key=_stage_and_attempt):
+            there = self.store.reads.names(folder)
+            own = there if stage is None else [name for name in there if name.startswith(f"{stage}.")]
+            for name in sorted(own, key=_stage_and_attempt):
                 try:
                     value = self.store.reads.sealed(f"{folder}/{name}")
                 except FileNotFoundError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,20 @@ def _parse_slowly(data: bytes) -> Any:
 
 def read_sealed(path: str | Path, limit: int = files.READ_LIMIT) -> dict[str, Any]:
     """A sealed file of a format this code reads. Raises FileNotFoundError or files.Unreadable."""
+    return read_known(path, limit)[0]
+
+
+def read_known(
+    path: str | Path, limit: int = files.READ_LIMIT
+) -> tuple[dict[str, Any], os.stat_result]:
+    """`read_sealed`, and how the file lay there before it was read."""
+    data, found = files.read_known(path, limit)
     try:
-        value = unseal(files.read_regular(path, limit))
+        value = unseal(data)
     except ValueError as error:
         raise files.Unreadable(Path(path), str(error)) from error
     check_format(path, value)
-    return value
+    return value, found
 
 
 def check_format(path: str | Path, value: dict[str, Any]) -> None:
