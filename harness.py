@@ -6,8 +6,8 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from ltbench.entry import main
+        from ltbench.entry import program
 
-        sys.exit(main())
+        program()
     except KeyboardInterrupt:  # before a verb began that knows what Ctrl-C means
         sys.exit(130)

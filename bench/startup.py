@@ -43,13 +43,10 @@ def cpu_seconds(words: Sequence[str], env: Mapping[str, str], tries: int) -> flo
 
 # Runs a command as its own first words would, and tells whether torch came with it.
 LOOK = """
-import runpy, sys
+import atexit, runpy, sys
 sys.argv = sys.argv[1:]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit:
-    pass
-sys.stderr.write("torch" if "torch" in sys.modules else "lean")
+atexit.register(lambda: sys.stderr.write("torch" if "torch" in sys.modules else "lean"))
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import os
 import sys
+from typing import NoReturn
+
+LOOKING = ("status", "plan", "report")  # verbs that leave nothing behind in the process
 
 
 def main() -> int:
@@ -16,3 +22,16 @@ def main() -> int:
     from ltbench.cli import main as whole
 
     return whole()
+
+
+def program() -> NoReturn:
+    """`main` as a process of its own. One that looked at thousands of cells leaves as it is: to take apart all that it has imported
+    and made takes Python 0.2 CPU-s. A profiler wants to see the end."""
+    code = main()
+    if sys.argv[1:2] and sys.argv[1] in LOOKING and sys.getprofile() is None:
+        with contextlib.suppress(OSError):  # a pipe that nobody reads: Python says so in its own way
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sys.exit(code)

@@ -103,6 +103,17 @@ def test_harness_py_is_the_same_program(here):
     assert "Traceback" not in done.stderr
 
 
+def test_a_look_that_ends_at_once_has_said_everything(here):
+    code = "import atexit, sys; from ltbench.entry import program; atexit.register(print, 'the end'); "
+    code += "sys.argv[1:] = ['status', 'nowhere' if len(sys.argv) > 1 else '--list']; program()"
+    said = [
+        subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True, cwd=here)
+        for more in ([], ["nowhere"])
+    ]
+    assert [(done.returncode, done.stdout) for done in said] == [(0, "the end\n"), (2, "the end\n")]
+    assert "there is no spec 'nowhere'" in said[1].stderr
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
