@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -192,6 +193,7 @@ def _say(look: Looker) -> None:
 
 def _watch(look: Looker) -> None:
     """Redraw until all is over, then leave the last picture standing; Ctrl-C ends it, too."""
+    gc.enable()  # a look that is told once goes without
     still = _Still()
     try:
         _live(look, still) if redraws() else _blocks(look, still)

@@ -95,9 +95,7 @@ def read_sealed(path: str | Path, limit: int = files.READ_LIMIT) -> dict[str, An
     return read_known(path, limit)[0]
 
 
-def read_known(
-    path: str | Path, limit: int = files.READ_LIMIT
-) -> tuple[dict[str, Any], os.stat_result]:
+def read_known(path: str | Path, limit: int = files.READ_LIMIT) -> tuple[dict[str, Any], os.stat_result]:
     """`read_sealed`, and how the file lay there before it was read."""
     data, found = files.read_known(path, limit)
     try:
