@@ -49,11 +49,9 @@ class Digester:
             return canonical_json(value)
         if depth > 1:
             return b"{" + b",".join([self._deep(key, value[key], depth) for key in order]) + b"}"
-        known = self._items
-        try:  # nearly always: it is done ten thousand times
-            return b"{" + b",".join([known[key, id(value[key])] for key in order]) + b"}"
-        except KeyError:
-            return b"{" + b",".join([self._item(key, value[key]) for key in order]) + b"}"
+        known = self._items.get
+        parts = [known((key, id(value[key]))) or self._item(key, value[key]) for key in order]
+        return b"{" + b",".join(parts) + b"}"
 
     def _deep(self, key: str, value: Any, depth: int) -> bytes:
         """A key and its value, whose own parts are the ones that are shared."""
@@ -79,7 +77,8 @@ class Digester:
     def _part(self, value: Any) -> bytes:
         """A part by itself: under another key it is spelled alike."""
         if (seen := self._whole.get(id(value))) is None:
-            seen = self._whole[id(value)] = (value, canonical_json(value))
+            text = b"%d" % value if type(value) is int else canonical_json(value)  # thousands of seeds
+            seen = self._whole[id(value)] = (value, text)
         return seen[1]
 
 

@@ -246,6 +246,8 @@ def standing(
     owner = Owner.from_json(claim.get("owner"))
     path = f"{folder}/beats/{stage}.{attempt}.json"
     beat = _read(path, reads)
+    if beat.get("outcome") == "done":  # thousands are: nobody is looked up
+        return Standing(attempt, owner, beat, None, "done", None, False)
     here = owners.here()
     alive = None if owner is None else owner.alive(here)
     same_kernel = alive is not None
