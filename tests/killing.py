@@ -44,9 +44,11 @@ def _wait(child: int, kill_after: float | None) -> int:
     return os.waitpid(child, 0)[1]
 
 
-@contextmanager
-def dying_in_write(number: int) -> Iterator[None]:
-    """SIGKILL oneself before or after the `number`-th system call of a commit: by turns, so that both sides are seen."""
+def die_in_write(number: int) -> dict[str, Callable[..., object]]:
+    """SIGKILL oneself before or after the `number`-th system call of a commit from now on: by turns, so that both sides are seen.
+
+    The functions as they were, by name.
+    """
     left = [number]
     originals = {name: getattr(os, name) for name in CALLS}
 
@@ -64,6 +66,13 @@ def dying_in_write(number: int) -> Iterator[None]:
 
     for name in CALLS:
         setattr(os, name, mortal(name))
+    return originals
+
+
+@contextmanager
+def dying_in_write(number: int) -> Iterator[None]:
+    """`die_in_write` within the block."""
+    originals = die_in_write(number)
     try:
         yield
     finally:

@@ -26,6 +26,7 @@ from ltbench import plugins, provenance
 from ltbench.launch import process, worker
 from tests.test_layers import ROOT
 
+MORTAL = ROOT / "tests" / "faults" / "mortal"
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphans come to us, so that none can hide
 
 
@@ -34,7 +35,7 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def driver(words: Sequence[str], place: Path, before: Callable[[int], None] | None = None) -> int:
+def driver(words: Sequence[str], place: Path, before: Callable[[int], object] | None = None) -> int:
     """Start `ltbench WORDS` in `place` as a fork and return its pid. `before(k)` runs in its k-th worker, first of all."""
     pid = os.fork()
     if pid:
@@ -57,8 +58,11 @@ def driver(words: Sequence[str], place: Path, before: Callable[[int], None] | No
         os._exit(code)
 
 
-def command(words: Sequence[str], place: Path) -> int:
-    """As `driver`, through exec: `python harness.py WORDS`, which starts its workers as it does anywhere."""
+def command(words: Sequence[str], place: Path, dies: str | None = None) -> int:
+    """As `driver`, through exec: `python harness.py WORDS`, which starts its workers as it does anywhere.
+
+    `dies`: which of its processes kills itself in a write, in the words of tests/faults/mortal/sitecustomize.py.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -66,6 +70,9 @@ def command(words: Sequence[str], place: Path) -> int:
         os.setsid()
         _settle(place)
         os.environ["PYTHONPATH"] = str(ROOT)
+        if dies is not None:
+            os.environ["LTBENCH_DIES"] = f"{dies} {tempfile.mkdtemp(dir=place.parent)}"
+            os.environ["PYTHONPATH"] = f"{MORTAL}{os.pathsep}{ROOT}"
         os.execv(sys.executable, [sys.executable, str(ROOT / "harness.py"), *words])
     finally:
         os._exit(72)
@@ -96,7 +103,7 @@ class _Forking:
 
     PIPE = subprocess.PIPE
 
-    def __init__(self, before: Callable[[int], None] | None) -> None:
+    def __init__(self, before: Callable[[int], object] | None) -> None:
         self._before = before
         self._started = 0
 
@@ -109,7 +116,7 @@ class _Worker:
     """A forked worker with the part of `subprocess.Popen` that the driver uses."""
 
     def __init__(
-        self, words: Sequence[str], env: dict[str, str], number: int, before: Callable[[int], None] | None
+        self, words: Sequence[str], env: dict[str, str], number: int, before: Callable[[int], object] | None
     ) -> None:
         self.returncode: int | None = None
         pipes = [os.pipe() for _ in range(3)]
@@ -146,7 +153,7 @@ def _work(
     env: dict[str, str],
     ends: tuple[int, int, int],
     number: int,
-    before: Callable[[int], None] | None,
+    before: Callable[[int], object] | None,
 ) -> None:
     code = 71
     try:
@@ -184,13 +191,15 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
-def wait(pid: int, seconds: float) -> int | None:
-    """The exit code of a child, None when it is still there after so long."""
+def wait(pid: int, seconds: float, until: Callable[[], bool] | None = None) -> int | None:
+    """The exit code of a child, None when it is still there after so long, or once `until()` is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
+        if until is not None and until():
+            return None
         time.sleep(0.003)
     return None
 

@@ -15,7 +15,7 @@ from ltbench.job import run_job
 from ltbench.plan import expand, plan, register
 from ltbench.store import Store
 from tests.faults import forked
-from tests.killing import dying_in_write
+from tests.killing import die_in_write
 from tests.store_faults import leftovers
 
 SPEC = """
@@ -28,8 +28,12 @@ evaluate: [{protocol: small-data, sampler: euler, steps: 1, guidance: 1, samples
 grid: {method: [sit, ccua], seed: 0}
 """
 WORDS = ("run", "grid.yaml", "--workers", "2", "--threads", "1", "--device", "cpu", "--no-ask")
-TARGETS = ("driver", "worker", "all", "write")
-CALLS = 60  # a worker's kill inside a write is drawn among its first so many system calls
+TARGETS = ("driver", "worker", "job", "write")  # a job: the driver and its workers, as a scheduler ends it
+CALLS = {
+    "driver": 24,
+    "worker": 60,
+}  # a kill inside a write is drawn among a process's first so many system calls
+FILES = 30  # through exec most kills wait for so many new files at most: by the clock alone they would hit imports
 LIMIT = 600.0  # seconds that an attempt may take
 
 
@@ -74,53 +78,71 @@ class House:
 
     def attempt(self, chance: random.Random, seconds: float) -> bool:
         """The command, killed at a random moment; True when it came to its end before."""
-        target = chance.choice(TARGETS[:3] if self.through_exec else TARGETS)
-        moment = chance.uniform(0.0, 0.8 * seconds)
+        target = chance.choice(TARGETS)
         if target == "write":
             return self._die_in_write(chance)
         driver = self.start()
-        code = forked.wait(driver, moment)
+        code, moment = self._moment(driver, chance, 0.8 * seconds)
         if code is not None:
             return self._ended(code)
-        self.kills.append(f"{target} after {moment:.3f} s")
         if target == "worker":
-            return self._kill_worker(driver, chance, seconds)
-        victims = [driver, *forked.children_of(driver)] if target == "all" else [driver]
-        return self._kill_driver(driver, victims)
+            return self._kill_worker(driver, chance, seconds, moment)
+        return self._kill_driver(driver, target, moment)
 
-    def _kill_driver(self, driver: int, victims: list[int]) -> bool:
+    def _moment(self, driver: int, chance: random.Random, seconds: float) -> tuple[int | None, str]:
+        """Wait for a random moment: (the exit code where the driver ended before it, the moment in words)."""
+        pause = chance.uniform(0.0, seconds)
+        if not self.through_exec or chance.random() < 0.25:
+            return forked.wait(driver, pause), f"after {pause:.3f} s"
+        number, there = chance.randint(1, FILES), self._files()
+        code = forked.wait(driver, LIMIT, lambda: self._files() >= there + number)
+        pause *= 0.1
+        return (forked.wait(driver, pause) if code is None else code), f"{pause:.3f} s after {number} files"
+
+    def _files(self) -> int:
+        return sum(len(files) for name in ("store", "scratch") for *_, files in os.walk(self.place / name))
+
+    def _kill_driver(self, driver: int, target: str, moment: str) -> bool:
         """Its workers, where they are not killed as well, stop by themselves. True when it had come to its end a moment before."""
-        for pid in victims:
+        for pid in [driver, *(forked.children_of(driver) if target == "job" else ())]:
             _kill(pid)
         code = forked.wait(driver, 120)
         assert code is not None, f"a killed driver is still there: {self.tail()}"
-        return code != -signal.SIGKILL and self._ended(code, may_fail=True)
+        if code != -signal.SIGKILL:
+            return self._ended(code, may_fail=True)
+        self.kills.append(f"{target} {moment}")
+        return False
 
-    def _kill_worker(self, driver: int, chance: random.Random, seconds: float) -> bool:
-        """The driver stays, writes the failure down and goes on with the other cell, or is killed a little later itself."""
-        if workers := forked.children_of(driver):
-            _kill(chance.choice(workers))
-        if chance.random() < 0.6:
-            moment = chance.uniform(0.0, 0.3 * seconds)
-            code = forked.wait(driver, moment)
-            if code is not None:
-                return self._ended(code, may_fail=True)
-            self.kills.append(f"driver {moment:.3f} s later")
-            return self._kill_driver(driver, [driver])
-        code = forked.wait(driver, LIMIT)
-        assert code is not None, f"the driver of a dead worker does not end: {self.tail()}"
-        return self._ended(code, may_fail=True)
+    def _kill_worker(self, driver: int, chance: random.Random, seconds: float, moment: str) -> bool:
+        """The driver stays, writes the failure down and goes on with the other cell, unless more is killed a little later."""
+        workers = forked.children_of(driver)
+        if workers and _kill(chance.choice(workers)):
+            self.kills.append(f"worker {moment}")
+        if chance.random() < 0.4:
+            return self._to_the_end(driver)
+        code, moment = self._moment(driver, chance, 0.3 * seconds)
+        if code is not None:
+            return self._ended(code, may_fail=True)
+        if chance.random() < 0.4:
+            return self._kill_worker(driver, chance, seconds, f"then {moment}")
+        return self._kill_driver(driver, chance.choice(("driver", "job")), f"then {moment}")
 
     def _die_in_write(self, chance: random.Random) -> bool:
-        """One worker kills itself before or after one of its system calls."""
-        which, number = chance.randrange(2), chance.randint(1, CALLS)
-        self.kills.append(f"worker {which} at its call {number}")
+        """One process kills itself before or after one of its system calls."""
+        who = chance.choice(("driver", "worker", "worker", "worker")) if self.through_exec else "worker"
+        which, number = chance.randrange(2) if who == "worker" else 0, chance.randint(1, CALLS[who])
+        if self.through_exec:
+            driver = forked.command(WORDS, self.place, f"{who} {which} {number}")
+        else:
+            driver = forked.driver(WORDS, self.place, lambda k: k == which and die_in_write(number))
+        code = forked.wait(driver, LIMIT)
+        assert code is not None, f"the driver of a dead worker does not end: {self.tail()}"
+        if code:  # it came to that call
+            self.kills.append(f"{who} {which} at its call {number}")
+        return code != -signal.SIGKILL and self._ended(code, may_fail=True)
 
-        def before(worker: int) -> None:
-            if worker == which:
-                dying_in_write(number).__enter__()
-
-        code = forked.wait(forked.driver(WORDS, self.place, before), LIMIT)
+    def _to_the_end(self, driver: int) -> bool:
+        code = forked.wait(driver, LIMIT)
         assert code is not None, f"the driver of a dead worker does not end: {self.tail()}"
         return self._ended(code, may_fail=True)
 
@@ -174,11 +196,13 @@ class House:
         )
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int) -> bool:
+    """Whether there was something to kill."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return
+        return False
+    return True
 
 
 def kill_until_done(house: House, chance: random.Random, seconds: float, most: int = 12) -> None:

@@ -171,9 +171,11 @@ def test_work_goes_on_while_the_store_hangs_and_says_so(
     claim = run.claim("train")
     assert isinstance(claim, Claim)
     hangs, answers, real = threading.Event(), threading.Event(), files.replace
+    training_thread = threading.current_thread()
 
     def replace(path: Path, data: bytes, **how: Any) -> None:
         if path.parent.name == "beats" and not answers.is_set():
+            assert threading.current_thread() is not training_thread, "the training waits for the store"
             hangs.set()
             answers.wait(120)
         real(path, data, **how)
@@ -185,13 +187,15 @@ def test_work_goes_on_while_the_store_hangs_and_says_so(
     monkeypatch.setattr(training, "UNANSWERED", 0.0)
     with claim:
         monkeypatch.setattr(files, "replace", replace)
-        claim.beat(step=7)
-        assert hangs.wait(300)
-        for step in range(8, 12):  # nothing of this waits for the store
-            assert not claim.beat(step=step)
-            loop._say_unanswered()
-        assert claim.unanswered > 0
-        answers.set()
+        try:
+            claim.beat(step=7)
+            assert hangs.wait(300)
+            for step in range(8, 12):  # nothing of this waits for the store
+                assert not claim.beat(step=step)
+                loop._say_unanswered()
+            assert claim.unanswered > 0
+        finally:
+            answers.set()
     assert [text.startswith("the store has not answered for 0 s; training goes on") for text in said] == [
         True
     ]

@@ -1,15 +1,17 @@
 """A whole grid through the command `run`, killed at random moments (driver, worker, both, in the middle of a write) and
 started again by the same command: in the end one full set of records, bit for bit that of an undisturbed run, and nothing else.
 
-LTBENCH_GRID_KILLS sets the number of kills (8 here, 200 by `make faults`), LTBENCH_KILL_SEED the first house's seed: every
-house prints its own, so a failure is repeated by setting it.
+LTBENCH_GRID_KILLS sets the number of kills (8 here; by `make faults` 200, and as many again through exec), LTBENCH_KILL_SEED the
+first house's seed: every house prints its own, so a failure is repeated by setting it.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,26 +55,30 @@ def kill(folder: Path, whole: tuple[House, float], wanted: int, through_exec: bo
     """Houses, killed and started again, until there were so many kills."""
     undisturbed, seconds = whole
     assert undisturbed.litter() == []
-    kills = number = 0
-    while kills < wanted:
+    kills: list[str] = []
+    number = 0
+    while len(kills) < wanted:
         seed = SEED + number
         house = House(folder / f"house-{number}", through_exec)
-        print(f"LTBENCH_KILL_SEED={seed}:", end=" ", flush=True)
         kill_until_done(house, random.Random(seed), seconds)
-        print(", ".join(house.kills) or "none")
+        kills, number = kills + house.kills, number + 1
+        print(f"LTBENCH_KILL_SEED={seed}: {', '.join(house.kills) or 'none'}  ({len(kills)} of {wanted})")
         check(house, undisturbed, seed)
-        kills, number = kills + len(house.kills), number + 1
-    print(f"{kills} kills of {number} grids, an undisturbed one takes {seconds:.1f} s; none differed")
+        shutil.rmtree(house.place)
+    whom = Counter("in a write of a " * (" call " in kill) + kill.split()[0] for kill in kills)
+    print(
+        f"{len(kills)} kills of {number} grids, an undisturbed one takes {seconds:.1f} s; none differed; {dict(whom)}"
+    )
 
 
 def test_a_grid_killed_anywhere_ends_in_one_full_set(whole: tuple[House, float], tmp_path: Path) -> None:
     kill(tmp_path, whole, KILLS)
 
 
-if LONG:  # eight starts of everything
+if LONG:  # seconds of imports for every start
 
     def test_so_it_does_with_processes_of_its_own(whole: tuple[House, float], tmp_path: Path) -> None:
         undisturbed, _ = whole
         own = House(tmp_path / "own", through_exec=True)
-        kill(tmp_path, (undisturbed, timed(own)), 8, through_exec=True)
+        kill(tmp_path, (undisturbed, timed(own)), KILLS, through_exec=True)
         check(own, undisturbed, 0)
