@@ -20,6 +20,7 @@ from ltbench.report.definition import load_definition
 from ltbench.report.render_markdown import render_markdown
 from ltbench.report.table import Inputs
 from ltbench.store import Store
+from tests.faults import HOURS, tell
 from tests.killing import attempt, count_calls, kill_until_done
 
 KILLS = int(os.environ.get("LTBENCH_KILLS", "200"))
@@ -113,9 +114,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(3600 * HOURS)
 @pytest.mark.parametrize("case", CASES)
-def test_killed_anywhere_and_run_again_equals_uninterrupted(case: str, tmp_path: Path) -> None:
+def test_killed_anywhere_and_run_again_equals_uninterrupted(
+    case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     torch.set_num_threads(1)
     path = tmp_path / "killed.yaml"
     path.write_text(SPEC.format(**CASES[case]))
@@ -138,4 +141,4 @@ def test_killed_anywhere_and_run_again_equals_uninterrupted(case: str, tmp_path:
             assert found[name] == value, (
                 f"{name} differ after {more[0]} kills by time, {more[1]} inside a write"
             )
-    print(f"{case}: {timed} kills by time, {inside} inside a write, {houses} runs, none differed")
+        tell(capfd, f"{case}: {timed} kills by time, {inside} inside a write, {houses} runs, none differed")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults import LONG, forked
+from tests.faults import HOURS, LONG, forked, tell
 from tests.faults.grid import House, kill_until_done, timed
 
 KILLS = int(os.environ.get("LTBENCH_GRID_KILLS", "200" if LONG else "8"))
@@ -25,7 +25,7 @@ SEED = int(os.environ.get("LTBENCH_KILL_SEED", "20260501"))
 
 pytestmark = [
     pytest.mark.faults,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(3600 * HOURS),
     pytest.mark.skipif(sys.platform != "linux", reason="the process table is Linux's"),
 ]
 
@@ -51,34 +51,43 @@ def check(house: House, whole: House, seed: int) -> None:
     assert house.litter() == [], told
 
 
-def kill(folder: Path, whole: tuple[House, float], wanted: int, through_exec: bool = False) -> None:
+def kill(
+    folder: Path,
+    whole: tuple[House, float],
+    capfd: pytest.CaptureFixture[str],
+    through_exec: bool = False,
+) -> None:
     """Houses, killed and started again, until there were so many kills."""
     undisturbed, seconds = whole
     assert undisturbed.litter() == []
     kills: list[str] = []
     number = 0
-    while len(kills) < wanted:
+    while len(kills) < KILLS:
         seed = SEED + number
         house = House(folder / f"house-{number}", through_exec)
         kill_until_done(house, random.Random(seed), seconds)
         kills, number = kills + house.kills, number + 1
-        print(f"LTBENCH_KILL_SEED={seed}: {', '.join(house.kills) or 'none'}  ({len(kills)} of {wanted})")
+        text = f"LTBENCH_KILL_SEED={seed}: {', '.join(house.kills) or 'none'}  ({len(kills)} of {KILLS})"
+        tell(capfd, text)
         check(house, undisturbed, seed)
         shutil.rmtree(house.place)
     whom = Counter("in a write of a " * (" call " in kill) + kill.split()[0] for kill in kills)
-    print(
-        f"{len(kills)} kills of {number} grids, an undisturbed one takes {seconds:.1f} s; none differed; {dict(whom)}"
-    )
+    text = f"{len(kills)} kills of {number} grids, an undisturbed one takes {seconds:.1f} s; none differed; {dict(whom)}"
+    tell(capfd, text)
 
 
-def test_a_grid_killed_anywhere_ends_in_one_full_set(whole: tuple[House, float], tmp_path: Path) -> None:
-    kill(tmp_path, whole, KILLS)
+def test_a_grid_killed_anywhere_ends_in_one_full_set(
+    whole: tuple[House, float], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kill(tmp_path, whole, capfd)
 
 
 if LONG:  # seconds of imports for every start
 
-    def test_so_it_does_with_processes_of_its_own(whole: tuple[House, float], tmp_path: Path) -> None:
+    def test_so_it_does_with_processes_of_its_own(
+        whole: tuple[House, float], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         undisturbed, _ = whole
         own = House(tmp_path / "own", through_exec=True)
-        kill(tmp_path, (undisturbed, timed(own)), KILLS, through_exec=True)
+        kill(tmp_path, (undisturbed, timed(own)), capfd, through_exec=True)
         check(own, undisturbed, 0)
