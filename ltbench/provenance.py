@@ -472,22 +472,27 @@ def _pieces(node: ast.stmt) -> Iterator[tuple[str, str]]:
 _SKIPPED = frozenset({"ctx", "type_comment", "kind", "type_ignores"})
 
 
+@functools.cache
+def _spelled_fields(kind: type[ast.AST]) -> tuple[str, ...]:
+    return tuple(name for name in kind._fields if name not in _SKIPPED)
+
+
 def spell_tree(node: Any) -> str:
     """A syntax tree as text that no Python version spells differently: class names and non-empty fields, no docstrings."""
-    if isinstance(node, ast.Constant):
+    kind = type(node)  # asked first for what is commonest: a component has a hundred thousand nodes
+    if kind is ast.Constant:
         return repr(node.value)
-    if isinstance(node, ast.JoinedStr):
-        node = ast.JoinedStr(_joined(node.values))
-    if isinstance(node, ast.AST):
-        fields = [
-            f"{name}={spell_tree(value)}"
-            for name in node._fields
-            if name not in _SKIPPED and (value := getattr(node, name, None)) is not None and value != []
-        ]
-        return f"{type(node).__name__}({','.join(fields)})"
-    if isinstance(node, list):
-        return "[" + ",".join(spell_tree(item) for item in node if not _is_text(item)) + "]"
-    return repr(node)
+    if kind is list:
+        return "[" + ",".join([spell_tree(item) for item in node if not _is_text(item)]) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    given = {"values": _joined(node.values)} if isinstance(node, ast.JoinedStr) else node.__dict__
+    fields = [
+        f"{name}={spell_tree(value)}"
+        for name in _spelled_fields(kind)
+        if (value := given.get(name)) is not None and value != []
+    ]
+    return f"{kind.__name__}({','.join(fields)})"
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:

@@ -264,6 +264,26 @@ def test_one_spelling_of_a_tree_for_every_python() -> None:
     assert hashlib.sha256(spelled.encode()).hexdigest()[:16] == "7a93a399819d0e26"
 
 
+def plainly(node: object) -> str:
+    """As `spell_tree`, field by field as `ast` lists them."""
+    if isinstance(node, list):
+        return "[" + ",".join(plainly(item) for item in node if not provenance._is_text(item)) + "]"
+    if isinstance(node, ast.Constant) or not isinstance(node, ast.AST):
+        return repr(getattr(node, "value", node))
+    if isinstance(node, ast.JoinedStr):
+        node = ast.JoinedStr(provenance._joined(node.values))
+    said = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    own = [f"{name}={plainly(value)}" for name, value in said if name not in provenance._SKIPPED]
+    return f"{type(node).__name__}({','.join(own)})"
+
+
+def test_every_file_is_spelled_field_by_field() -> None:
+    paths = [path for folder in ("ltbench", "methods", "datasets") for path in (ROOT / folder).glob("*.py")]
+    for path in paths:
+        tree = ast.parse(path.read_bytes())
+        assert provenance.spell_tree(tree) == plainly(tree), path
+
+
 @pytest.mark.parametrize(
     ("url", "clean"),
     [
