@@ -23,7 +23,7 @@ LISTINGS = ("methods", "datasets", "benchmarks", "extractors", "plan", "status",
 # -- help, start-up ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [verb.__name__.rstrip("_") for verb, _ in VERBS])
+@pytest.mark.parametrize("verb", [verb.rstrip("_") for _, verb, _ in VERBS])
 def test_every_verb_explains_itself_with_an_example_in_80_columns(cli, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = cli(verb, "--help")
