@@ -156,20 +156,21 @@ def _refuse_missing_data(cells: Sequence[Cell]) -> None:
 
 def _waiting_for(found: Plan, skipped: Mapping[str, Planned]) -> list[Planned]:
     """Cells that are to begin at a milestone which a skipped cell would have to make, directly or through others."""
+    starting = [(item, source) for item in found.cells if item.due and (source := item.cell.source)]
+    if not starting:
+        return []
     lost: dict[str, Planned] = {}
+    gone = set(skipped)
     making = {
         (work.cell.id, step) for work in found.work() for stage in work.stages for step in _trained(stage)
     }
     while more := [
         item
-        for item in found.cells
-        if item.due
-        and item.cell.id not in {**skipped, **lost}
-        and (source := item.cell.source) is not None
-        and source.cell.id in {**skipped, **lost}
-        and (source.cell.id, source.step) in making
+        for item, source in starting
+        if item.cell.id not in gone and source.cell.id in gone and (source.cell.id, source.step) in making
     ]:
         lost |= {i.cell.id: replace(i, reason="the cell that it starts from was skipped") for i in more}
+        gone |= lost.keys()
     return list(lost.values())
 
 

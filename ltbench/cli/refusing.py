@@ -117,7 +117,7 @@ def _only(found: Plan, wanted: Sequence[Wanted]) -> Plan:
             if (item.cell.id, each.stage) in ours
             or (each.stage.startswith("train:") and item.cell.id in trains)
         )
-        cells.append(replace(item, due=due))
+        cells.append(item if len(due) == len(item.due) else replace(item, due=due))
     return replace(found, cells=tuple(cells))
 
 
