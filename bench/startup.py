@@ -63,7 +63,8 @@ def measure(tries: int = 5) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "wide.yaml")
         spec.write_text(GRID.format(seeds=", ".join(map(str, range(CELLS // 4)))))
-        env = {**os.environ, "LTBENCH_STORE": f"{folder}/store", "LTBENCH_SCRATCH": f"{folder}/scratch"}
+        places = {f"LTBENCH_{name}": f"{folder}/{name}" for name in ("STORE", "SCRATCH", "CACHE")}
+        env = {**os.environ, **places}
         commands = {
             "python": ["-c", "pass"],
             "help": [HARNESS, "--help"],
@@ -78,6 +79,8 @@ def measure(tries: int = 5) -> dict[str, Any]:
             name: cpu_seconds([sys.executable, *words], env, 2 if name == f"plan_{CELLS}_cells" else tries)
             for name, words in commands.items()
         }
+        words = [sys.executable, *commands["plan_quickstart"]]
+        times["plan_quickstart_of_unseen_code"] = cpu_seconds(words, {**env, "LTBENCH_CACHE": ""}, tries)
     return {
         name: {"cpu_s": round(seconds, 3)} | ({"goal": GOALS[name]} if name in GOALS else {})
         for name, seconds in times.items()
