@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ltbench import provenance, spec
+from ltbench import derived, provenance, spec
 from ltbench.answers import Answer, Answers
 from ltbench.cli import asking
 from ltbench.plan import Cell, expand
@@ -73,6 +73,29 @@ class Child:
             return plain(module, words, text, seconds)
 
         monkeypatch.setattr(asking, "ask", ask)
+
+
+def test_an_answer_is_kept_under_the_code_that_gave_it(
+    here: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is in the memory of source files that a plan looks into."""
+    keys: list[str] = []
+
+    def ask(module: str, words: Any, text: str, seconds: float) -> Any:
+        keys[:] = [json.loads(line)["key"] for line in text.splitlines()]
+        return [], "was not asked"
+
+    monkeypatch.setattr(asking, "ask", ask)
+    monkeypatch.setenv("LTBENCH_ASK", "1")
+    monkeypatch.setenv("LTBENCH_CACHE", str(here / "cache"))
+    assert cli("plan", "little.yaml")[0] == 0
+    true = list(keys)
+    (path,) = (here / "cache").glob("code-*.json")
+    derived.write(path, {key: type(said)() for key, said in derived.read(path).items()})
+    provenance.forget()
+    assert cli("plan", "little.yaml")[0] == 0
+    provenance.forget()
+    assert keys == true != []
 
 
 def test_plan_and_run_say_it_before_they_start_and_ask_once(
