@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PLAIN = re.compile(r"[\n\t\x20-\x7e]*")
 _ACTING = ("Cc", "Cf", "Cs", "Co")  # control, format (text that runs backwards), surrogate, private
+_NESTED = frozenset({dict, list})  # what `clean_all` leaves of things that hold others
 PIPE_WIDTH = 200  # columns where nobody looks: wide enough that a line stays one line for grep
 
 
@@ -73,7 +74,7 @@ def _json(value: Any, depth: int = 0) -> str:
     others in it is left to the one in C."""
     inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
     between = ",\n" + " " * (depth + 1)
-    if not any(isinstance(item, dict | list | tuple) for item in inner):
+    if _NESTED.isdisjoint(map(type, inner)):
         text = _encoder(between).encode(value)
         return f"{text[0]}{between[1:]}{text[1:-1]}\n{' ' * depth}{text[-1]}" if inner else text
     said = [_json(item, depth + 1) for item in inner]
