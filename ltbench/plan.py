@@ -380,6 +380,7 @@ class _Look:
         self._codes: dict[str, str] = {}
         self._digester = Digester()
         self._complete: dict[tuple[Any, ...], Planned] = {}
+        self._compared: list[tuple[provenance.Code, provenance.Code, list[str]]] = []  # the last first
 
     def at(self, cell: Cell) -> Planned:
         """How the cell stands; what it cannot do, as far as that is known, is no work."""
@@ -497,13 +498,21 @@ class _Look:
             if not (run.records() if self.verify else run.glimpses()):
                 continue
             try:
-                info = run.info()
+                before, settings = run.made_of()
             except Unreadable as problem:
                 found.append([f"run {run.run} cannot be compared: {problem.reason}"])
                 continue
-            said = provenance.changes(info["code"], code) + settings_changes(info["settings"], cell.settings)
+            said = self._code_changes(before, code) + settings_changes(settings, cell.settings)
             found.append(said or ["made by code that cannot be told apart"])
         return min(found, key=len) if found else None
+
+    def _code_changes(self, old: provenance.Code, new: provenance.Code) -> list[str]:
+        """`provenance.changes`: of thousands of runs the same few codes are compared."""
+        known = next((said for *codes, said in self._compared if codes == [old, new]), None)
+        if known is None:
+            known = provenance.changes(old, new)
+            self._compared = [(old, new, known), *self._compared[:15]]
+        return known
 
 
 def _same(cell: Cell, seen: Seen, good: _Goods) -> tuple[Any, ...]:
@@ -519,7 +528,7 @@ def _alike(done: Planned, cell: Cell, run: str) -> Planned:
 def settings_changes(old: dict[str, Any], new: dict[str, Any], above: str = "") -> list[str]:
     """Values that differ between two settings of one identity, i.e. defaults that have changed."""
     said = []
-    for key in sorted({*old, *new}):
+    for key in sorted({*old, *new}) if old != new else ():
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             said += settings_changes(before, after, f"{above}{key}.")

@@ -117,6 +117,20 @@ class World:
     def accepted(self):
         self.run()[1].accept("a test", {"evaluation": self.random.choice([self.now, "1" * 64])})
 
+    def outdated(self):
+        """Only older code has trained the cell, and its settings were others."""
+        cell, present = self.run()
+        shutil.rmtree(present.dir)
+        code = {**provenance.train_code(cell.settings), "trainer": {"digest": "3" * 64, "files": {}}}
+        settings = {**cell.settings, "pipeline": self.random.choice(["sit", "older"])}
+        run = self.store.run(cell.id, provenance.run_id(code, settings))
+        run.create(code, settings)
+        run.put_record("train", 10, {"settings": settings}, {"attempt": 1})
+
+    def run_damaged(self):
+        for path in self.store.root.glob("cells/*/*/runs/*/run.json"):
+            path.write_bytes(path.read_bytes()[:99])
+
     def removed(self):
         shutil.rmtree(self.store.root / "cells" / self.run()[0].id[:2], ignore_errors=True)
 
@@ -186,6 +200,7 @@ def test_an_unchanged_store_is_neither_listed_nor_opened(tmp_path, quick, monkey
         world.failed,
         world.claimed,
         world.released,
+        world.outdated,
     ):
         event()
     time.sleep(WAIT)
@@ -200,6 +215,17 @@ def test_an_unchanged_store_is_neither_listed_nor_opened(tmp_path, quick, monkey
     monkeypatch.setattr(store, "cells", lambda: iter(sorted(cell.id for cell in world.cells)))
     store.reads = world.keeper()
     assert plan.plan(world.spec, store, world.cells, verify=False) == live
+
+
+def test_what_a_run_was_made_of_is_told_until_its_file_changes(tmp_path, quick):
+    world = World(tmp_path)
+    world.outdated()
+    time.sleep(WAIT)
+    world.check()
+    world.run_damaged()
+    world.check()
+    reasons = [reason for _, reason, _ in world.look()[0].reasons()]
+    assert any("cannot be compared" in reason for reason in reasons), reasons
 
 
 def test_what_has_just_changed_is_not_kept(tmp_path, monkeypatch):

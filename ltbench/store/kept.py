@@ -19,7 +19,7 @@ from ltbench.canonical import digest
 from ltbench.store import records, sealed
 from ltbench.store.records import Glimpse, Slot
 
-FORMAT = 2
+FORMAT = 3
 # What changed less long ago is read again. Two changes within a tick of the file system's clock (10 ms) have one time; the rest is
 # for a file server whose clock is behind ours.
 SETTLED = 60.0  # seconds
@@ -58,6 +58,11 @@ class Reads:
         """The settings in a cell.json; nobody changes what is returned. Raises as `sealed` does."""
         return self.sealed(path)["settings"]
 
+    def info(self, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The code and the settings in a run.json; nobody changes what is returned. Raises as `sealed` does."""
+        value = self.sealed(path)
+        return value["code"], value["settings"]
+
     def records(self, folder: str) -> Seen:
         """The records in a folder; what cannot be read is left out."""
         return _see(folder)[0]
@@ -91,7 +96,8 @@ class Kept(Reads):
     def __init__(self, path: Path | None = None, roots: Sequence[Path] = ()) -> None:
         self._path, self._roots, self._fresh = path, [str(root) for root in roots], 0
         kept = _load(path, self._roots)
-        self._names, self._sealed, self._records, self._settings, self._sole, shapes, self._shared = kept
+        self._names, self._sealed, self._records, self._settings, self._infos, self._sole, *kept = kept
+        shapes, self._shared = kept
         self._alike = {repr(shared): number for number, shared in enumerate(self._shared)}
         self._shapes = {tuple(map(tuple, shape)): number for number, shape in enumerate(shapes)}
         self._slots = list(self._shapes)
@@ -135,14 +141,18 @@ class Kept(Reads):
         known = self._settings.get(path)
         if known is None or known[0] != _mark_of(path):
             value, found = sealed.read_known(path)
-            own = value["settings"]
-            shared = {key: value for key, value in own.items() if key != "seed"}
-            number = self._alike.setdefault(repr(shared), len(self._shared))
-            self._shared += [shared] if number == len(self._shared) else []
-            known = [mark(found), number, *([own["seed"]] if "seed" in own else [])]
+            known = [mark(found), *self._without_seed(value["settings"])]
             self._keep(self._settings, path, known, [found])
-        shared = self._shared[known[1]]
-        return {**shared, "seed": known[2]} if len(known) == 3 else shared
+        return self._with_seed(*known[1:])
+
+    def info(self, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Kept as settings are: the runs of a method have one code."""
+        known = self._infos.get(path)
+        if known is None or known[0] != _mark_of(path):
+            value, found = sealed.read_known(path)
+            known = [mark(found), self._share(value["code"]), *self._without_seed(value["settings"])]
+            self._keep(self._infos, path, known, [found])
+        return self._shared[known[1]], self._with_seed(*known[2:])
 
     def records(self, folder: str) -> Seen:
         found = stat(folder)
@@ -169,6 +179,8 @@ class Kept(Reads):
             seen = Seen(f"{runs}/{run}/records", self._slots[known[2]], known[3])
             if _same(runs, seen, known[0]):
                 return seen
+        if runs in self._names and self.names(runs) != [run]:
+            return None  # as an earlier look found it
         found = _sole(runs, run)
         if found is None:
             return None
@@ -179,13 +191,13 @@ class Kept(Reads):
 
     def save(self, cells: Callable[[], Iterable[str]]) -> None:
         """Write down what is kept of `cells()`, if enough of it is new. A disk that refuses costs only the speed."""
-        parts = (self._names, self._sealed, self._records, self._settings, self._sole)
+        parts = (self._names, self._sealed, self._records, self._settings, self._infos, self._sole)
         if self._path is None or not self._fresh or self._fresh * SHARE < sum(map(len, parts)):
             return
         known = set(cells())
         kept = [
             {place: entry for place, entry in part.items() if self._cell(place) in known}
-            for part in parts[:4]
+            for part in parts[:5]
         ]
         kept.append({cell: entry for cell, entry in self._sole.items() if cell in known})
         derived.write(self._path, [FORMAT, self._roots, *kept, self._slots, self._shared])
@@ -201,6 +213,20 @@ class Kept(Reads):
                 return
         part[place] = entry
         self._fresh += 1
+
+    def _share(self, value: dict[str, Any]) -> int:
+        """The place of `value` in the list of what many cells have in common."""
+        number = self._alike.setdefault(repr(value), len(self._shared))
+        self._shared += [value] if number == len(self._shared) else []
+        return number
+
+    def _without_seed(self, settings: dict[str, Any]) -> list[Any]:
+        """The place of what the others of a grid share, and the seed where there is one."""
+        number = self._share({key: value for key, value in settings.items() if key != "seed"})
+        return [number, settings["seed"]] if "seed" in settings else [number]
+
+    def _with_seed(self, number: int, *seed: Any) -> dict[str, Any]:
+        return {**self._shared[number], "seed": seed[0]} if seed else self._shared[number]
 
     def _number(self, slots: tuple[Slot, ...]) -> int:
         """The place of `slots` in the list of those that folders have in common."""
@@ -251,17 +277,14 @@ def _see(folder: str) -> tuple[Seen, list[os.stat_result] | None]:
     told: list[str] = []
     heads: list[os.stat_result] = []
     whole = True
-    for name in names(folder):
-        match = records.NAME.fullmatch(name)
-        if match is None:
-            continue
+    for match in filter(None, map(records.NAME.fullmatch, names(folder))):
         try:
-            slot, found = records.glimpse(f"{folder}/{name}", match)
+            slot, found = records.glimpse(f"{folder}/{match.string}", match)
         except (FileNotFoundError, files.Unreadable):
             whole = False
             continue
         slots.append(slot)
-        told.append(name)
+        told.append(match.string)
         if found is not None:
             heads.append(found)
     return Seen(folder, tuple(slots), "/".join(told)), heads if whole else None
@@ -286,9 +309,9 @@ def _same(runs: str, seen: Seen, known: int) -> bool:
     return mark_all(found) == known and not os.path.lexists(f"{folder[:-8]}/accepted.json")
 
 
-def _load(path: Path | None, roots: list[str]) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
+def _load(path: Path | None, roots: list[str]) -> tuple[Any, ...]:
     """Empty where there is no such file, or it is damaged, of another version or of other folders."""
     found = derived.read(path) if path is not None else None
-    if isinstance(found, list) and len(found) == 9 and found[:2] == [FORMAT, roots]:
-        return tuple(found[2:])  # pyright: ignore[reportReturnType]
-    return {}, {}, {}, {}, {}, [], []
+    if isinstance(found, list) and len(found) == 10 and found[:2] == [FORMAT, roots]:
+        return tuple(found[2:])
+    return {}, {}, {}, {}, {}, {}, [], []

@@ -113,7 +113,19 @@ class Run:
         for layer in self._layers:
             if (layer / "run.json").exists():
                 return sealed.read_sealed(layer / "run.json")
-        raise LtbenchError(
+        raise self._unknown()
+
+    def made_of(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(code, settings) of `info`, through what is kept of the store; nobody changes them. Raises as `info` does."""
+        for root in self.store.folders:
+            try:
+                return self.store.reads.info(f"{root}/{self._place}/run.json")
+            except FileNotFoundError:
+                continue
+        raise self._unknown()
+
+    def _unknown(self) -> LtbenchError:
+        return LtbenchError(
             f"run {self.run} of cell {self.cell[:12]} does not exist", "`plan` lists what does."
         )
 
