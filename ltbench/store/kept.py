@@ -98,7 +98,7 @@ class Kept(Reads):
         kept = _load(path, self._roots)
         self._names, self._sealed, self._records, self._settings, self._infos, self._sole, *kept = kept
         shapes, self._shared = kept
-        self._alike = {repr(shared): number for number, shared in enumerate(self._shared)}
+        self._alike = {_gist(shared): number for number, shared in enumerate(self._shared)}
         self._shapes = {tuple(map(tuple, shape)): number for number, shape in enumerate(shapes)}
         self._slots = list(self._shapes)
         self.begin()
@@ -216,8 +216,11 @@ class Kept(Reads):
 
     def _share(self, value: dict[str, Any]) -> int:
         """The place of `value` in the list of what many cells have in common."""
-        number = self._alike.setdefault(repr(value), len(self._shared))
-        self._shared += [value] if number == len(self._shared) else []
+        gist = _gist(value)
+        number = self._alike.get(gist)
+        if number is None or self._shared[number] != value:
+            number = self._alike[gist] = len(self._shared)
+            self._shared.append(value)
         return number
 
     def _without_seed(self, settings: dict[str, Any]) -> list[Any]:
@@ -237,6 +240,13 @@ class Kept(Reads):
     def _cell(self, place: str) -> str:
         root = next((root for root in self._roots if place.startswith(f"{root}/cells/")), "")
         return place[len(root) :].split("/", 4)[3] if root else ""
+
+
+def _gist(value: dict[str, Any]) -> str:
+    """Of the code of a run its digests, which nearly always tell it from others; of settings everything."""
+    return repr(
+        [(key, part.get("digest", part) if isinstance(part, dict) else part) for key, part in value.items()]
+    )
 
 
 def stat(path: str) -> os.stat_result | None:
