@@ -19,7 +19,7 @@ _BEGIN, _END = b'"rows":[', b'],"run":'
 _STAND_IN = b'"cut out"'  # in place of the rows; a row is an object and never a text
 
 # A number with a point or an exponent, where canonical JSON can have one; in a text it may look the same, which `_shape_of` notices.
-_NUMBER = re.compile(rb"(?<=[:\[,])(-?[0-9]+(?:\.[0-9]+(?:e[-+]?[0-9]+)?|e[-+]?[0-9]+))(?=[,\]}])")
+_NUMBER = re.compile(rb"([:\[,])(-?[0-9]+[.e][-+.e0-9]+)(?=[,\]}])")
 _HOLE = "\x01"  # for a number in a shape's text: no JSON text holds this character
 _CUT = "cut out"
 
@@ -182,15 +182,17 @@ _MOST = 10_000
 
 def _pack(text: bytes) -> tuple[_Shape, memoryview] | None:
     """None for rows that cannot be put together again from a shape and numbers."""
-    parts = _NUMBER.split(text)
+    parts = _NUMBER.split(text)  # a text, what comes before a number, the number, a text ...
+    found = parts[2::3]
+    parts[2::3] = [_HOLE.encode()] * len(found)
     try:
-        shape = _shape(_HOLE.encode().join(parts[::2]).decode())
-    except UnicodeDecodeError:  # whoever asks for the rows is told
+        shape = _shape(b"".join(parts).decode())
+        numbers = array("d", sealed.parse_any(b"[%b]" % b",".join(found)))  # a fifth of float's time
+    except ValueError:  # whoever asks for the rows is told
         return None
-    if shape is None or shape.size != len(parts) // 2:
-        return None
-    numbers = array("d", map(float, parts[1::2]))
-    return (shape, memoryview(numbers)) if all(map(math.isfinite, numbers)) else None
+    # The sum of finite numbers may not be finite: then they stay text.
+    sound = shape is not None and shape.size == len(numbers) and math.isfinite(sum(numbers))
+    return (shape, memoryview(numbers)) if sound else None
 
 
 def _shape(text: str) -> _Shape | None:

@@ -13,6 +13,7 @@ finds many segments, or much that is out of date, writes one in their place.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -149,7 +150,7 @@ class _Segment:
         at, body, refs = len(numbers), {}, {}
         for key, value in record.body.items():
             if key == "rows" and parts is not None:
-                text = _spelled(parts[0])
+                text = _spelled_shape(parts[0])
                 numbers += parts[1].cast("B")
             else:
                 text = _spelled(list(value) if isinstance(value, Rows) else value)
@@ -173,8 +174,12 @@ def _opened(path: str, entry: list[Any], numbers: memoryview, shared: list[Any])
         return None
 
 
-def _spelled(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+_spelled = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+@functools.lru_cache(maxsize=16)  # long, and of thousands of records few have another
+def _spelled_shape(text: str) -> str:
+    return _spelled(text)
 
 
 def _entries(segment: Path) -> Iterator[tuple[list[Any], memoryview, list[Any]]]:
