@@ -32,6 +32,8 @@ def one_of(lock: Path | None, check: Path | None) -> None:
 def pinned_by(check: Path | None, lock: Path | None) -> Mapping[str, Pins]:
     """What the lock of --check pins, read before any table is made. Raises UsageError where there is no such file, or where it pins
     nothing, LtbenchError for a damaged one, also one that --lock would add to."""
+    if check is None and lock is None:
+        return {}
     from ltbench.report import pins
 
     if lock is not None and lock.exists():
@@ -56,6 +58,8 @@ def settle(
 
     A report that the lock `known` does not pin is an error, but `of_all` reports it is one more that moved.
     """
+    if check is None and lock is None:
+        return None
     from ltbench.report import pins
 
     name = made.table.name + (f" as {as_}" if as_ else "")

@@ -29,7 +29,6 @@ from ltbench.report.marks import marks
 from ltbench.report.notes import Notes, row_notes
 from ltbench.report.pictured import picture_gaps
 from ltbench.report.select import Record, Selected, select
-from ltbench.report.sheet_build import build_sheet
 from ltbench.report.table import Column, Entry, Inputs, Missing, Row, Section, SeedValue, Table
 from ltbench.report.words import FLOORS, of_seed
 
@@ -60,6 +59,8 @@ def build_table(
         notes.number(f"Left out: {problem}.")
     sheet = None
     if definition.sheet is not None:
+        from ltbench.report.sheet_build import build_sheet
+
         sheet = build_sheet(
             definition.sheet,
             sections,
@@ -231,19 +232,19 @@ class _Assembly:
     def _absent(self, row: RowPlan, cell: Planned, step: int) -> Missing:
         gap = _gap_in(row, cell, "not run", "")
         if cell.get("unsupported"):
-            return replace(gap, text="n/a", detail=cell["unsupported"])
+            return gap._replace(text="n/a", detail=cell["unsupported"])
         if step not in [int(milestone) for milestone in cell["milestones"]]:
-            return replace(gap, text="not planned", detail=f"step {step} is no milestone of it")
+            return gap._replace(text="not planned", detail=f"step {step} is no milestone of it")
         if found := self.plan.gaps.get((cell["cell"], step)):
             text = "not evaluated" if self.plan.picks is None else "no guidance chosen"
-            return replace(gap, text=text, detail=found)
+            return gap._replace(text=text, detail=found)
         if found := self._misnamed(cell, step):
-            return replace(gap, text="refused", detail=found)
+            return gap._replace(text="refused", detail=found)
         if state := self.states.get(cell["cell"]):
-            return replace(gap, text=state["text"], detail=state.get("detail") or "")
+            return gap._replace(text=state["text"], detail=state.get("detail") or "")
         if (cell["cell"], step) in self.selected.train:
             what = "not evaluated" if self.plan.picks is None else "its search has chosen no guidance yet"
-            return replace(gap, text="not evaluated", detail=f"trained, {what}")
+            return gap._replace(text="not evaluated", detail=f"trained, {what}")
         return gap
 
     def _misnamed(self, cell: Planned, step: int) -> str | None:

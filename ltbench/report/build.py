@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.files import make_directory, replace
-from ltbench.report import render_cost
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition
 from ltbench.report.figure_data import Fetch
-from ltbench.report.render_csv import render_csv
-from ltbench.report.render_html import Picture, render_html
-from ltbench.report.render_latex import render_latex
-from ltbench.report.render_markdown import render_markdown
 from ltbench.report.select import Record, select
 from ltbench.report.table import Inputs, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ltbench.report.render_html import Picture
     from ltbench.store import Store
 
 FORMATS = ("md", "tex", "csv", "html", "png", "pdf", "svg")
 USUAL = ("md", "tex", "csv", "html", "png")  # what a report is made of unless told otherwise
 PICTURES = ("png", "pdf", "svg")
-_TEXT: dict[str, Callable[[Table], str]] = {"md": render_markdown, "tex": render_latex, "csv": render_csv}
+TEXTS = ("md", "tex", "csv")
 
 
 @dataclass(frozen=True)
@@ -86,12 +82,16 @@ def write_report(
     paths: dict[str, Path] = {}
     make_directory(out)
     for name in formats:
-        if name in _TEXT:
-            paths[name] = _write(out / f"{inputs.name}.{name}", _TEXT[name](table).encode())
+        if name in TEXTS:
+            paths[name] = _write(out / f"{inputs.name}.{name}", _text(name, table).encode())
     if "tex" in formats and table.costs is not None:
+        from ltbench.report import render_cost
+
         text = render_cost.latex(table.costs, inputs.name)
         paths["cost.tex"] = _write(out / f"{inputs.name}-cost.tex", text.encode())
     if "html" in formats:
+        from ltbench.report.render_html import render_html
+
         held = [
             *(r for found in selected.chosen.values() for r in found),
             *selected.train.values(),
@@ -104,6 +104,17 @@ def write_report(
             data = picture.png if name == "png" else picture.vectors[name]
             paths[f"{name}:{picture.name}"] = _write(out / "figures" / f"{picture.name}.{name}", data)
     return Report(table, inputs, definition, paths)
+
+
+def _text(kind: str, table: Table) -> str:
+    """The table as one of TEXTS; the others' code is not imported."""
+    if kind == "md":
+        from ltbench.report.render_markdown import render_markdown as render
+    elif kind == "tex":
+        from ltbench.report.render_latex import render_latex as render
+    else:
+        from ltbench.report.render_csv import render_csv as render
+    return render(table)
 
 
 def _write(path: Path, data: bytes) -> Path:

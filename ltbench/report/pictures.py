@@ -51,6 +51,8 @@ def draw_all(
     table: Table, definition: Definition, selected: Selected, fetch: Fetch, vectors: Sequence[str] = ()
 ) -> list[Picture]:
     """Every figure that has something to show, section by section, in the definition's order; also as `vectors` (pdf, svg)."""
+    if selected.empty:  # what draws takes a second and a half to import
+        return []
     from ltbench.report import figures
 
     found, drawn_families = [], set()

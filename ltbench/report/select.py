@@ -34,6 +34,11 @@ class Selected:
         default_factory=dict
     )  # the latest of each description, the latest first
 
+    @property
+    def empty(self) -> bool:
+        """Whether the store says nothing."""
+        return not (self.chosen or self.train or self.selections or self.illustrations)
+
     def at(self, cell: str, step: int, section: str) -> list[Record]:
         """The records of a key, the latest first; empty where there is none."""
         return self.chosen.get((cell, step, section), [])

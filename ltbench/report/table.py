@@ -65,8 +65,7 @@ class Difference:
     verdict: str
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """A planned number that is not there. `text` fits a table cell; `detail` is the whole story."""
 
     label: str

@@ -190,9 +190,9 @@ def _pack(text: bytes) -> tuple[_Shape, memoryview] | None:
         numbers = array("d", sealed.parse_any(b"[%b]" % b",".join(found)))  # a fifth of float's time
     except ValueError:  # whoever asks for the rows is told
         return None
-    # The sum of finite numbers may not be finite: then they stay text.
-    sound = shape is not None and shape.size == len(numbers) and math.isfinite(sum(numbers))
-    return (shape, memoryview(numbers)) if sound else None
+    if shape is None or shape.size != len(numbers) or not math.isfinite(sum(numbers)):
+        return None  # where the sum of finite numbers is not finite, they stay text too
+    return shape, memoryview(numbers)
 
 
 def _shape(text: str) -> _Shape | None:
