@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from ltbench.metrics.naming import metric_name
 from ltbench.protocols import PROTOCOLS
@@ -21,6 +21,7 @@ from ltbench.store.rows import named
 _STATED = operator.itemgetter(*ROW_KEYS)
 
 Measured = tuple[Record, Mapping[str, Any]]  # a record and its row of one metric and group
+Item = TypeVar("Item", str, int)
 
 
 def group_names(evaluation: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
@@ -44,9 +45,7 @@ class Pool:
     externals: Sequence[RowPlan]
     shown: int
     # What is asked again for every column of a table; by a record's digest, unless said.
-    _whole: dict[tuple[str, str, int | None], list[Measured]] = field(
-        default_factory=dict
-    )  # by names and step
+    _whole: dict[int | None, dict[tuple[str, str], list[Measured]]] = field(default_factory=dict)  # by step
     _held: dict[tuple[str, int], list[Record]] = field(default_factory=dict)  # by cell and step
     _each: dict[int | None, list[Record]] = field(default_factory=dict)  # by step
     _groups: dict[str, str] = field(default_factory=dict)
@@ -118,10 +117,10 @@ class Pool:
 
     def _main(self, found: Sequence[Measured]) -> list[Mapping[str, Any]]:
         """The rows of the commonest identity; of equally common ones the first in the alphabet."""
-        alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        alike: dict[tuple[tuple[Any, ...], str], list[Mapping[str, Any]]] = {}
         for record, row in found:
-            alike.setdefault((*identity_of(row), self.groups_of(record)), []).append(row)
-        return alike[min(alike, key=lambda identity: (-len(alike[identity]), repr(identity)))]
+            alike.setdefault((identity_of(row), self.groups_of(record)), []).append(row)
+        return alike[min(alike, key=lambda key: (-len(alike[key]), repr((*key[0], key[1]))))]
 
     def rows(self, record: Record, metric: str, group: str) -> list[Measured]:
         """A record's rows of one metric and group of the table."""
@@ -132,10 +131,12 @@ class Pool:
         records = self.every(step)
         if len(records) == len(self.every()):
             step = None  # a table of one step asks for nothing else
-        if (found := self._whole.get((metric, group, step))) is None:
-            found = [each for record in records for each in self.rows(record, metric, group)]
-            self._whole[metric, group, step] = found
-        return found
+        if (found := self._whole.get(step)) is None:
+            found = self._whole[step] = {name: [] for name in self._names}
+            for record in records:
+                for name, rows in self._named(record).items():
+                    found[name] += rows
+        return found.get((metric, group), [])
 
     def _named(self, record: Record) -> dict[tuple[str, str], list[Measured]]:
         known = self._rows.get(record["digest"])
@@ -184,7 +185,7 @@ class Pool:
             return Column(kind, name, group, "", 1, None, None, None, None)
         found = [each for each in found if "external" not in each[0]["body"]] or found  # what is ours decides
         like = self._main(found)
-        row, n_floor = like[0], int(most_common([f"{row['n_floor']:012d}" for row in like]))
+        row, n_floor = like[0], most_common([row["n_floor"] for row in like])
         return Column(
             metric=kind,
             n_floor=n_floor,
@@ -268,8 +269,8 @@ def seed_value(seed: int | None, cell: str, record: Record, row: Mapping[str, An
     )
 
 
-def most_common(items: Sequence[str]) -> str:
-    """The commonest of some texts; of equally common ones the first in the alphabet."""
+def most_common(items: Sequence[Item]) -> Item:
+    """The commonest of some texts or numbers; of equally common ones the first in the alphabet, or the least."""
     counts = Counter(items)
     return min(counts, key=lambda item: (-counts[item], item))
 

@@ -130,6 +130,7 @@ class _House:
     states: Mapping[str, Mapping[str, str]]
     paces: dict[str, _Pace] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
+    _passes: dict[bytes, Known] = field(default_factory=dict)  # by what decides them, which many rows share
 
     def place(self, origin: str, row: RowPlan) -> None:
         """Put a row into the block of every device that it ran or was calibrated on."""
@@ -158,12 +159,12 @@ class _House:
         """Network rows per image: the least that was counted, for some executions fill passes up; else as the method declares."""
         if what["method"]["name"] == what["pipeline"]:
             return Known(1.0)  # a pipeline's plain objective has its name
-        same = ("pipeline", "method", "label_drop", "label_drop_mode")
+        if (key := _passes_key(what)) not in self._passes:
+            self._passes[key] = self._counted_or_declared(what, key)
+        return self._passes[key]
 
-        def key(asked: Mapping[str, Any]) -> bytes:
-            return canonical_json([{**asked, **asked["recipe"]}.get(name) for name in same])
-
-        counted = [c for c in self.calibrations if key(c["what"]) == key(what)]
+    def _counted_or_declared(self, what: Mapping[str, Any], key: bytes) -> Known:
+        counted = [c for c in self.calibrations if _passes_key(c["what"]) == key]
         best = min(counted, key=lambda c: c["result"]["rows"], default=None)
         if best is None:
             plugin = self._methods.get(what["method"]["name"])  # records outlive plugins
@@ -275,6 +276,12 @@ def _baseline(
         return sum(own.get(key) != theirs.get(key) for key in {*own, *theirs})
 
     return min(plain, key=unlike, default=None)
+
+
+def _passes_key(what: Mapping[str, Any]) -> bytes:
+    """What decides how many network rows an image takes."""
+    same = ("pipeline", "method", "label_drop", "label_drop_mode")
+    return canonical_json([{**what, **what["recipe"]}.get(name) for name in same])
 
 
 def _plain(row: RowPlan) -> bool:
