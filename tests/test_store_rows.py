@@ -63,6 +63,8 @@ def test_rows_are_left_unread_where_they_can_be(tmp_path):
     assert lazy == plain
     assert lazy.body["rows"].parts() is not None
     assert rows.Rows(b'{"group":"all","metric":"FD","value":1e999}').parts() is None
+    large = {"folds": [1.7e308, 1.7e308], "group": "all", "metric": "FD"}  # finite, unlike their sum
+    assert rows.Rows(canonical_json(large)) == [large]
     # Written again, as an import does, it is the same file.
     assert records.record_file(lazy.body, lazy.envelope) == (name, data)
 
