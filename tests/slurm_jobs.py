@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -101,7 +102,7 @@ class Grid:
     folder: Path
     world: SlurmWorld
     sent: dict[str, Sent] = field(default_factory=dict)
-    followed: tuple[int, str] = (-1, "")  # what `logs -f` of a cell of them came to
+    follower: subprocess.Popen[bytes] | None = None  # `logs -f` of one of the cells
 
     def __post_init__(self) -> None:
         (self.folder / "methods").mkdir(parents=True)

@@ -200,7 +200,7 @@ def wait(pid: int, seconds: float, until: Callable[[], bool] | None = None) -> i
             return os.waitstatus_to_exitcode(status)
         if until is not None and until():
             return None
-        time.sleep(0.003)
+        time.sleep(0.003 if until is None else 0.02)
     return None
 
 

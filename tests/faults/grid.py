@@ -61,9 +61,7 @@ class House:
 
     def run(self) -> int:
         """The command, undisturbed; its exit code."""
-        code = forked.wait(self.start(), LIMIT)
-        assert code is not None, f"no end within {LIMIT:.0f} s: {self.tail()}"
-        return code
+        return self._end_of(self.start())
 
     def run_here(self) -> None:
         """The grid's stages in this process."""
@@ -94,8 +92,10 @@ class House:
         pause = chance.uniform(0.0, seconds)
         if not self.through_exec or chance.random() < 0.25:
             return forked.wait(driver, pause), f"after {pause:.3f} s"
-        number, there = chance.randint(1, FILES), self._files()
-        code = forked.wait(driver, LIMIT, lambda: self._files() >= there + number)
+        number = chance.randint(1, FILES)
+        enough, started = self._files() + number, time.monotonic()
+        code = forked.wait(driver, LIMIT, lambda: self._files() >= enough)
+        assert time.monotonic() - started < LIMIT, f"nothing happens any more: {self.tail()}"
         pause *= 0.1
         return (forked.wait(driver, pause) if code is None else code), f"{pause:.3f} s after {number} files"
 
@@ -119,7 +119,7 @@ class House:
         if workers and _kill(chance.choice(workers)):
             self.kills.append(f"worker {moment}")
         if chance.random() < 0.4:
-            return self._to_the_end(driver)
+            return self._ended(self._end_of(driver), may_fail=True)
         code, moment = self._moment(driver, chance, 0.3 * seconds)
         if code is not None:
             return self._ended(code, may_fail=True)
@@ -135,16 +135,15 @@ class House:
             driver = forked.command(WORDS, self.place, f"{who} {which} {number}")
         else:
             driver = forked.driver(WORDS, self.place, lambda k: k == which and die_in_write(number))
-        code = forked.wait(driver, LIMIT)
-        assert code is not None, f"the driver of a dead worker does not end: {self.tail()}"
+        code = self._end_of(driver)
         if code:  # it came to that call
             self.kills.append(f"{who} {which} at its call {number}")
         return code != -signal.SIGKILL and self._ended(code, may_fail=True)
 
-    def _to_the_end(self, driver: int) -> bool:
+    def _end_of(self, driver: int) -> int:
         code = forked.wait(driver, LIMIT)
-        assert code is not None, f"the driver of a dead worker does not end: {self.tail()}"
-        return self._ended(code, may_fail=True)
+        assert code is not None, f"no end within {LIMIT:.0f} s: {self.tail()}"
+        return code
 
     def _ended(self, code: int, may_fail: bool = False) -> bool:
         assert code == 0 or (may_fail and code == 1), f"exit code {code}: {self.tail()}"
