@@ -7,6 +7,7 @@ None of it changes a name in a state dict or the function computed. Compiled blo
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from types import FunctionType
@@ -37,6 +38,9 @@ def compile_modules(modules: Iterable[nn.Module], *, backend: str | Callable[...
     """Compile each module in place, as `compile_blocks` does a network's regions. None of them holds another."""
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, SHAPES)
+    inductor: Any = importlib.import_module("torch._inductor.config")
+    if hasattr(inductor, "deterministic"):  # not in torch 2.6
+        inductor.deterministic = torch.are_deterministic_algorithms_enabled()
     for module in modules:
         kind = (type(module), *(tuple(value.shape) for value in module.parameters()))
         module._compiled_call_impl = partial(_entry(kind, backend), module)

@@ -113,6 +113,8 @@ class Guard:
     """
 
     def __init__(self) -> None:
+        import torch._dynamo  # noqa: F401  an optimiser's doing, not the method's; its environment variable changes ours
+
         self._pid = os.getpid()
         self._numeric = [read() for _, read, _ in NUMERIC]
         self._around = [read() for _, read, _ in SURROUNDINGS]

@@ -492,6 +492,7 @@ def set_precision(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Not use_deterministic_algorithms: it loads torch's compiler, two seconds of every job, to tell it (compile_modules does).
+    torch.set_deterministic_debug_mode("warn")
     # A kernel per new tensor, for code that reads what nobody wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +134,32 @@ def test_compiled_blocks_keep_names_masks_and_copies_plain() -> None:
     before = counters["stats"]["unique_graphs"]
     close(gradients(made), gradients(plain))
     assert counters["stats"]["unique_graphs"] > before
+
+
+def test_compiled_blocks_are_deterministic_where_the_process_is() -> None:
+    config: Any = importlib.import_module("torch._inductor.config")
+    before = torch.get_deterministic_debug_mode()
+    try:
+        for mode in ("warn", "default"):
+            torch.set_deterministic_debug_mode(mode)
+            compile_blocks(build("SiT-N/4"), backend="eager")
+            assert config.deterministic == (mode == "warn")
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
+def test_an_eager_job_loads_no_compiler() -> None:
+    """Nor scikit-learn for its digits: two seconds each, in every process of a grid."""
+    code = """
+import sys
+from ltbench.datasets import build_dataset
+from ltbench.job import set_precision
+set_precision("fp32")
+build_dataset({"name": "digits"}).train()
+print([name for name in ("torch._dynamo", "torch._inductor", "sklearn") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "[]\n", done.stderr
 
 
 class Breaking(Region):
