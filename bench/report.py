@@ -2,9 +2,9 @@
 
 The store is written by the store's own code in its real format: a benchmark of 100 rows and 10 seeds, one record per cell. What is
 measured is the whole command (`report SPEC --format md`), in process time of fresh processes, with the program's bytecode compiled, as
-on anyone's second command. The first one finds what the writers kept of their records (`ltbench.store.values`), the next ones that
-nothing has changed (`ltbench.report.memory`), and one that one record was superseded. `copied` is the first look at a store that was
-made elsewhere: every record is read and verified.
+on anyone's second command. The first one finds what the writers kept of their records (`ltbench.store.values`) and of the code
+(`ltbench.texts`), the next ones that nothing has changed (`ltbench.report.memory`), and one that one record was superseded. `copied` is
+the first look at a store that was made elsewhere: every record is read and verified.
 
 `python bench/report.py many [RECORDS]` is 100,000 evaluation records of 4 values, whose tables must be what a plain fold over the
 files gives.
@@ -127,8 +127,8 @@ def many(wanted: int = 100_000) -> dict[str, Any]:
 
 
 def _fill(spec: Path, folder: Path) -> int:
-    """A training and an evaluation record for every cell, as jobs of the present code would leave them; their bytes."""
-    from ltbench import files, plan, provenance
+    """A training and an evaluation record for every cell, as `run` and its jobs would leave them; their bytes."""
+    from ltbench import caches, files, plan, provenance
     from ltbench import spec as specs
     from ltbench.store import Store
 
@@ -151,6 +151,7 @@ def _fill(spec: Path, folder: Path) -> int:
         )
         for key, what in cell.evaluations.items():
             run.put_record("evaluation", 10, {**common, **_body(number, what)}, envelope, evaluation=key)
+    provenance.leave(caches.root())
     return sum(path.stat().st_size for path in (folder / "store").rglob("*.json"))
 
 
