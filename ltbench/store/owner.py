@@ -56,16 +56,17 @@ class Owner:
 
 def here() -> Owner:
     """This process."""
-    return _made(os.getpid(), os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0"))
+    job, restart = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return _made(os.getpid(), files.kernel(), job, restart)
 
 
 @functools.lru_cache(maxsize=1)  # a look asks for it once per stage that is not over
-def _made(pid: int, job: str | None, restart: str) -> Owner:
+def _made(pid: int, kernel: str, job: str | None, restart: str) -> Owner:
     return Owner(
         host=socket.gethostname(),
         pid=pid,
         start=process_start(pid),
-        kernel=files.kernel(),
+        kernel=kernel,
         slurm_job=job,
         slurm_restart=int(restart) if restart.isdigit() else 0,
     )
