@@ -17,6 +17,7 @@ from ltbench.datasets.longtail import profile, require_images, select
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 POOL, REFERENCE, HOLDOUT = 104, 50, 20  # images per class; the smallest class of the source has 174
+PLACE = ("datasets", "data", "digits.csv.gz")  # in the package sklearn
 LEVELS = 16  # the source counts 0..16 dark pixels in a 4x4 cell
 
 
@@ -61,7 +62,7 @@ class Digits(Dataset):
 
     def missing(self) -> str | None:
         if _file() is None:
-            return "scikit-learn is not installed; `pip install scikit-learn` brings the digits"
+            return f"scikit-learn's {'/'.join(PLACE)} is not installed; `pip install scikit-learn` brings the digits"
         return None
 
     @cached_property
@@ -88,7 +89,7 @@ def _file() -> Path | None:
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
         return None
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    path = Path(found.origin).parent.joinpath(*PLACE)
     return path if path.is_file() else None
 
 

@@ -129,9 +129,7 @@ def _clean_all(value: Any, texts: _Cleaned) -> Any:
         return texts[value]
     if isinstance(value, dict):
         return {
-            texts[key] if isinstance(key, str) else key: texts[item]
-            if type(item) is str
-            else item
+            texts[key] if isinstance(key, str) else key: item
             if item is None or type(item) in _NUMBERS
             else _clean_all(item, texts)
             for key, item in value.items()

@@ -58,7 +58,8 @@ def _app(words: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,  # an unexpected error keeps its plain traceback
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_program)
+    # Where only one verb is registered, typer takes the program for that verb, unless it has a callback.
+    app.callback()(lambda: None)
     for module, function, line in [verb for verb in VERBS if [_name(verb[1])] == words[:1]] or VERBS:
         found = getattr(importlib.import_module(f"ltbench.cli.{module}"), function)
         app.command(_name(function), short_help=line)(found)
@@ -68,10 +69,6 @@ def _app(words: Sequence[str]) -> typer.Typer:
 def _name(function: str) -> str:
     """`import_` is the verb `import`."""
     return function.rstrip("_")
-
-
-def _program() -> None:
-    """Says to typer that verbs follow, though there be only one."""
 
 
 def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
