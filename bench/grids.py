@@ -15,12 +15,13 @@ CELLS, COMPARED = 10_000, 1_000
 # One digest of all ids, in their order.
 IDS = """
 import hashlib, pathlib, sys, tempfile
-from ltbench import plan, spec
+from ltbench import spec
+from ltbench.spec.cells import expand
 from submit import METHODS, RATES, SPEC
 with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder, "large.yaml")
     path.write_text(SPEC.format(seeds=list(range(int(sys.argv[1]) // (METHODS * RATES)))))
-    ids = [cell.id for cell in plan.expand(spec.load(path))]
+    ids = [cell.id for cell in expand(spec.load(path))]
 assert len(set(ids)) == len(ids) == int(sys.argv[1]), "every cell has an id of its own"
 print(hashlib.sha256(" ".join(ids).encode()).hexdigest())
 """

@@ -130,13 +130,14 @@ def _fill(spec: Path, folder: Path) -> int:
     """A training and an evaluation record for every cell, as `run` and its jobs would leave them; their bytes."""
     from ltbench import caches, files, plan, provenance
     from ltbench import spec as specs
+    from ltbench.spec.cells import expand
     from ltbench.store import Store
 
     files.sync_directory = lambda folder: None  # a thousand fsyncs measure the disk
     files.os.fsync = lambda handle: None  # pyright: ignore
     benchmark = specs.load(spec)
     store = Store.open(folder / "store", folder / "scratch")
-    cells = plan.expand(benchmark)
+    cells = expand(benchmark)
     plan.register(cells, store)
     evaluation = {name: entry["digest"] for name, entry in provenance.evaluation_code().items()}
     for number, cell in enumerate(cells):
@@ -157,15 +158,16 @@ def _fill(spec: Path, folder: Path) -> int:
 
 def _fill_small(spec: Path, folder: Path) -> int:
     """Records of one metric in four groups; how many. Their bytes are the store's, written without its links and syncs."""
-    from ltbench import plan, provenance
+    from ltbench import provenance
     from ltbench import spec as specs
+    from ltbench.spec.cells import expand
     from ltbench.store import Store, records
 
     store = Store.open(folder / "store", folder / "scratch")
     evaluation = {name: entry["digest"] for name, entry in provenance.evaluation_code().items()}
     envelope = {"started": 0.0, "finished": 1.0, "seconds": 1.0, "attempt": 1, "device": "cpu"}
     count = 0
-    for number, cell in enumerate(plan.expand(specs.load(spec))):
+    for number, cell in enumerate(expand(specs.load(spec))):
         code = provenance.train_code(cell.settings)
         run = store.run(cell.id, provenance.run_id(code, cell.settings))
         (run.dir / "records").mkdir(parents=True)

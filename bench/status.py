@@ -28,13 +28,14 @@ def fill(folder: Path, cells: int = CELLS) -> Path:
     """A spec of `cells` cells, and a store in which of ten seven are done, one runs on another machine, one failed and one is
     new. Returns the spec's path. Nothing is synced to the disk: only the reading is measured."""
     from ltbench import plan, spec
+    from ltbench.spec.cells import expand
     from ltbench.store import Store
 
     os.fsync = os.fdatasync = lambda handle: None
     path = folder / "wide.yaml"
     path.write_text(GRID.format(seeds=", ".join(map(str, range(cells // 4)))))
     store = Store.open(folder / "store", folder / "scratch")
-    wanted = plan.expand(spec.load(path))
+    wanted = expand(spec.load(path))
     plan.register([cell for n, cell in enumerate(wanted) if n % 10 < 9], store)
     for number, cell in enumerate(wanted):
         _begin(store, cell, number % 10)

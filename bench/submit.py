@@ -33,6 +33,7 @@ def measure(cells: int, folder: Path) -> dict[str, float | int]:
     from ltbench import needs, spec
     from ltbench import plan as plans
     from ltbench.launch.slurm import layout, resources, submit, task
+    from ltbench.plan.helpers import with_helpers
     from ltbench.profiles import Profile
     from ltbench.store import Store
 
@@ -46,7 +47,7 @@ def measure(cells: int, folder: Path) -> dict[str, float | int]:
     benchmark = spec.load(path)
     store = Store.open(folder / "store", folder / "scratch")
     found = plans.plan(benchmark, store)
-    work = plans.with_helpers(found, submit.in_flight(store).rest(found.work()), store.scratch)
+    work = with_helpers(found, submit.in_flight(store).rest(found.work()), store.scratch)
     lap("plan")
     assert needs.missing_assets([item.cell for item in work]) == [], "nothing is fetched in a bench"
     lap("needs")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ltbench import provenance
 from ltbench.canonical import Digester
 from ltbench.errors import LtbenchError
-from ltbench.plan import STATES, Plan, Planned
+from ltbench.plan import Plan
+from ltbench.plan.planned import STATES, Planned
 from ltbench.store import StageState, Store
 
 if TYPE_CHECKING:

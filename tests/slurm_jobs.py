@@ -14,8 +14,8 @@ from typing import Any
 from ltbench import plugins
 from ltbench.launch.slurm import layout
 from ltbench.launch.slurm.layout import Entry, Submission
-from ltbench.plan import Cell
 from ltbench.profiles import Profile
+from ltbench.spec.cells import Cell
 from ltbench.stages.names import parse
 from ltbench.store import Run, sealed
 from tests.slurm_world import SlurmWorld

@@ -13,8 +13,8 @@ import pytest
 from ltbench import derived, provenance, spec
 from ltbench.answers import Answer, Answers
 from ltbench.cli import asking
-from ltbench.plan import Cell, expand
 from ltbench.questions import answer
+from ltbench.spec.cells import Cell, expand
 from ltbench.store import Store
 from tests import cli_world
 from tests.cli_world import ROOT, SPEC, TESTS

@@ -12,8 +12,9 @@ import yaml
 
 from ltbench.cost.estimate import estimate
 from ltbench.cost.machine import Machine
-from ltbench.plan import Cell, expand, plan
+from ltbench.plan import plan
 from ltbench.spec import load
+from ltbench.spec.cells import Cell, expand
 from ltbench.spec.resolved import Spec
 from ltbench.store import Store
 

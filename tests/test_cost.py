@@ -24,7 +24,7 @@ from ltbench.cost.work import declared_rows, rows_per_image
 from ltbench.curve import window
 from ltbench.errors import UsageError
 from ltbench.job import run_job
-from ltbench.plan import Spent
+from ltbench.plan.planned import Spent
 from ltbench.sampling import nfe
 from ltbench.store import Store
 from tests import cli_world

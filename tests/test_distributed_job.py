@@ -14,7 +14,7 @@ import torch
 
 from ltbench.checkpoint import load_milestone
 from ltbench.job import run_job
-from ltbench.plan import Cell
+from ltbench.spec.cells import Cell
 from tests.rank_jobs import in_ranks
 from tests.test_job import OPTIONS, House, run_of
 

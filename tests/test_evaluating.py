@@ -20,7 +20,8 @@ from ltbench.datasets import build_dataset
 from ltbench.job import run_job
 from ltbench.metrics.extractor import load_extractor
 from ltbench.networks.names import SiTSize, network_size
-from ltbench.plan import expand, plan, register
+from ltbench.plan import plan, register
+from ltbench.spec.cells import expand
 from ltbench.store import Record, Run, Store, load_records
 from ltbench.tiles import read_grid
 from tests import released

@@ -18,11 +18,13 @@ from ltbench.cli.planning import totals
 from ltbench.compiled import compile_blocks
 from ltbench.errors import SpecError
 from ltbench.job import run_job
-from ltbench.plan import Cell, expand, plan, register, with_helpers
+from ltbench.plan import plan, register
+from ltbench.plan.helpers import with_helpers
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition, TableDefinition
 from ltbench.report.table import Table
 from ltbench.sources import features_root, references_root
+from ltbench.spec.cells import Cell, expand
 from ltbench.store import Store
 
 OPTIONS = {"checkpoint_seconds": 3600.0, "log_every": 2, "threads": 1, "device": "cpu"}

@@ -14,7 +14,7 @@ import pytest
 from ltbench import caches, needs, spec
 from ltbench.errors import EnvironmentProblem
 from ltbench.extractors import extractor_problem, hub_folders, torch_hub
-from ltbench.plan import expand
+from ltbench.spec.cells import expand
 from tests import cli_world
 from tests.file_server import Behaviour, serving
 

@@ -19,12 +19,14 @@ from ltbench.cli.cell import accept, reasons
 from ltbench.errors import LtbenchError, SpecError
 from ltbench.job import run_job
 from ltbench.packed import pack, unpack
-from ltbench.plan import expand, plan, register, with_helpers
+from ltbench.plan import plan, register
+from ltbench.plan.helpers import with_helpers
 from ltbench.report import cost_data, figures, illustrated, sheets
 from ltbench.report.build import fetch_from, write_report
 from ltbench.report.cost_data import pareto
 from ltbench.report.definition import load_definition
 from ltbench.report.figure_data import ClassPlot, Line
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 from ltbench.tiles import read_grid
 

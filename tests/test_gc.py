@@ -18,6 +18,7 @@ from ltbench import plan as plans
 from ltbench.clearing import inventory, living, removing
 from ltbench.launch import drivers
 from ltbench.launch.slurm import layout, snapshot
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 from tests import cli_jobs, cli_world, test_operating
 from tests.cli_world import ROOT
@@ -35,7 +36,7 @@ def finished(tmp_path_factory):
     (home / "little.yaml").write_text(cli_world.SPEC)
     found = spec.load(home / "little.yaml")
     store = Store.open(home / "store", home / "scratch")
-    plans.register(plans.expand(found), store)
+    plans.register(expand(found), store)
     for item in plans.plan(found, store).work():
         for stage in item.stages:
             told = (str(store.root), str(store.scratch), item.cell.id, item.run, stage, {})
@@ -53,7 +54,7 @@ def grid(here, finished):
     for name in ("store", "scratch"):
         shutil.copytree(finished / name, here / name)
     store = Store.open()
-    cells = plans.expand(spec.load(here / "little.yaml"))
+    cells = expand(spec.load(here / "little.yaml"))
     return store, [run for cell in cells for run in store.runs(cell.id)]
 
 

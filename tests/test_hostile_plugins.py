@@ -20,7 +20,8 @@ from ltbench.job import run_job
 from ltbench.launch.devices import Seats
 from ltbench.launch.local import LocalRun, Settings
 from ltbench.launch.recorder import Recorder
-from ltbench.plan import expand, plan, register
+from ltbench.plan import plan, register
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 from tests.hostile_methods import CODE, FINISHES, source
 from tests.test_launch import Notes

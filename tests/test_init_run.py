@@ -21,7 +21,9 @@ from ltbench.job import run_job
 from ltbench.launch.work import CellWork, Queue
 from ltbench.methods import load_method
 from ltbench.networks import build_network
-from ltbench.plan import Cell, Plan, Work, plan, register
+from ltbench.plan import Plan, plan, register
+from ltbench.plan.work import Work
+from ltbench.spec.cells import Cell
 from ltbench.start import StartProblem, settle, start
 from ltbench.store import Run, Store
 from ltbench.trainer import Trainer, build_parts

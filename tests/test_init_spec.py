@@ -11,9 +11,9 @@ import pytest
 
 from ltbench import provenance
 from ltbench.errors import Problem, SpecError
-from ltbench.plan import Cell, expand
 from ltbench.plugins import TAKEN
 from ltbench.spec import load, schema
+from ltbench.spec.cells import Cell, expand
 from ltbench.spec.models import Init
 from ltbench.spec.starts import check_files
 

@@ -19,8 +19,9 @@ from ltbench.checkpoint import load_milestone
 from ltbench.errors import EnvironmentProblem
 from ltbench.files import StorageProblem
 from ltbench.job import failure_cause, run_job
-from ltbench.plan import Cell, expand, plan, register
+from ltbench.plan import plan, register
 from ltbench.protocols import PROTOCOLS
+from ltbench.spec.cells import Cell, expand
 from ltbench.store import Run, Store
 
 OPTIONS = {"checkpoint_seconds": 3600.0, "log_every": 2, "threads": 1, "device": "cpu"}

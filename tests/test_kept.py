@@ -11,6 +11,7 @@ import pytest
 
 from ltbench import derived, plan, provenance, spec, texts
 from ltbench import status as state
+from ltbench.spec.cells import expand
 from ltbench.store import Store, kept, records, sealed
 from ltbench.store.kept import Kept
 
@@ -33,7 +34,7 @@ class World:
         self.random, self.folder = random.Random(seed), folder
         (folder / "small.yaml").write_text(SPEC)
         self.spec = spec.load(folder / "small.yaml")
-        self.cells = plan.expand(self.spec)
+        self.cells = expand(self.spec)
         self.store = Store.open(folder / "store", folder / "scratch")
         plan.register(self.cells, self.store)
         self.watching = Kept(None, self.store.layers)

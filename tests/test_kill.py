@@ -14,11 +14,12 @@ import torch
 from ltbench import spec
 from ltbench.checkpoint import newest_checkpoint, weights_sha256
 from ltbench.job import run_job
-from ltbench.plan import Cell, expand, plan, register
+from ltbench.plan import plan, register
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import load_definition
 from ltbench.report.render_markdown import render_markdown
 from ltbench.report.table import Inputs
+from ltbench.spec.cells import Cell, expand
 from ltbench.store import Store
 from tests.faults import HOURS, tell
 from tests.killing import attempt, count_calls, kill_until_done

@@ -16,7 +16,9 @@ from ltbench import plugins, provenance, sources, spec, vaes
 from ltbench.errors import SpecError
 from ltbench.job import run_job
 from ltbench.launch.work import CellWork, Queue
-from ltbench.plan import Cell, expand, plan, register, with_helpers
+from ltbench.plan import plan, register
+from ltbench.plan.helpers import with_helpers
+from ltbench.spec.cells import Cell, expand
 from ltbench.spec.json_schema import spec_schema
 from ltbench.stages.export import export
 from ltbench.store import Store

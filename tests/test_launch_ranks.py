@@ -7,7 +7,7 @@ import pytest
 from ltbench import spec
 from ltbench.errors import EnvironmentProblem, UsageError
 from ltbench.launch import devices
-from ltbench.plan import expand
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 from tests import cli_world, test_launch
 from tests.cli_world import ROOT, SPEC

@@ -9,6 +9,7 @@ import pytest
 
 from ltbench import plan, spec
 from ltbench.job import run_job
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "notebook.md"
@@ -30,7 +31,7 @@ def trained(tmp_path, monkeypatch) -> Store:
     (tmp_path / "notes.yaml").write_text(SPEC)
     store = Store.open()
     benchmark = spec.load(tmp_path / "notes.yaml")
-    plan.register(plan.expand(benchmark), store)
+    plan.register(expand(benchmark), store)
     options = {"checkpoint_seconds": 3600.0, "log_every": 2, "threads": 1, "device": "cpu"}
     for work in plan.plan(benchmark, store).work():
         for stage in work.stages:

@@ -26,6 +26,7 @@ from ltbench.canonical import Digester, digest
 from ltbench.cli import board, curves
 from ltbench.cli.output import plain
 from ltbench.launch.slurm import layout, queue_states, seen
+from ltbench.spec.cells import expand
 from ltbench.status import Row, of_plan, whole, with_queue
 from ltbench.store import Store
 from tests import cli_world
@@ -300,7 +301,7 @@ def test_what_had_no_memory_is_the_same_cell_with_a_smaller_micro_batch(cli, her
         "done"
     ]
     other = Store.open(here / "other" / "store", here / "other" / "scratch")
-    (planned,) = plans.expand(specs.load(here / "greedy.yaml"))
+    (planned,) = expand(specs.load(here / "greedy.yaml"))
     plans.register([planned], other)
     run = next(iter(other.runs(planned.id))).run
     options = {"threads": 1, "device": "cpu", "micro_batch": 8}
@@ -339,7 +340,7 @@ def queue(here, monkeypatch):
 
 def submitted(here, job="77"):
     """A submission of the four cells, one element each, as array 0."""
-    cells = plans.expand(specs.load(here / "little.yaml"))
+    cells = expand(specs.load(here / "little.yaml"))
     sub = layout.create(here / "scratch", {"benchmark": "little", "profile": "mine", "spec": "little.yaml"})
     run = "0" * 12
     tasks = [(layout.Entry(c.id, c.label, c.seed, run, ("train:20,40",)),) for c in cells]
@@ -426,7 +427,7 @@ def test_cancel_marks_then_calls_scancel_once_and_it_stays(cli, here, queue):
 
 
 def test_a_job_that_others_share_is_left_alone(cli, here, queue):
-    cells = plans.expand(specs.load(here / "little.yaml"))
+    cells = expand(specs.load(here / "little.yaml"))
     sub = layout.create(here / "scratch", {"benchmark": "little", "profile": "mine"})
     sub.add_array(
         {"class": "training"},

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from ltbench import provenance
-from ltbench.plan import Cell, Plan, Planned, expand, plan, register
+from ltbench.plan import Plan, plan, register
+from ltbench.plan.planned import Planned
 from ltbench.spec import load
+from ltbench.spec.cells import Cell, expand
 from ltbench.spec.resolved import Spec
 from ltbench.store import Claim, Run, Store
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ltbench import plan
 from ltbench import spec as specs
 from ltbench.report.appendix import appendix
 from ltbench.report.citations import by_name, entries, of_plugin
 from ltbench.report.compute import spent
 from ltbench.report.render_appendix import render_bib, render_latex, render_markdown
+from ltbench.spec.cells import expand
 from tests import cli_world, latex_world
 
 cli, here, run = cli_world.cli, cli_world.here, cli_world.run  # fixtures
@@ -41,7 +41,7 @@ def record(kind: str = "train", cell: str = "a", **envelope) -> dict:
 @pytest.fixture(scope="module")
 def quick():
     benchmark = specs.load(ROOT / "benchmarks" / "quickstart.yaml")
-    return benchmark, plan.expand(benchmark)
+    return benchmark, expand(benchmark)
 
 
 def test_hours_count_each_attempt_once():
@@ -76,7 +76,7 @@ def test_every_setting_and_parameter_is_named(quick):
 
 def test_deviations_from_a_named_recipe_are_said():
     table1 = specs.load(ROOT / "benchmarks" / "table1_imagenet_lt.yaml", changes=["train.lr=0.0002"])
-    text = render_markdown(appendix(table1, plan.expand(table1), [], ""))
+    text = render_markdown(appendix(table1, expand(table1), [], ""))
     assert "but for lr 0.0002 (there 0.0001)" in text
 
 

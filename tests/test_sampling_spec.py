@@ -11,7 +11,6 @@ import pytest
 
 from ltbench.canonical import digest
 from ltbench.errors import Problem, SpecError
-from ltbench.plan import expand
 from ltbench.protocols import OPTIONS, PRECISIONS, SAMPLERS, SCHEDULES, sampled_in, sampling_text
 from ltbench.report.assemble import build_table
 from ltbench.report.axes import sections_of
@@ -19,6 +18,7 @@ from ltbench.report.definition import load_definition
 from ltbench.report.words import section_line
 from ltbench.sampling import SAMPLERS as REAL
 from ltbench.spec import load, schema
+from ltbench.spec.cells import expand
 from ltbench.spec.models import Evaluate, Schedule
 from tests.report_world import evaluation as old_evaluation
 from tests.report_world import planned, quickstart

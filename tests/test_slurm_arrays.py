@@ -11,7 +11,7 @@ import pytest
 
 from ltbench.launch.slurm import layout, resources, sbatch
 from ltbench.launch.slurm.task import run_task
-from ltbench.plan import Work
+from ltbench.plan.work import Work
 from ltbench.profiles import Profile
 
 

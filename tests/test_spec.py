@@ -13,9 +13,9 @@ from ltbench import plugins
 from ltbench.canonical import digest
 from ltbench.errors import Problem, SpecError
 from ltbench.networks.names import NETWORK_NAMES
-from ltbench.plan import Cell, expand
 from ltbench.protocols import SAMPLERS, check_steps
 from ltbench.spec import load, schema
+from ltbench.spec.cells import Cell, expand
 from ltbench.spec.models import OPTIONS, SETTINGS, Train
 from ltbench.spec.networks import network_names
 from ltbench.spec.presets import PRESETS

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ltbench.errors import SpecError
-from ltbench.plan import Cell, expand
 from ltbench.spec import load
+from ltbench.spec.cells import Cell, expand
 
 BASE = """\
 name: base

@@ -17,6 +17,7 @@ from ltbench.canonical import canonical_json
 from ltbench.cli import inputs
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition
+from ltbench.spec.cells import expand
 from ltbench.store import Store, records, values
 from ltbench.store.values import Values
 
@@ -40,7 +41,7 @@ class World:
         self.random, self.folder, self.attempt = random.Random(seed), folder, 0
         (folder / "small.yaml").write_text(SPEC)
         self.spec = spec.load(folder / "small.yaml")
-        self.cells = plan.expand(self.spec)
+        self.cells = expand(self.spec)
         self.store = Store.open(folder / "store", folder / "scratch")
         plan.register(self.cells, self.store)
         self.code = {name: part["digest"] for name, part in provenance.evaluation_code().items()}

@@ -13,7 +13,7 @@ from ltbench.cost.calibrations import train_question
 from ltbench.cost.memory import training_memory
 from ltbench.cost.size import parameter_count
 from ltbench.cost.work import data_shape
-from ltbench.plan import expand
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 from tests import cli_world
 

@@ -14,7 +14,7 @@ from ltbench import files, plugins
 from ltbench.archive import FORMAT, MANIFEST
 from ltbench.archive.images import PLACE, Kept, kept_images, write
 from ltbench.errors import LtbenchError
-from ltbench.plan import Cell
+from ltbench.spec.cells import Cell
 from ltbench.store import Record, Run, Store
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's first day: an archive's bytes depend on its content alone

@@ -21,7 +21,7 @@ from ltbench.errors import LtbenchError
 from ltbench.launch import drivers
 from ltbench.launch.slurm import layout, snapshot
 from ltbench.plan import Plan
-from ltbench.stages.names import milestones, parse
+from ltbench.stages.names import parse, trained
 from ltbench.store import Run, Store
 
 CHECKPOINTS = "training is over; to go beyond its last milestone it would begin again at step 0"
@@ -61,7 +61,7 @@ class Scope:
         for item in found.cells:
             for named in (parse(due.stage) for due in item.due if not due.stage.startswith("train:")):
                 wanted.setdefault(item.cell.id, set()).update(named.steps)
-            if any(milestones(due.stage) for due in item.due if due.stage.startswith("train:")):
+            if any(trained(due.stage) for due in item.due):
                 trains.add(item.cell.id)
             if item.due and item.cell.source is not None:
                 wanted.setdefault(item.cell.source.cell.id, set()).add(item.cell.source.step)

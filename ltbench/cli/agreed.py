@@ -11,7 +11,8 @@ from ltbench.cli.output import plural
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ltbench.plan import Cell, Plan
+    from ltbench.plan import Plan
+    from ltbench.spec.cells import Cell
 
 SHOWN = 8  # differences that are printed
 _Key = tuple[str, str]  # part and cell: a cell may be wanted by several parts

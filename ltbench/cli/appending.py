@@ -10,7 +10,7 @@ from ltbench.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ltbench.plan import Cell
+    from ltbench.spec.cells import Cell
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 

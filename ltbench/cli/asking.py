@@ -9,7 +9,8 @@ from ltbench import provenance
 from ltbench.answers import Answer, Answers
 from ltbench.cli.output import say
 from ltbench.cli.probe import START, ask
-from ltbench.plan import Cell, Plan
+from ltbench.plan import Plan
+from ltbench.spec.cells import Cell
 from ltbench.store import Store
 
 SECONDS = 120.0  # for one question: an encoder of a gigabyte is read meanwhile

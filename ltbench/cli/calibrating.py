@@ -24,8 +24,8 @@ from ltbench.cli.output import clip, dump, out, plural, say, table
 
 if TYPE_CHECKING:
     from ltbench.cost.calibrations import Question
-    from ltbench.plan import Cell
     from ltbench.profiles import Profile
+    from ltbench.spec.cells import Cell
     from ltbench.store import Store
 
 

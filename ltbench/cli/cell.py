@@ -349,7 +349,7 @@ def _elsewhere(run: Run) -> str:
 def _run_changes(run: Run, code: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Code and defaults of training that are other than when a run was made."""
     from ltbench import provenance
-    from ltbench.plan import settings_changes
+    from ltbench.plan.changes import settings_changes
 
     try:
         info = run.info()
@@ -368,7 +368,7 @@ def _stale_evaluations(run: Run) -> list[Any]:
 
 
 def _evaluation_changes(run: Run) -> list[str]:
-    from ltbench.plan import evaluation_change
+    from ltbench.plan.changes import evaluation_change
 
     stale = _stale_evaluations(run)
     return list(dict.fromkeys(evaluation_change(r.kind, r.envelope.get("evaluation_code")) for r in stale))

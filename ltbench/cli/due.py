@@ -13,7 +13,10 @@ from ltbench.cli.targets import name_of
 from ltbench.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
-    from ltbench.plan import Cell, Plan, Planned, Work
+    from ltbench.plan import Plan
+    from ltbench.plan.planned import Planned
+    from ltbench.plan.work import Work
+    from ltbench.spec.cells import Cell
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
@@ -156,13 +159,15 @@ def _refuse_missing_data(cells: Sequence[Cell]) -> None:
 
 def _waiting_for(found: Plan, skipped: Mapping[str, Planned]) -> list[Planned]:
     """Cells that are to begin at a milestone which a skipped cell would have to make, directly or through others."""
+    from ltbench.stages.names import trained
+
     starting = [(item, source) for item in found.cells if item.due and (source := item.cell.source)]
     if not starting:
         return []
     lost: dict[str, Planned] = {}
     gone = set(skipped)
     making = {
-        (work.cell.id, step) for work in found.work() for stage in work.stages for step in _trained(stage)
+        (work.cell.id, step) for work in found.work() for stage in work.stages for step in trained(stage)
     }
     while more := [
         item
@@ -172,9 +177,3 @@ def _waiting_for(found: Plan, skipped: Mapping[str, Planned]) -> list[Planned]:
         lost |= {i.cell.id: replace(i, reason="the cell that it starts from was skipped") for i in more}
         gone |= lost.keys()
     return list(lost.values())
-
-
-def _trained(stage: str) -> tuple[int, ...]:
-    from ltbench.stages.names import milestones
-
-    return milestones(stage) if stage.startswith("train:") else ()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ltbench.canonical import canonical_json
 from ltbench.files import Unreadable
-from ltbench.plan import Cell, Plan
+from ltbench.plan import Plan
+from ltbench.spec.cells import Cell
 from ltbench.status import Row, of_plan
 
 if TYPE_CHECKING:

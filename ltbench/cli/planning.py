@@ -26,7 +26,8 @@ from ltbench.errors import SpecError
 if TYPE_CHECKING:
     from ltbench.cost.estimate import Cost, GridCost
     from ltbench.cost.machine import Machine
-    from ltbench.plan import Plan, Planned
+    from ltbench.plan import Plan
+    from ltbench.plan.planned import Planned
     from ltbench.spec.resolved import Spec
 
 On = Annotated[

@@ -13,7 +13,7 @@ from ltbench.cli.output import clip, dump, out, plural, say, table
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ltbench.plan import Cell
+    from ltbench.spec.cells import Cell
     from ltbench.spec.resolved import Spec
 
 FOLDER = "profiles"  # of the scratch root

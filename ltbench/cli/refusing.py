@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ltbench.cli.submitting import Asked
     from ltbench.cost.estimate import GridCost
     from ltbench.launch.slurm.resources import Wanted
-    from ltbench.plan import Plan, Work
+    from ltbench.plan import Plan
+    from ltbench.plan.work import Work
     from ltbench.profiles import Profile
     from ltbench.store import Store
 

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from ltbench.launch.devices import Seats
     from ltbench.launch.local import LocalRun, Outcome
     from ltbench.launch.work import CellWork
-    from ltbench.plan import Cell, Plan, Planned, Work
+    from ltbench.plan import Plan
+    from ltbench.plan.planned import Planned
+    from ltbench.plan.work import Work
+    from ltbench.spec.cells import Cell
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
@@ -205,7 +208,9 @@ def _do(
     from ltbench.cli.progress import counts_line, watcher
     from ltbench.launch import drivers, local
     from ltbench.launch.recorder import Cancelled, Recorder
-    from ltbench.plan import evaluations_only, register, with_helpers
+    from ltbench.plan import register
+    from ltbench.plan.helpers import with_helpers
+    from ltbench.plan.work import evaluations_only
 
     due = due_work(found, skipped)
     if asked.verb == "evaluate":

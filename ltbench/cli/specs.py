@@ -56,7 +56,7 @@ def headings() -> list[dict[str, Any]]:
 
 def _heading(file: Path) -> dict[str, Any]:
     from ltbench import spec
-    from ltbench.plan import expand
+    from ltbench.spec.cells import expand
 
     row: dict[str, Any] = {"name": file.stem, "title": "", "cells": 0, "datasets": [], "pipelines": []}
     try:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from ltbench.launch.slurm.layout import Entry
     from ltbench.launch.slurm.resources import Wanted
     from ltbench.launch.slurm.submit import Flight, Sender
-    from ltbench.plan import Plan, Planned, Work
+    from ltbench.plan import Plan
+    from ltbench.plan.planned import Planned
+    from ltbench.plan.work import Work
     from ltbench.profiles import Profile
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
@@ -130,7 +132,7 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     from ltbench.cli.due import look, waits_for
     from ltbench.launch.slurm import resources, sbatch, watchdog
     from ltbench.launch.slurm import submit as slurm
-    from ltbench.plan import with_helpers
+    from ltbench.plan.helpers import with_helpers
 
     house = stores.open_store(write=not asked.dry_run)
     flight = _flight(house, asked)
@@ -166,7 +168,7 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
 def _chosen(found: Plan, skipped: dict[str, Planned], asked: Asked) -> list[Work]:
     """The work that the verb asks for, with the options of the command."""
     from ltbench.cli.due import due_work, untrained
-    from ltbench.plan import evaluations_only
+    from ltbench.plan.work import evaluations_only
 
     due = due_work(found, skipped)
     if asked.verb == "evaluate":

@@ -10,7 +10,8 @@ from ltbench.cli import specs
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ltbench.plan import Cell, Plan
+    from ltbench.plan import Plan
+    from ltbench.spec.cells import Cell
     from ltbench.spec.resolved import Spec
 
 
@@ -33,7 +34,7 @@ def cells_of(benchmark: Spec, filters: Sequence[str] = ()) -> list[Cell]:
 
     Raises UsageError for a filter that no cell could ever fit.
     """
-    from ltbench.plan import expand
+    from ltbench.spec.cells import expand
 
     cells = expand(benchmark)
     chosen = cells

@@ -25,7 +25,7 @@ from ltbench.stages.names import parse
 
 if TYPE_CHECKING:
     from ltbench.cost.calibrations import Calibration
-    from ltbench.plan import Planned, Spent
+    from ltbench.plan.planned import Planned, Spent
     from ltbench.spec.cells import Cell
 
 

@@ -63,6 +63,11 @@ def milestones(stage: str) -> tuple[int, ...]:
     return parse(stage).steps
 
 
+def trained(stage: str) -> tuple[int, ...]:
+    """The milestones that a training stage makes; none for another."""
+    return milestones(stage) if stage.startswith("train:") else ()
+
+
 def stage_name(stage: str) -> str:
     """The stage's name in the store: `train`, `evaluate-000000560-1a2b3c4d5e6f`, `sample-000000560-1a2b3c4d5e6f-0of4` ..."""
     named = parse(stage)

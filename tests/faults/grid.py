@@ -12,7 +12,8 @@ from typing import Any
 
 from ltbench import spec
 from ltbench.job import run_job
-from ltbench.plan import expand, plan, register
+from ltbench.plan import plan, register
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 from tests.faults import forked
 from tests.killing import die_in_write

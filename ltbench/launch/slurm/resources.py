@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ltbench.launch.slurm.layout import Entry
-from ltbench.plan import Work
+from ltbench.plan.work import Work
 from ltbench.profiles import CLASSES, JobClass, Profile, Resources
 from ltbench.stages.names import milestones, parse
 

@@ -22,7 +22,7 @@ from ltbench.launch.slurm.layout import Array, Entry, Submission
 from ltbench.launch.slurm.queue_states import Key, State
 from ltbench.launch.slurm.resources import Wanted
 from ltbench.launch.slurm.settle import settle
-from ltbench.plan import Work
+from ltbench.plan.work import Work
 from ltbench.profiles import JobClass, Profile, Resources
 from ltbench.stages.names import parse
 from ltbench.store import Store, sealed

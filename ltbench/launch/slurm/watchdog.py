@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ltbench.launch.slurm.layout import Entry, Submission
 from ltbench.launch.slurm.submit import Sender
-from ltbench.plan import Plan, Planned
+from ltbench.plan import Plan
+from ltbench.plan.planned import Planned
 from ltbench.profiles import Profile, Resources
 
 RETRIED = (
