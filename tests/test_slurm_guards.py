@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ltbench import caches
+from ltbench.checkpoint import save_checkpoint, save_milestone
 from ltbench.launch import local, memory
 from ltbench.launch.slurm import headway, layout, sbatch, task
 from ltbench.launch.slurm.element import Element
@@ -86,8 +88,11 @@ def test_a_time_limit_that_is_too_short_is_called_so(submission: Submission) -> 
 def test_what_is_kept_are_steps_in_checkpoints_and_images_measured(store: Store) -> None:
     run = store.run(ENTRY.cell, ENTRY.run)
     assert headway.kept([ENTRY], store) == 0
-    for folder, step in ((run.checkpoints, 30), (run.checkpoints, 35), (run.milestones, 10)):
-        (folder / f"step-{step:09d}").mkdir(parents=True)
+    weights = {"net": {"w": torch.zeros(1)}}
+    save_milestone(run.milestones, 10, weights["net"], {})
+    assert headway.kept([ENTRY], store) == 10
+    for step in (30, 35):
+        save_checkpoint(run.checkpoints, step, weights, {}, cell=run.cell, run=run.run, attempt=2)
     (run.checkpoints / ".step-000000039.half").mkdir()
     assert headway.kept([ENTRY], store) == 35
     claim = run.claim("evaluate-000000010-aaaaaaaaaaaa")

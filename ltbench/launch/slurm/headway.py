@@ -20,7 +20,8 @@ from ltbench.store import Run, Store, claims, sealed
 from ltbench.store.kept import names as listed
 
 CAUSE = "no-progress"
-_STEP = re.compile(r"step-(\d+)")
+# As ltbench/checkpoint.py calls a milestone, and an attempt's checkpoint.
+_STEP = re.compile(r"step-(\d+)(\.a\d+)?")
 
 
 def kept(entries: Sequence[Entry], store: Store) -> int:
