@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from ltbench.errors import EnvironmentProblem
+from ltbench.launch.local import Outcome
 from ltbench.launch.slurm import layout, submit, task
-from ltbench.launch.slurm.element import Element
+from ltbench.launch.slurm.element import Element, View
 from ltbench.launch.slurm.evaluations import Submitter, of_milestone, training_only
 from ltbench.launch.slurm.layout import Entry
 from ltbench.profiles import Profile
+from ltbench.store import sealed
 
 STAGES = ("train:10,40", "evaluate:10:aaaaaaaaaaaa", "evaluate:40:aaaaaaaaaaaa", "evaluate:40:bbbbbbbbbbbb")
 ENTRY = Entry(
@@ -95,6 +97,25 @@ def test_a_cancelled_element_never_begins_nor_requeues(
     assert made.started() == {}
     ((_, path),) = made.ended().items()
     assert b'"reason":"cancelled"' in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason", "requeues"), [("running", "preempted", 1), ("cancelled", "cancelled", 0)]
+)
+def test_what_another_rank_was_told_to_stop_is_not_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str, reason: str, requeues: int
+) -> None:
+    made = submission(tmp_path)
+    made.add_array({"class": "evaluation"}, [[ENTRY]])
+    asked: list[str] = []
+    monkeypatch.setattr(task, "PATIENCE", 0.0)
+    monkeypatch.setattr(Element, "view", lambda self: View(fate))
+    monkeypatch.setattr(Element, "requeue", lambda self: asked.append(self.job))
+    here = task._Task(Element(made, 0, 0, 0, "9_0"), task.Heard())
+    assert here._conclude([Outcome(ENTRY.cell, ENTRY.label, "train:10", "preempted")]) == 0
+    ((_, path),) = made.ended().items()
+    assert sealed.read_sealed(path)["reason"] == reason
+    assert len(asked) == requeues
 
 
 def test_packed_cells_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,9 @@ ONE = TINY.replace("seed: [0, 1]", "seed: [0]")
 HELD_PACKED = "training: {pack: 2, sbatch: {hold: true}}\n"
 EIGHT = TINY.replace("seed: [0, 1]", "seed: [7, 6, 5, 4, 3, 2, 1, 0]")
 GREEDY = ONE.replace("[sit]", "[hungry]").replace("[4]}", "[4], checkpoint_seconds: 1e-9}")
-GREEDY = "\n".join(line for line in GREEDY.splitlines() if not line.startswith("evaluate"))
+GREEDY, UNMEASURED = (
+    "\n".join(line for line in text.splitlines() if not line.startswith("evaluate")) for text in (GREEDY, ONE)
+)
 WAITING = """
 import os
 import time
@@ -199,6 +201,24 @@ def test_a_grid_comes_back_finished_with_the_code_it_was_submitted_with(here, cl
     found = bodies(here / "store", here / "scratch")
     assert len(found) == 4
     assert found == bodies(here / "own" / "store", here / "own" / "scratch")
+
+
+@pytest.mark.parametrize("word", ["USR2", "TERM"])
+def test_a_signal_before_python_listens_ends_no_job(here, submit, cli, slurm, word):
+    """A preemption can come while an interpreter still loads its libraries from a slow file system."""
+    python = here / "slow-python"
+    python.write_text(
+        f"#!/bin/sh\ntouch '{here}/begun'\nwhile [ ! -e '{here}/go' ]; do sleep 0.1; done\nexec '{sys.executable}' \"$@\"\n"
+    )
+    python.chmod(0o755)
+    code, _, err = submit(PROFILE + f"python: {python}\n", spec=UNMEASURED)
+    assert code == 0, err
+    slurm.until((here / "begun").exists)
+    (submission,) = submissions(here)
+    slurm.call("scancel", f"--signal={word}", submission.job(0))
+    (here / "go").touch()
+    slurm.until(slurm.idle)
+    assert "nothing to do" in cli("plan", "little.yaml")[1], submission.log(0, 0).read_text()
 
 
 def test_a_cell_without_memory_goes_on_with_a_smaller_micro_batch(

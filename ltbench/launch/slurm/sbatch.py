@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ltbench.errors import EnvironmentProblem
+from ltbench.launch.signals import WARNING
 from ltbench.launch.slurm.layout import Submission
 from ltbench.profiles import Profile, Resources
 
 MAX_ARRAY = 1001  # SLURM's default MaxArraySize
 KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")  # which cluster, not which job
 PATIENCE = 300  # seconds for sbatch: a busy controller answers late
+# A preemption, or a scancel, in the seconds before Python listens would kill the task: the job then counts as failed, and SLURM starts
+# it no more. Ignored, it is followed up by SLURM's SIGKILL, after which SLURM itself requeues what it preempted.
+DEAF = f'sh -c \'trap "" {WARNING.name.removeprefix("SIG")} TERM; exec "$@"\' sh'
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -74,7 +78,7 @@ def script(
     barred = sorted({*asked.exclude_nodes, *exclude})
     gpu = f"gpu:{asked.gpu_type}:{asked.gpus}" if asked.gpu_type else f"gpu:{asked.gpus}"
     return _make_sbatch_string(
-        command=f"{_interpreter(profile)} -u -m submitit.core._submit {shlex.quote(str(submission.calls))}",
+        command=f"{DEAF} {_interpreter(profile)} -u -m submitit.core._submit {shlex.quote(str(submission.calls))}",
         folder=submission.calls,
         job_name=_UNSAFE.sub("-", name)[:64],
         partition=asked.partition,

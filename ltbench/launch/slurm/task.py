@@ -157,7 +157,9 @@ class _Task:
     def _conclude(self, outcomes: Sequence[Outcome]) -> int:
         """Say how it ended, and put what is unfinished back into the queue."""
         failed = next(iter(local.failed(outcomes)), None)
-        if any(outcome.outcome == "preempted" for outcome in outcomes) and self.heard():
+        if any(
+            outcome.outcome == "preempted" for outcome in outcomes
+        ):  # also where another rank alone heard why
             return self._stopped()
         if failed is not None:
             what = ", ".join(filter(None, (failed.label, failed.stage)))
@@ -175,7 +177,7 @@ class _Task:
             return self._requeue("preempted" if fate == "preempted" else "timeout")
         if fate == "preempted" and self.profile.requeue_at_once:
             return self._requeue("preempted")
-        message = "saved; SLURM requeued it" if fate == "requeued" else "SIGTERM; saved"
+        message = "saved; SLURM requeued it" if fate == "requeued" else "stopped; saved"
         self._end("cancelled" if fate == "cancelled" else "preempted", "preempted", message=message)
         # What SLURM has decided already needs no waiting for its SIGKILL.
         return 0 if fate in ("cancelled", "requeued") else self._wait()
