@@ -8,7 +8,7 @@ there, is laid over it by `with_queue`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,11 @@ from ltbench.canonical import Digester
 from ltbench.errors import LtbenchError
 from ltbench.plan import Plan
 from ltbench.plan.planned import STATES, Planned
-from ltbench.store import StageState, Store
+from ltbench.stages.names import stage_name
+from ltbench.store import Run, StageState, Store
 
 if TYPE_CHECKING:
+    from ltbench.launch.slurm.layout import Submission
     from ltbench.launch.slurm.seen import Seen, Task
 
 WAITING, CANCELLED = "queued", "cancelled"
@@ -155,7 +157,8 @@ def _planned(item: Planned, several: bool) -> Row:
 
 def with_queue(rows: Sequence[Row], seen: Seen) -> list[Row]:
     """The rows with what SLURM and the files of submissions tell of cells: tasks that wait or are over, how often they were started
-    again, and which cells were cancelled. A cell that runs or is done, by its own files, stays that."""
+    again, and which cells were cancelled. A cell that runs or is done, by its own files, stays that; one that had failed is not
+    cancelled by cancelling the whole benchmark, or its cause would be lost and `retry` would take up a NaN by another name."""
     restarts, cancelled = seen.restarts(), seen.cancelled()
     waiting = {cell: _waiting(task) for cell in seen.tasks if (task := seen.of(cell)) is not None}
     return [
@@ -198,7 +201,7 @@ def _queued(row: Row, task: Waiting | None, restarts: int, cancelled: bool) -> R
         return row
     if task is not None and task.alive:
         return replace(row, state=WAITING, reason=_why_waiting(task), cause=None)
-    if cancelled:
+    if cancelled and row.state != "failed":
         return replace(row, state=CANCELLED, reason=AGAIN, cause=None)
     if task is not None and task.cause is not None and row.state in ("new", "partial"):
         return replace(row, state="partial", reason=_why_over(task), cause=task.cause)
@@ -218,13 +221,39 @@ def _why_waiting(task: Waiting) -> str:
     return f"job {task.job} is {task.state}{where}{why}"
 
 
-def of_store(store: Store) -> list[Row]:
-    """One row per cell of the store: its run by the present code if there is one, else the one with most records."""
+def of_store(store: Store, seen: Seen | None = None) -> list[Row]:
+    """One row per cell of the store: its run by the present code if there is one, else the one with most records; then the cells that
+    were submitted to it and have not begun, which their jobs write down themselves. `with_queue` says how those stand."""
     digester = Digester()
-    return [_found(store, cell, digester) for cell in store.cells()]
+    tasks = {} if seen is None else seen.tasks
+    rows = [_found(store, cell, digester, tasks.get(cell, ())) for cell in store.cells()]
+    return rows if seen is None else [*rows, *_not_begun(store, seen, {row.cell for row in rows})]
 
 
-def _found(store: Store, cell: str, digester: Digester) -> Row:
+def _not_begun(store: Store, seen: Seen, known: Collection[str]) -> Iterator[Row]:
+    """Cells of submissions to this store that are not in it, unless their jobs were cancelled or have nothing to say."""
+    ours: dict[Submission, bool] = {}
+    for cell in sorted(seen.tasks.keys() - known):
+        task = seen.of(cell)
+        if task is None or not (task.alive or task.cause not in (None, CANCELLED)):
+            continue
+        if task.submission not in ours:
+            ours[task.submission] = _for(store, task.submission)
+        if ours[task.submission]:
+            entry = next(entry for entry in task.entries if entry.cell == cell)
+            label, data = name_of(entry.settings), data_of(entry.settings)
+            yield Row(cell, label, entry.seed, "new", "never run", data=data)
+
+
+def _for(store: Store, submission: Submission) -> bool:
+    """Whether a submission was made to this store: another one may share the scratch folder."""
+    try:
+        return submission.info().get("store") in (None, *store.folders)
+    except (FileNotFoundError, LtbenchError):
+        return False
+
+
+def _found(store: Store, cell: str, digester: Digester, tasks: Sequence[Task]) -> Row:
     settings = store.settings(cell)
     runs = {run.run: (run, run.record_names()) for run in store.runs(cell)}
     present = _present_run(settings, digester)
@@ -243,9 +272,28 @@ def _found(store: Store, cell: str, digester: Digester) -> Row:
         stage = next((name for name, state in states.items() if state.state == word), None)
         if stage is not None:
             return Row(**base, done=len(made), **_told(stage, states[stage], settings))
+    if missing := _not_measured(run, cell, states, tasks):
+        reason = f"{len(missing)} of its evaluations not begun"
+        return Row(**base, state="partial", reason=reason, done=len(made))
     return Row(
         **base, state="done" if made else "new", reason="every stage that was begun is over", done=len(made)
     )
+
+
+def _not_measured(run: Run, cell: str, begun: Collection[str], tasks: Sequence[Task]) -> set[str]:
+    """Evaluations of a run that jobs are still to make, or that the newest submission has not made, by their stages."""
+    asked = {
+        stage
+        for task in tasks
+        if task.alive or task.submission == tasks[0].submission
+        for entry in task.entries
+        if (entry.cell, entry.run) == (cell, run.run)
+        for stage in entry.stages
+        if stage.startswith("evaluate:") and stage_name(stage) not in begun
+    }
+    if asked:  # what came from another store was never begun here
+        asked -= {f"evaluate:{each.step}:{each.evaluation}" for each in run.glimpses()}
+    return asked
 
 
 def _told(stage: str, now: StageState, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -446,3 +446,55 @@ def test_a_row_by_its_own_files_beats_the_queue(here, queue):
     rows = of_plan(plans.plan(specs.load(here / "little.yaml"), Store.open(), verify=False))
     rows[0] = replace(rows[0], state="done")
     assert with_queue(rows, known)[0].state == "done"
+
+
+def test_without_a_spec_what_was_submitted_is_not_done_before_its_jobs_are(cli, run, queue):
+    """Of a grid whose trainings are over and whose evaluations wait, and of one that has not begun at all."""
+    run()
+    store = Store.open()
+    first, last = (next(iter(store.cells())), "f" * 64)
+    (made,) = store.runs(first)
+    sub = layout.create(store.scratch, {"benchmark": "more", "profile": "mine", "store": str(store.root)})
+    done = next(stage for stage in made.stages() if stage.startswith("evaluate")).split("-")
+    asked = ("evaluate:40:0123456789ab", f"evaluate:{int(done[1])}:{done[2]}")
+    entries = [layout.Entry(first, "sit", 0, made.run, asked), layout.Entry(last, "mine", 3, "0" * 12, ("train:20",), settings={**store.settings(first), "seed": 3})]  # fmt: skip
+    sub.add_array({"class": "evaluation"}, [[entry] for entry in entries])
+    sub.put_job(0, "9")
+
+    def told():
+        cells = json.loads(cli("status", "--json")[1])["cells"]
+        return {each["cell"]: (each["state"], each["cause"]) for each in cells}
+
+    queue("squeue", "9_0|PENDING|Priority|\n9_1|PENDING|Priority|")
+    found = told()
+    assert (found[first], found[last]) == (("queued", None),) * 2
+    assert [state for cell, (state, _) in found.items() if cell not in (first, last)] == ["done"] * 3
+    assert re.search(r"ffff +ccua \(.*\) +3 +queued .*job 9_1 is PENDING", cli("status", "--list")[1])
+    queue("squeue", "9_0|TIMEOUT|None|n0\n9_1|NODE_FAIL|None|n0")
+    assert (told()[first], told()[last]) == (("partial", "timeout"), ("partial", "node"))
+    sub.cancel()
+    assert told()[first] == ("cancelled", None)
+    assert last not in told(), "nobody wants it, and nothing is there of it"
+    # What another store's submission asks for is not this one's.
+    other = layout.create(store.scratch, {"benchmark": "more", "profile": "mine", "store": "/elsewhere"})
+    other.add_array({"class": "training"}, [[replace(entries[1], cell="e" * 64)]])
+    other.put_job(0, "10")
+    queue("squeue", "10_0|PENDING|Priority|")
+    assert "e" * 64 not in told()
+
+
+def test_cancelling_a_whole_grid_takes_no_cause_from_what_had_failed(cli, here, run, queue, monkeypatch):
+    """Or `retry --class cancelled` would take up a NaN under that name."""
+    fake(monkeypatch, "ccua:1=nan")
+    run()
+    sub, cells = submitted(here)
+    failed = next(n for n, cell in enumerate(cells) if (cell.label, cell.seed) == ("ccua", 1))
+    sub.put_ended(0, failed, 0, reason="failed", cause="nan", message="non-finite loss")
+    queue("squeue", "\n".join(f"77_{n}|{'FAILED' if n == failed else 'PENDING'}||" for n in range(4)))
+    assert cli("cancel", "little.yaml")[0] == 0
+    assert (sub.folder / "cancelled").exists()
+    queue("squeue", "\n".join(f"77_{n}|CANCELLED||" for n in range(4)))
+    _, found = states(cli)
+    assert (found["cells"][failed]["state"], found["cells"][failed]["cause"]) == ("failed", "nan")
+    assert "left alone: nan 1" in cli("retry", "little.yaml")[2]
+    assert "nothing to take up" in cli("retry", "little.yaml", "--class", "cancelled")[2]

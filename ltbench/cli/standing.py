@@ -111,28 +111,28 @@ class Looker:
     def __call__(self) -> list[Row]:
         begun = time.monotonic()
         self._rows = self._rows or self._source()
-        rows = self._rows()
-        self.rows, self.notes = self._with_queue(rows)
-        self.took = time.monotonic() - begun
-        return self.rows
+        self._look_at_queue()
+        rows, self.notes = self._rows(), []
+        if self._seen is not None:
+            from ltbench import status as state
 
-    def _with_queue(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
+            rows = state.with_queue(rows, self._seen)
+            self.notes = [*self._seen.notes, *state.of_commands(self._seen)]
+        self.rows, self.took = rows, time.monotonic() - begun
+        return rows
+
+    def _look_at_queue(self) -> None:
         """SLURM is asked every 30 s at most: its controller has other clients."""
-        from ltbench import status as state
         from ltbench.cli.stores import scratch_root
 
         if not (scratch_root() / "submissions").is_dir():
-            return rows, []
+            return
         from ltbench.launch.slurm import seen
         from ltbench.launch.slurm.queue_states import GLANCE
 
         if self._seen is None or time.monotonic() - self._asked >= ASK_EVERY:
-            self._seen, self._asked = (
-                seen.look(scratch_root(), ask=self.ask, patience=GLANCE),
-                time.monotonic(),
-            )
-        notes = [*self._seen.notes, *state.of_commands(self._seen)]
-        return state.with_queue(rows, self._seen), notes
+            self._seen = seen.look(scratch_root(), ask=self.ask, patience=GLANCE)
+            self._asked = time.monotonic()
 
     def board(self, width: int) -> RenderableType:
         """The picture of a fresh look."""
@@ -151,7 +151,7 @@ class Looker:
                 raise UsageError(
                     "--filter, --set and --with belong to a spec", "name one: status SPEC --filter ..."
                 )
-            return lambda: self._looked(state.of_store)
+            return lambda: self._looked(lambda store: state.of_store(store, self._seen))
         benchmark = targets.load(self.spec, self.changes, self.methods)
         cells = targets.cells_of(benchmark, self.filters)
         return lambda: self._looked(
