@@ -409,9 +409,24 @@ def test_a_wrong_time_is_refused_in_words(cli, here):
 
 
 def test_a_profile_gives_device_limit_and_slots(cli, here):
-    (here / "cluster.yaml").write_text("gpu_type: a100\ntime: 12:00:00\nat_once: 16\n")
+    (here / "cluster.yaml").write_text("gpu_type: a100\ntime: 12:00:00\nat_once: 3\n")
     words = ("plan", "little.yaml", "--no-ask", "--json", "--profile", "cluster.yaml")
     machine = json.loads(cli(*words)[1])["cost"]["machine"]
-    assert (machine["device"], machine["limit_seconds"], machine["slots"]) == ("a100", 43200, 16)
-    machine = json.loads(cli(*words, "--on", "h100", "--limit", "2h")[1])["cost"]["machine"]
-    assert (machine["device"], machine["limit_seconds"], machine["slots"]) == ("h100", 7200, 16)
+    assert (machine["device"], machine["limit_seconds"], machine["slots"]) == ("a100", 43200, 3)
+    machine = json.loads(cli(*words, "--on", "h100", "--limit", "2h", "--slots", "9")[1])["cost"]["machine"]
+    assert (machine["device"], machine["limit_seconds"], machine["slots"]) == ("h100", 7200, 9)
+
+
+@pytest.mark.parametrize(
+    ("keys", "slots"),
+    [("", 4), ("at_once: 3", 3), ("at_once: 1\npack: 2", 2), ("at_once: 3\npack: 2", 4), ("pack: 2", 4)],
+)
+def test_cells_at_a_time_are_those_that_the_profile_lets_run(cli, here, keys, slots):
+    """Of the four cells that there are; cells that share a job run at the same time."""
+    (here / "cluster.yaml").write_text(f"gpus: 0\ncpus: 2\n{keys}\n")
+    found = json.loads(cli("plan", "little.yaml", "--no-ask", "--json", "--profile", "cluster.yaml")[1])[
+        "cost"
+    ]
+    assert found["machine"]["slots"] == slots
+    cells = [each["wall_seconds"] for each in found["cells"]]
+    assert found["wall_seconds"] == pytest.approx(max(max(cells), sum(cells) / slots))

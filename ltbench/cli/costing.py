@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ltbench.cost.estimate import Actual, GridCost
     from ltbench.cost.machine import Machine
     from ltbench.plan import Plan
+    from ltbench.profiles import Resources
     from ltbench.spec.resolved import Spec
     from ltbench.store import Store
 
@@ -22,13 +24,10 @@ UNCALIBRATED = ("metrics:", "encoding:")  # sources of what `calibrate` does not
 
 def this_machine(benchmark: Spec) -> Machine:
     """What `run` would use here: all GPUs, or the CPU with the workers and threads that this benchmark gets."""
-    import math
-
     from ltbench.cost.machine import Machine, cpu_name, gpu_names
     from ltbench.launch.devices import seats
 
-    cells = sum(math.prod(map(len, part.axes.values())) for part in benchmark.parts)
-    found = seats(cells, workers=None, threads=None, device=None)
+    found = seats(_cells(benchmark), workers=None, threads=None, device=None)
     names = gpu_names()
     return Machine(names[0] if names else cpu_name(), found.threads, slots=found.workers)
 
@@ -42,7 +41,9 @@ def machine_of(
     from ltbench.cost.machine import Machine, cpu_name
 
     if profile is not None:
-        machine = _machine_of_profile(profile)
+        from ltbench import profiles
+
+        machine = machine_for(profiles.load(profile).resources("training"), _cells(benchmark))
         machine = machine if device is None else replace(machine, device=device)
     elif device is None:
         machine = this_machine(benchmark)
@@ -55,15 +56,20 @@ def machine_of(
     return replace(machine, **changes)
 
 
-def _machine_of_profile(name: str) -> Machine:
-    """What a training job of a cluster's profile has."""
-    from ltbench import profiles
+def _cells(benchmark: Spec) -> int:
+    """How many cells its grids have, before anything is left out."""
+    return sum(math.prod(map(len, part.axes.values())) for part in benchmark.parts)
+
+
+def machine_for(asked: Resources, cells: int) -> Machine:
+    """What a training job of a cluster's profile has. Of `cells` all run at a time where `at_once` lets them, each job with those that
+    share it: how many the cluster has room for, nobody knows."""
     from ltbench.cost.machine import Machine, cpu_name
 
-    asked = profiles.load(name).resources("training")
     device = (asked.gpu_type or "GPU") if asked.gpus else cpu_name()
-    threads = max(1, asked.cores // asked.ranks // asked.pack)
-    return Machine(device, threads, asked.ranks, asked.at_once or 1, asked.time * 60.0)
+    threads = max(1, asked.cores // (asked.ranks * asked.pack))
+    slots = cells if asked.at_once is None else asked.at_once * asked.pack
+    return Machine(device, threads, asked.ranks, max(1, min(slots, cells)), asked.time * 60.0)
 
 
 def seconds_of(text: str) -> float:

@@ -38,7 +38,12 @@ On = Annotated[
 ]
 Limit = Annotated[str | None, typer.Option(metavar="TIME", help="Longest job there: 24h, 12:00:00.")]
 Slots = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Cells at a time there. [workers of run, else 1]")
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Cells at a time there. [workers of run; of a profile at_once x pack, else all; else 1]",
+    ),
 ]
 ForProfile = Annotated[
     str | None,
