@@ -498,3 +498,23 @@ def test_cancelling_a_whole_grid_takes_no_cause_from_what_had_failed(cli, here, 
     assert (found["cells"][failed]["state"], found["cells"][failed]["cause"]) == ("failed", "nan")
     assert "left alone: nan 1" in cli("retry", "little.yaml")[2]
     assert "nothing to take up" in cli("retry", "little.yaml", "--class", "cancelled")[2]
+
+
+def test_a_job_that_slurm_has_forgotten_stands_as_it_said_itself(cli, here, run, queue):
+    run()
+    sub, cells = submitted(here)
+    sub.put_ended(0, 0, 0, reason="done")
+    queue("squeue", "77_1|RUNNING||n0")
+
+    def word(number):
+        return json.loads(cli("show", cells[number].id[:12], "--json")[1])["jobs"][0]["state"]
+
+    assert [word(number) for number in range(3)] == ["done", "RUNNING", "forgotten"]
+    sub.logs.mkdir(exist_ok=True)
+    sub.log(0, 0).write_text("ends: done\n")
+    _, out, err = cli("logs", sub.id)
+    assert out == "ends: done\n"
+    assert err.startswith("--- job 77_0, done: ")
+    # What a submission's logs cannot be chosen by is refused rather than ignored.
+    assert "--stage chooses among the logs of a cell" in cli("logs", sub.id, "--stage", "train")[2]
+    assert "there are: 1" in cli("logs", sub.id, "--attempt", "2")[2]

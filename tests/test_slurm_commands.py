@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -178,6 +179,14 @@ def test_the_doctor_asks_this_cluster_and_tries_a_job_on_it(birds, cli, slurm, m
     )
     slurm.until(slurm.idle)
     assert not list((birds / "scratch").glob(".ltbench-probe-*"))
+    # A line of shell that fails ends no job, so nobody would hear of it.
+    (birds / "cluster.yaml").write_text(
+        PROFILE.replace("time: 20", "time: 20\nsetup: [source /nowhere/activate]")
+    )
+    code, out, err = cli("doctor", "--profile", "cluster.yaml", "--probe")
+    assert code == 0, (out, err)
+    assert re.search(r"warning +probe +modules and setup are not silent: .*/nowhere/activate", out), out
+    assert "--probe sends a job" in cli("doctor", "--profile", "cluster.yaml")[2]
     (birds / "cluster.yaml").write_text(PROFILE.replace("time: 20", "time: 20\nconstraint: nowhere"))
     code, out, _ = cli("doctor", "--profile", "cluster.yaml")
     assert (code, "will fail" in out) == (4, True)

@@ -10,6 +10,7 @@ from ltbench.cli.output import clip, out, plural, table
 from ltbench.errors import LtbenchError, UsageError
 
 if TYPE_CHECKING:
+    from ltbench.launch.slurm.seen import Task
     from ltbench.store import Run, Store
 
 
@@ -35,7 +36,7 @@ def _jobs(store: Store, cell: str) -> list[dict[str, Any]]:
         {
             "job": task.name,
             "class": task.kind,
-            "state": task.word,
+            "state": _state(task),
             "alive": task.alive,
             "reason": task.state.reason if task.state else "",
             "node": task.state.node if task.state else "",
@@ -46,6 +47,12 @@ def _jobs(store: Store, cell: str) -> list[dict[str, Any]]:
         }
         for task in seen.look(store.scratch).tasks.get(cell, [])
     ]
+
+
+def _state(task: Task) -> str:
+    """SLURM's word; of a job that it has forgotten, or does not answer for, how the job itself said that it ended."""
+    told = (task.ended or {}).get("reason")
+    return str(told) if told and not task.alive and task.state is None else task.word
 
 
 def _present(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, Any] | str]:

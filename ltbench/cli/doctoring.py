@@ -64,6 +64,10 @@ def doctor(
             if bad or warned
             else "nothing will fail"
         )
+        if cluster is not None and not probe:
+            say(
+                "no node was asked: --probe sends a job that tries python, modules, setup and container there"
+            )
     raise typer.Exit(EnvironmentProblem.exit_code if bad else 0)
 
 

@@ -68,6 +68,11 @@ def logs(
 
     place(store, scratch, plugins)
     if layout.named(cell):
+        if stage is not None:
+            raise UsageError(
+                "--stage chooses among the logs of a cell, and a submission has those of its jobs",
+                "leave it away, or name a cell: `status --list` has their ids",
+            )
         source: Source = OfSubmission(scratch_root(), cell, attempt)
     else:
         source = Source(scratch_root(), resolve(cell), stage, attempt)
@@ -208,6 +213,9 @@ class OfSubmission(Source):
 
     def absence(self) -> tuple[str, str]:
         name = self.submission.id
+        if there := self._all():
+            said = ", ".join(sorted({str(part.attempt) for part in there}))
+            return f"submission {name} has no log of attempt {self.attempt}", f"there are: {said}"
         return f"no job of submission {name} has printed anything yet", "how it stands: squeue, or status"
 
 
@@ -227,11 +235,12 @@ def _element(part: Part) -> Path:
 def _announce(part: Part, earlier: int = 0) -> None:
     from ltbench.cli.progress import stage_words
 
-    words = stage_words(part.stage) if part.stage else "job"
+    where = f" on {part.host}" if part.stage else part.host  # of a command, whose host is its job
+    words = stage_words(part.stage) if part.stage else ""
     more = f"; {plural(earlier, 'earlier part')} (--json lists them)" if earlier else ""
     end = "" if part.outcome is None else f", {part.outcome}"
     which = "" if part.job is not None else f", attempt {part.attempt}"
-    say(f"--- {words}{which} on {part.host}{end}: {part.log}{more}")
+    say(f"--- {words}{which}{where}{end}: {part.log}{more}")
 
 
 def _print(part: Part, start: int) -> int:

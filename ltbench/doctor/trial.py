@@ -71,9 +71,7 @@ def _tried(profile: Profile, folder: Path, places: list[str], patience: float) -
     job = said.out.strip().partition(";")[0]
     if not _wait(job, answer, patience):
         call(["scancel", job])
-        log = folder / "out"
-        text = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
-        if text:
+        if text := _printed(folder):
             yield failure(
                 "probe",
                 f"job {job} ended without an answer: {text[-1]}",
@@ -87,6 +85,16 @@ def _tried(profile: Profile, folder: Path, places: list[str], patience: float) -
             )
         return
     yield from _told(json.loads(answer.read_text()), asked.gpus)
+    if text := _printed(folder):  # a line of shell that fails does not end a job
+        first = text[0] if len(text) == 1 else f"{text[0]} (first of {len(text)} lines)"
+        remedy = "correct modules and setup in the profile if that was an error: jobs go on after it"
+        yield warning("probe", f"modules and setup are not silent: {first}", remedy)
+
+
+def _printed(folder: Path) -> list[str]:
+    """What the job said, less what its answer holds."""
+    log = folder / "out"
+    return log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
 
 
 def _wait(job: str, answer: Path, patience: float) -> bool:
