@@ -302,6 +302,16 @@ def test_values_of_another_extractor_never_stand_in_a_published_column(tmp_path)
     assert "FD[fashion-cnn-v1@11111111], tail" in [head.name for head in sheet.columns]
 
 
+def test_columns_of_another_extractor_do_without_the_row_that_they_subtract(tmp_path):
+    inputs = run(
+        other_extractor(planned("table1", tmp_path)),
+        like_published(),
+        lambda c, s: c["settings"]["method"]["name"] == "ccua",
+    )
+    shown = cell(sheet_of(build("table1", inputs)), "CCUA + BRS", "FD[fashion-cnn-v1@11111111]")
+    assert (shown.value, shown.change) == ("27.0", "")
+
+
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 

@@ -224,6 +224,22 @@ def test_a_row_of_two_labels_is_two_lines():
     assert names[:2] == ["sit: sit", "sit: sit (lr=0.1)"]
 
 
+def improving():
+    """Every row subtracts sit."""
+    rows = [{"name": name, "ours": {"method": name}, "against": "sit"} for name in METHODS]
+    columns = [{"name": "FD", "ours": {"metric": "FD"}, "improvement": True}]
+    return define(rows=rows, columns=columns)
+
+
+def test_a_baseline_of_two_lines_is_subtracted_from_nothing():
+    cells, records = world()
+    assert cell(sheet_of(build(cells, records, improving())), "ccua", "FD").change
+    twin = planned("sit", 0, label="sit (lr=0.1)", train={"batch": 64, "lr": 0.1, "betas": [0.9, 0.999]})
+    sheet = sheet_of(build([*cells, twin], records, improving()))
+    assert cell(sheet, "ccua", "FD").value
+    assert cell(sheet, "ccua", "FD").change == ""
+
+
 def test_a_selector_that_means_nothing_is_an_error():
     rows = [{"name": "sit", "ours": {"metod": "sit"}}]
     with pytest.raises(UsageError, match="no cell has a setting 'metod'") as caught:

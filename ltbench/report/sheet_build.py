@@ -159,10 +159,12 @@ class _Writer:
         return list(dict.fromkeys(found))
 
     def _change(self, draft: Draft, drafts: Sequence[Draft], column: SheetColumn, mine: Mine) -> str:
-        """Ours minus our baseline over common seeds, signed and scaled; nothing where the two cannot be subtracted."""
+        """Ours minus our baseline over common seeds, signed and scaled; nothing where the two cannot be subtracted, nor where the
+        baseline's row is several lines, for none of them is the one meant."""
         if not (draft.row.against and column.improvement and mine.entry.values):
             return ""
-        base = next((d.values[column.name] for d in drafts if d.row.name == draft.row.against), None)
+        bases = [each for each in drafts if each.row.name == draft.row.against]
+        base = bases[0].values.get(column.name) if len(bases) == 1 else None
         if base is None or not base.entry.values:
             return ""
         gap = difference(mine.entry, base.entry, replace(mine.column, better="lower"))

@@ -92,7 +92,7 @@ def legend(sheet: Sheet, best: str, second: str, theirs: str) -> list[str]:
     lines.append(
         "Ours: mean over training seeds ± standard deviation over seeds; n in the second column, and in a cell that differs. "
         "With n=1, ± ... SE is the standard error over the samples of that one network. In parentheses: the paired difference from "
-        "our own line of that row, over common seeds."
+        "our own line of that row, if it is one line, over common seeds."
     )
     if any(line.kind == "floor" for _, line in sheet.lines()):
         lines.append(
