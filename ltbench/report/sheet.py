@@ -108,8 +108,14 @@ class Sheet:
                 verdict = cell.verdict
                 if verdict is not None and verdict.word in DRIFTED:
                     where = ", ".join(filter(None, (title, line.name, head.name)))
-                    told = f"ours {cell.value}, {verdict.difference:+.{head.decimals}f} against the published number"
-                    found.append(
-                        f"{where}: {verdict.word}; {told}, allowed {verdict.allowed:.{head.decimals}f}"
-                    )
+                    gap, allowed = _apart(verdict.difference or 0.0, verdict.allowed or 0.0, head.decimals)
+                    told = f"ours {cell.value}, {gap} against the published number, allowed {allowed}"
+                    found.append(f"{where}: {verdict.word}; {told}")
         return found
+
+
+def _apart(gap: float, allowed: float, decimals: int) -> tuple[str, str]:
+    """A difference and the smaller one that is allowed, with as many decimals more as it takes to see which is larger."""
+    while decimals < 12 and f"{abs(gap):.{decimals}f}" == f"{allowed:.{decimals}f}":
+        decimals += 1
+    return f"{gap:+.{decimals}f}", f"{allowed:.{decimals}f}"
