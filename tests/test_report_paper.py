@@ -332,6 +332,13 @@ def test_verdicts_follow_the_declared_tolerance(tmp_path):
         assert cell(sheet, "SiT", "FID", "difference").value == f"{(scale - 1) * 33.8:+.1f}"
 
 
+def test_a_drift_shows_that_it_is_larger_than_what_is_allowed(tmp_path):
+    inputs = run(planned("table1", tmp_path), like_published(1.0502), lambda c, s: c["label"] == "sit")
+    lines = sheet_of(build("table1", inputs, verdicts=True)).drifted()
+    found = next(text for text in lines if text.startswith("250k steps, SiT, FID: "))
+    assert found.endswith("worse; ours 35.5, +1.70 against the published number, allowed 1.69")
+
+
 def test_a_number_without_ours_is_not_compared_and_says_why(tmp_path):
     table = build("table1", partly(planned("table1", tmp_path)), verdicts=True)
     sheet = sheet_of(table)
@@ -393,6 +400,54 @@ def test_timing_has_speed_of_trainings_and_no_verdict(tmp_path):
         "timing", replace(inputs, records=[{"body": body, "digest": digest(body), "envelope": on_cpu}])
     )
     assert cell(sheet_of(table), "SiT", "GB/image").gap == "n/a"
+
+
+def timed(inputs, machine):
+    """Every planned training with its speed; machine: (label, seed) -> (device, steps per second, ranks)."""
+    records = []
+    for each in inputs.planned:
+        body = {"kind": "train", "cell": each["cell"], "run": "0" * 12, "step": 1000, "settings": each["settings"]}  # fmt: skip
+        device, speed, ranks = machine(each["label"], each["settings"]["seed"])
+        envelope = {"finished": 1.0, "attempt": 1, "device": device, "execution": "graphs", "ranks": ranks, "seconds": 9.0,
+                    "memory_bytes": 24_000_000_000, "images_per_s": [[10, 48 * speed]]}  # fmt: skip
+        records.append({"body": body, "digest": digest(body), "envelope": envelope})
+    return replace(inputs, records=records)
+
+
+def test_speeds_of_two_machines_are_neither_averaged_nor_ranked(tmp_path):
+    inputs = planned("timing", tmp_path, changes=["grid.seed=[0, 1, 2]"])
+
+    def one(label, seed):
+        return "NVIDIA H100", (9.0 + 0.1 * seed if label.startswith("sit") else 7.0 + 0.07 * seed**2), 1
+
+    table = build("timing", timed(inputs, one))
+    assert cell(sheet_of(table), "SiT", "steps/s").mark == "best"
+    assert notes(table, line(sheet_of(table), "CCUA serial").notes) == "Ours on NVIDIA H100, graphs."
+
+    def two(label, seed):
+        return one(label, seed) if label.startswith("sit") else ("NVIDIA A100", 3.0 + 0.1 * seed, 1)
+
+    table = build("timing", timed(inputs, two))
+    sheet = sheet_of(table)
+    assert cell(sheet, "SiT", "steps/s").mark == ""
+    said = notes(table, line(sheet, "CCUA serial").notes)
+    assert "Not ranked against SiT: other machine (NVIDIA H100, graphs; here NVIDIA A100, graphs)" in said
+
+    def astray(label, seed):
+        return ("NVIDIA A100", 90.0, 1) if label.startswith("sit") and seed == 2 else one(label, seed)
+
+    table = build("timing", timed(inputs, astray))
+    shown = cell(sheet_of(table), "SiT", "steps/s")
+    assert (shown.value, [v.seed for v in shown.entry.values]) == ("9.1", [0, 1])
+    assert "the others ran on another machine (NVIDIA H100, graphs; here NVIDIA A100" in notes(
+        table, [*shown.notes, *line(sheet_of(table), "SiT").notes]
+    )
+
+
+def test_memory_per_image_is_of_the_images_that_one_gpu_holds(tmp_path):
+    inputs = planned("timing", tmp_path)
+    sheet = sheet_of(build("timing", timed(inputs, lambda label, seed: ("NVIDIA H100", 9.0, 4))))
+    assert cell(sheet, "SiT", "GB/image").value == "2.00"  # 24 GB for 12 of 48 images
 
 
 def test_printed_bold_is_a_policy_of_the_definition(tmp_path):

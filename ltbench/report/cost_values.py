@@ -75,11 +75,15 @@ def stretches_of(records: Iterable[Record], seed: int) -> Iterator[Stretch]:
         if key not in last or told["seconds"] > last[key]["envelope"]["seconds"]:
             last[key] = record
     for record in sorted(last.values(), key=lambda r: (r["body"]["step"], r["digest"])):
-        told = record["envelope"]
-        device = str(told["device"])
-        threads = int(told.get("threads") or 0) if device.startswith("cpu") else 0
-        where = Where(device, threads, int(told.get("ranks") or 1), _executed(told, told))
-        yield Stretch(where, record, seed)
+        yield Stretch(where_trained(record), record, seed)
+
+
+def where_trained(record: Record) -> Where:
+    """What a training ran on, by its record."""
+    told = record.get("envelope") or {}
+    device = str(told.get("device") or "unknown device")
+    threads = int(told.get("threads") or 0) if device.startswith("cpu") else 0
+    return Where(device, threads, int(told.get("ranks") or 1), _executed(told, told))
 
 
 def where_calibrated(calibration: Mapping[str, Any]) -> Where:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ltbench.report import words
-from ltbench.report.cost_table import CostBlock, CostRow, Costs, Known, Source
+from ltbench.report.cost_table import CostBlock, CostRow, Costs, Known, Source, Where
 
 HEADING = "Cost"
 LEGEND = (
@@ -46,8 +46,12 @@ def title(block: CostBlock) -> str:
 
 
 def where(block: CostBlock) -> str:
+    """Of a block's head: `where_text`."""
+    return where_text(block.where)
+
+
+def where_text(place: Where) -> str:
     """ "NVIDIA H200, 2 ranks, graphs" """
-    place = block.where
     parts = [place.device]
     parts += [words.plural(place.threads, "thread")] if place.threads else []
     parts += [words.plural(place.ranks, "rank")] if place.ranks > 1 else []

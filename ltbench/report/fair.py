@@ -32,15 +32,17 @@ _NAMES = {"resample": "resampling", "init": "initialisation", "dataset.imbalance
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one line in one column: how it was trained, how it was sampled and measured."""
+    """Of one line in one column: how it was trained, how it was sampled and measured. machine: what a speed is of; "" of other values,
+    and where nothing ran yet."""
 
     training: Mapping[str, Any]
     evaluation: Mapping[str, Any]
+    machine: str = ""
 
     @property
     def key(self) -> str:
         """Lines of one key may be ranked against each other."""
-        return digest([dict(self.training), dict(self.evaluation)])
+        return digest([dict(self.training), dict(self.evaluation), self.machine])
 
 
 def facts_of(cell: Planned, step: int, evaluation: Mapping[str, Any], varies: Iterable[str]) -> Facts:
@@ -95,6 +97,13 @@ def sampling_differences(line: Facts, base: Facts) -> list[str]:
     """The same for what images an evaluation draws; how it measures them is `Measure`."""
     names = sorted({*line.evaluation, *base.evaluation} - set(MEASURED))
     return differing(line.evaluation, base.evaluation, names)
+
+
+def machine_differences(line: Facts, base: Facts) -> list[str]:
+    """The same for what two speeds were measured on."""
+    if "" in (line.machine, base.machine) or line.machine == base.machine:
+        return []
+    return [f"machine ({base.machine}; here {line.machine})"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -109,8 +109,8 @@ class Ours:
         step = self._step(selector, cells)
         if "train" in selector:
             facts = fair.facts_of(cells[0], step, {}, self.sheet.varies)
-            entry = train_entry(cells, step, str(selector["train"]), self.selected, self.states)
-            return Mine(entry, train_column(column), None, facts)
+            entry, machine = train_entry(cells, step, str(selector["train"]), self.selected, self.states)
+            return Mine(entry, train_column(column), None, replace(facts, machine=machine))
         found, evaluated = spots(self.sections, cells, selector)
         if len(found) != 1:
             return Mine(_no_spot(cells, found, evaluated), blank)
@@ -216,7 +216,10 @@ class Ours:
     # --- what may be compared ---
 
     def marks_of_settings(self, drafts: Sequence[Draft]) -> None:
-        """A footnote on every line whose settings are not those of the baseline's line."""
+        """A footnote on every line whose settings are not those of the baseline's line, and on what machine speeds were measured."""
+        for draft in drafts:
+            machines = dict.fromkeys(m.facts.machine for m in draft.values.values() if m.facts)
+            draft.notes += [self.notes.number(clean(f"Ours on {each}.")) for each in machines if each]
         base = next((d for d in drafts if d.row.name == self.sheet.baseline and d.cells), None)
         base = base or next((d for d in drafts if d.cells), None)
         if base is None:
@@ -229,6 +232,7 @@ class Ours:
                     continue
                 texts |= dict.fromkeys(fair.training_differences(mine.facts, other.facts))
                 texts |= dict.fromkeys(fair.sampling_differences(mine.facts, other.facts))
+                texts |= dict.fromkeys(fair.machine_differences(mine.facts, other.facts))
             if texts:
                 lead = (
                     "A reference row, not ranked"

@@ -1,4 +1,4 @@
-"""What training cost, from training records: speed and memory. Circumstances of a machine, so the device is part of the value's name."""
+"""What training cost, from training records: speed and memory. Circumstances of a machine: values of two machines are not one value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 from ltbench.errors import UsageError
 from ltbench.report.axes import Planned, seed_of
+from ltbench.report.columns import most_common
+from ltbench.report.cost_values import where_trained
+from ltbench.report.cost_words import where_text
 from ltbench.report.definition import TRAIN_VALUES, SheetColumn
 from ltbench.report.select import Record, Selected
 from ltbench.report.table import Column, Entry, Missing, SeedValue
@@ -26,33 +29,44 @@ def train_entry(
     what: str,
     selected: Selected,
     states: Mapping[str, Mapping[str, str]],
-) -> Entry:
-    """One value per seed, from the training record at `step`. Raises UsageError for an unknown value."""
+) -> tuple[Entry, str]:
+    """(one value per seed from the training record at `step`, the machine that they are of); "" where there is no value.
+
+    Seeds of another machine than most are refused. Raises UsageError for an unknown value.
+    """
     if what not in TRAIN_VALUES:
         raise UsageError(f"train: {what} is no value of a training", f"there are {', '.join(TRAIN_VALUES)}")
-    values, missing = [], []
+    values: list[tuple[Planned, SeedValue, str]] = []
+    missing = []
     for cell in cells:
         found = selected.train.get((cell["cell"], step))
         value = None if found is None else _value(what, found)
         if found is not None and value is not None:
-            values.append(SeedValue(seed_of(cell), value, cell["cell"], found["digest"]))
+            seed = SeedValue(seed_of(cell), value, cell["cell"], found["digest"])
+            values.append((cell, seed, where_text(where_trained(found))))
         else:
             missing.append(_gap(cell, step, found, states))
-    mean = statistics.fmean(v.value for v in values) if values else None
-    sd = statistics.stdev([v.value for v in values]) if len(values) > 1 else None
-    return Entry(mean, sd, len(cells), tuple(values), tuple(missing))
+    machine = most_common([where for *_, where in values]) if values else ""
+    for cell, seed, where in values:
+        if where != machine:
+            told = f"refused, since the others ran on another machine ({machine}; here {where})"
+            missing.append(Missing(str(cell["label"]), seed.seed, cell["cell"], "refused", told))
+    kept = tuple(seed for _, seed, where in values if where == machine)
+    mean = statistics.fmean(v.value for v in kept) if kept else None
+    sd = statistics.stdev([v.value for v in kept]) if len(kept) > 1 else None
+    return Entry(mean, sd, len(cells), kept, tuple(missing)), machine
 
 
 def _value(what: str, record: Record) -> float | None:
-    """steps_per_s: the median of the speeds that the training noted. GB_per_image: its peak of memory over the batch, on the GPU."""
+    """steps_per_s: the median of the speeds that the training noted. GB_per_image: its peak of memory over the images of the batch that
+    one GPU holds."""
     envelope, batch = record.get("envelope") or {}, int(record["body"]["settings"]["train"]["batch"])
     if what == "steps_per_s":
         speeds = [float(rate) for _, rate in envelope.get("images_per_s") or []]
         return statistics.median(speeds) / batch if speeds else None
     peak: Any = envelope.get("memory_bytes")
-    if peak is None or str(envelope.get("device", "")).startswith("cpu"):
-        return None
-    return float(peak) / 1e9 / batch
+    where = where_trained(record)
+    return float(peak) / 1e9 / (batch / where.ranks) if peak is not None and where.gpu else None
 
 
 def _gap(cell: Planned, step: int, record: Record | None, states: Mapping[str, Mapping[str, str]]) -> Missing:
