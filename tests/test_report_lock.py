@@ -73,6 +73,33 @@ def test_every_printed_number_is_pinned_with_every_seed_behind_it():
             assert value in [row["value"] for row in bodies[name]["rows"] if row["group"] == place[4]]
 
 
+def test_floors_of_two_data_sets_under_one_evaluation_are_both_pinned():
+    """Of one part and protocol: nothing but the data set tells the two tables apart."""
+    small = {"name": "fashion_mnist", "source": "embedded", "imbalance": 0.01, "resolution": 16}
+    cells = [
+        planned("sit", 0, label="sit (resolution=32)"),
+        planned("sit", 0, label="sit (resolution=16)", dataset=small),
+    ]
+    inputs = Inputs("q", "Q", cells, [record(cell, STEPS[-1]) for cell in cells])
+    sections = build_table(inputs, PLAIN).sections
+    floors = [place for place in pins(inputs).numbers if place[-1] == "floor"]
+    assert len(sections) == 2
+    printed = [(s, at) for s in sections for at in s.floors if at[1] == s.shown]
+    assert len(floors) == len(printed)
+    assert {place[0] for place in floors} == {
+        "sit, {imbalance: 0.01, name: fashion_mnist, resolution: 16, source: embedded}",
+        "sit, {imbalance: 0.01, name: fashion_mnist, resolution: 32, source: embedded}",
+    }
+
+
+def test_a_line_of_a_sheet_is_named_without_what_it_has_not():
+    place = ("", "", "SiT", "FID", "", 0, "ours")
+    one = Pins("d", {}, {place: {"printed": "27.0", "value": 27.0, "from": {}}})
+    assert compare(one, Pins("d", {}, {}), set()).lines["gone"] == [
+        "SiT / FID (ours): pinned as 27.0, not printed any more"
+    ]
+
+
 def test_a_changed_value_is_named_with_its_cell():
     inputs = quickstart()
 

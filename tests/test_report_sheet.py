@@ -274,6 +274,12 @@ def test_a_definition_is_strict_and_says_where(tmp_path):
         ("brs: null}}", "brs: null}, against: SiT}", "- {name: DDPM", "against 'SiT' is no row"),
         ("  rows:", "  baseline: SiT\n  rows:", "published: ccua", "baseline 'SiT' is no row"),
         ("  published: ccua\n", "", "theirs: {table", "need the key 'published'"),
+        (
+            "  rows:",
+            "  blocks: [{title: A}, {title: A}]\n  rows:",
+            "[{title: A}",
+            "two blocks have the title 'A'",
+        ),
         ("name: t\n", "name: t\nname: u\n", "name: u", "name"),
     ):
         assert old in GOOD

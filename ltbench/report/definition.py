@@ -131,6 +131,16 @@ class SheetDefinition(_Strict):
             raise ValueError("there is none")
         return items
 
+    @field_validator("blocks")
+    @classmethod
+    def _titles_once(cls, blocks: list[SheetBlock]) -> list[SheetBlock]:
+        titles = [block.title for block in blocks]
+        if twice := sorted({title for title in titles if titles.count(title) > 1}):
+            raise ValueError(
+                f"two blocks have the title {twice[0]!r}: a lock and a drift could not tell them apart"
+            )
+        return blocks
+
     @model_validator(mode="after")
     def _complete(self) -> SheetDefinition:
         names = [row.name for row in self.rows]

@@ -16,6 +16,7 @@ from ltbench import files
 from ltbench.canonical import digest
 from ltbench.errors import LtbenchError, UsageError
 from ltbench.report import words
+from ltbench.report.axes import setting_text
 from ltbench.report.definition import Definition
 from ltbench.report.sheet import Sheet
 from ltbench.report.table import Entry, Inputs, Section, Table
@@ -56,7 +57,7 @@ def pin(table: Table, inputs: Inputs, definition: Definition) -> Pins:
     known = {record["digest"]: record["body"] for record in (*inputs.records, *inputs.externals)}
     sheet = table.sheet  # views print it instead of the sections
     found = (
-        (_numbers(section, table.decimals) for section in table.sections)
+        (_numbers(section, _part(section, table.sections), table.decimals) for section in table.sections)
         if sheet is None
         else [_sheet(sheet)]
     )
@@ -77,9 +78,18 @@ def _record(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _numbers(section: Section, decimals: Mapping[str, int]) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _part(section: Section, sections: Sequence[Section]) -> str:
+    """The part; with the data set where several sections of it are of one evaluation, whose floors would share a place."""
+    here = section.part, section.evaluation["id"]
+    alone = sum((each.part, each.evaluation["id"]) == here for each in sections) == 1
+    return section.part if alone else f"{section.part}, {setting_text(section.dataset)}"
+
+
+def _numbers(
+    section: Section, part: str, decimals: Mapping[str, int]
+) -> Iterator[tuple[Place, dict[str, Any]]]:
     for j, column in enumerate(section.columns):
-        where = {"part": section.part, "evaluation": section.evaluation["id"], "column": column.name}
+        where = {"part": part, "evaluation": section.evaluation["id"], "column": column.name}
         where |= {"group": column.group, "step": section.shown}
         entries = [section.entry(i, j) for i in range(len(section.rows))]
         for i, (row, entry) in enumerate(zip(section.rows, entries, strict=True)):
@@ -261,9 +271,12 @@ def _code(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 def _said(place: Place) -> str:
     told = dict(zip(_WHERE, place, strict=True))
-    what = "" if told["what"] == "value" else f" ({told['what']})"
-    text = f"{told['part']} / {told['row']} / {told['column']}, {told['group']}, step {told['step']}{what}"
-    return words.clean(f"{text} [{str(told['evaluation'])[:6]}]")
+    column = ", ".join(filter(None, (str(told["column"]), str(told["group"]))))
+    text = " / ".join(filter(None, (str(told["part"]), str(told["row"]), column)))
+    if told["evaluation"]:  # a sheet's columns are of several, at steps that its blocks name
+        text += f", step {told['step']}"
+    text += "" if told["what"] == "value" else f" ({told['what']})"
+    return words.clean(text + (f" [{str(told['evaluation'])[:6]}]" if told["evaluation"] else ""))
 
 
 def _exact(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
