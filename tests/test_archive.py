@@ -183,6 +183,20 @@ def test_the_exit_code_tells_of_conflicts(packed, cli, here):
     assert "left out: cell" in out
 
 
+def test_what_was_added_before_a_damaged_archive_is_told(packed, cli, here):
+    (here / "cut.zip").write_bytes(packed.read_bytes()[:900])
+    code, out, err = cli("import", "a.zip", "cut.zip", "--store", "other")
+    assert code == 1
+    assert "a.zip: " in out
+    assert "records added" in out
+    assert "cut.zip is damaged" in err
+
+
+def test_the_next_command_is_one_that_a_shell_takes(packed, cli):
+    _, out, _ = cli("export", "little.yaml", "--out", "my results.zip")
+    assert "next: python harness.py import 'my results.zip' --store DIR" in out
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -151,6 +151,7 @@ def test_from_the_command_line(run, cli, here):
     assert code == 0
     assert "4 runs written, 0 as they were" in out
     assert "0 runs written, 4 as they were" in cli("sync", "little.yaml", "--to", "tensorboard")[1]
+    assert "logdir '" in cli("sync", "little.yaml", "--to", "tensorboard", "--out", "my runs")[1]
     assert tree(here / "store") == before
     code, _, err = cli("sync", "little.yaml", "--to", "mlflow")
     assert code == 2

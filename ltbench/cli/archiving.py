@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,7 +84,7 @@ def export(
     )
     if made.images is not None:
         _tell_images(made.images)
-    out(f"next: python harness.py import {path} --store DIR")
+    out(f"next: python harness.py import {shlex.quote(str(path))} --store DIR")
 
 
 def _images(made: Packed) -> dict[str, Any] | None:
@@ -137,19 +138,26 @@ def import_(
 
     place(store, scratch)
     house = stores.open_store(write=True)
-    merged = {path: merge(path, house) for path in archives}
+    merged: dict[Path, Merged] = {}
+    for path in archives:
+        merged[path] = merge(path, house)
+        if not json:  # at once: what a damaged archive stops is told from what was added before it
+            _tell_merged(path, merged[path])
     if json:
         dump({str(path): _facts(done) for path, done in merged.items()})
-    for path, done in merged.items() if not json else ():
-        new, old = (plural(count["record"], "record") for count in (done.added, done.present))
-        out(f"{path}: {new} added, {old} there already" + _failures(done))
-        if images := done.added["image"] + done.present["image"]:
-            new = f"{done.added['image']} added ({done.image_bytes / 1e6:.2f} MB)"
-            out(f"  {plural(images, 'file')} of images: {new}, {done.present['image']} there already")
-        for conflict in done.conflicts:
-            out(f"  left out: {conflict}")
     if any(done.conflicts for done in merged.values()):
         raise typer.Exit(1)
+
+
+def _tell_merged(path: Path, done: Merged) -> None:
+    """What came of one archive."""
+    new, old = (plural(count["record"], "record") for count in (done.added, done.present))
+    out(f"{path}: {new} added, {old} there already" + _failures(done))
+    if images := done.added["image"] + done.present["image"]:
+        new = f"{done.added['image']} added ({done.image_bytes / 1e6:.2f} MB)"
+        out(f"  {plural(images, 'file')} of images: {new}, {done.present['image']} there already")
+    for conflict in done.conflicts:
+        out(f"  left out: {conflict}")
 
 
 def _failures(done: Merged) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +71,7 @@ def sync(
     out(f"{root}: {plural(counts['written'], 'run')} written, {counts['unchanged']} as they were")
     if counts["without records"]:
         out(f"{plural(counts['without records'], 'cell')} have no record yet")
-    here = root.absolute()
+    here = shlex.quote(str(root.absolute()))
     out(
         f"next: tensorboard --logdir {here}"
         if to == "tensorboard"
