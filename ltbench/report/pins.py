@@ -57,7 +57,7 @@ def pin(table: Table, inputs: Inputs, definition: Definition) -> Pins:
     known = {record["digest"]: record["body"] for record in (*inputs.records, *inputs.externals)}
     sheet = table.sheet  # views print it instead of the sections
     found = (
-        (_numbers(section, _part(section, table.sections), table.decimals) for section in table.sections)
+        (_numbers(section, _held_out(section, table.sections), table.decimals) for section in table.sections)
         if sheet is None
         else [_sheet(sheet)]
     )
@@ -78,18 +78,19 @@ def _record(body: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part(section: Section, sections: Sequence[Section]) -> str:
-    """The part; with the data set where several sections of it are of one evaluation, whose floors would share a place."""
+def _held_out(section: Section, sections: Sequence[Section]) -> str:
+    """The part that floors are pinned under: with the data set where several sections of it are of one evaluation, for "real images"
+    names no data set as the other rows' labels do."""
     here = section.part, section.evaluation["id"]
     alone = sum((each.part, each.evaluation["id"]) == here for each in sections) == 1
     return section.part if alone else f"{section.part}, {setting_text(section.dataset)}"
 
 
 def _numbers(
-    section: Section, part: str, decimals: Mapping[str, int]
+    section: Section, held_out: str, decimals: Mapping[str, int]
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
     for j, column in enumerate(section.columns):
-        where = {"part": part, "evaluation": section.evaluation["id"], "column": column.name}
+        where = {"part": section.part, "evaluation": section.evaluation["id"], "column": column.name}
         where |= {"group": column.group, "step": section.shown}
         entries = [section.entry(i, j) for i in range(len(section.rows))]
         for i, (row, entry) in enumerate(zip(section.rows, entries, strict=True)):
@@ -106,7 +107,8 @@ def _numbers(
                 yield _place(where, label, "difference"), _number(text, gap.value, both)
         if (j, section.shown) in section.floors:
             text, value = words.floor_text(section, j, decimals), section.floors[j, section.shown]
-            yield _place(where, words.FLOOR_LABEL, "floor"), _number(text, value, entries, own=False)
+            place = _place({**where, "part": held_out}, words.FLOOR_LABEL, "floor")
+            yield place, _number(text, value, entries, own=False)
 
 
 def _sheet(sheet: Sheet) -> Iterator[tuple[Place, dict[str, Any]]]:
