@@ -158,6 +158,26 @@ def test_rows_follow_the_plan_and_name_what_differs():
     assert [r.label for r in build(weights, []).sections[0].rows] == ["ccua (alpha=0.05)", "ccua (alpha=0.5)"]
 
 
+def test_a_row_of_other_settings_than_the_first_has_them_in_a_footnote():
+    """However its label calls it: marks compare it with rows that had another budget, or saw other batches."""
+    cells = [
+        planned("sit", 0),
+        planned("ccua", 0),
+        planned("ccua", 0, label="ccua (resample=0.1)", resample=0.1),
+        planned(
+            "cbdm", 0, label="cbdm (batch=128)", train={"batch": 128, "lr": 0.002, "betas": [0.9, 0.999]}
+        ),
+    ]
+    table = build_table(Inputs("q", "Q", cells, [record(cell, STEPS[-1]) for cell in cells]), SUMMARY)
+    told = {r.label: [table.notes[n - 1] for n in r.notes] for r in table.sections[0].rows}
+    assert told["sit"] == told["ccua"] == []
+    end = " than in sit; marks compare rows of all settings."
+    assert told["ccua (resample=0.1)"] == [f"Other resampling (none, here 0.1){end}"]
+    assert told["cbdm (batch=128)"] == [
+        f"Other images seen (35,840, here 71,680), train.batch (64, here 128){end}"
+    ]
+
+
 def test_what_is_unequal_between_two_labels_is_said_even_if_no_label_says_it():
     cells = [planned("sit", 0), planned("cbdm", 0, network="SiT-N/8")]
     section = build(cells, []).sections[0]

@@ -23,6 +23,7 @@ from ltbench.report.costs import build_costs
 from ltbench.report.definition import Definition
 from ltbench.report.differences import against_baselines
 from ltbench.report.externals import external_rows, unplaced
+from ltbench.report.fair import facts_of, training_differences
 from ltbench.report.guidance import arranged
 from ltbench.report.identity import differing, section_of
 from ltbench.report.marks import marks
@@ -310,8 +311,22 @@ class _Assembly:
             return len(self.selected.others.get(record["digest"], []))
 
         numbers = row_notes(found, self.plan.evaluation["extractor"]["name"], others, self.notes)
+        unlike = self._unlike_first(rows, shown)
         late = [diverged.notes_of(row, self.selected.train, shown) for row in rows]
-        return [(*own, *map(self.notes.number, more)) for own, more in zip(numbers, late, strict=True)]
+        return [
+            (*own, *map(self.notes.number, (*other, *more)))
+            for own, other, more in zip(numbers, unlike, late, strict=True)
+        ]
+
+    def _unlike_first(self, rows: Sequence[RowPlan], shown: int) -> Iterator[list[str]]:
+        """Of every row what its training does otherwise than the first row's, but for the method. A sheet says it of its own lines, and
+        ranks them otherwise."""
+        plain = [None if row.external else facts_of(row.cells[0], shown, {}, ()) for row in rows]
+        first = None if self.definition.sheet else plain[0]
+        for facts in plain:
+            texts = training_differences(facts, first) if facts and first else []
+            told = f"Other {', '.join(texts)} than in {rows[0].label}; marks compare rows of all settings."
+            yield [told] if texts else []
 
 
 def _gap_in(row: RowPlan, cell: Planned, text: str, detail: str) -> Missing:
