@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from ltbench.report.cost_data import CostPlot
 from ltbench.report.figure_data import Bars, ClassPlot, Line, LinePlot
+from ltbench.report.figure_text import legend, short, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ _DPI = 150
 _HATCHES = ("", "///", "...", "xx", "---", "\\\\\\", "ooo", "++", "|||", "**")
 _ORDER = (0, 1, 2, 9, 3, 5, 6, 4, 8, 7)  # dark and light in turn: neighbours differ by 8 or more in L*
 FEW_CLASSES = 20  # up to here every class has its name and its error bar
+_UPRIGHT = 12  # up to here there is room for them side by side
 _SHADES = {"head": "#eef3f8", "body": "#f8f8f8", "tail": "#fbf1ec"}
 
 
@@ -106,45 +107,18 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     return figure
 
 
-def short(label: str, most: int = 34) -> str:
-    """Fits a legend; matplotlib drops labels that begin with an underscore."""
-    label = label if len(label) <= most else label[: most - 1] + "…"
-    return f" {label}" if label.startswith("_") else label
+def draw_lines(data: LinePlot, style: Mapping[str, Look], dense: bool = False) -> Figure:
+    """One panel per group or term: mean line, band of one standard deviation over seeds, single seeds as dots.
 
-
-def wrapped(label: str, width: int, most: int = 2) -> str:
-    """In lines of at most so many characters, at most so many lines; what does not fit ends in an ellipsis."""
-    lines = textwrap.wrap(label, max(width, 2)) or [label]
-    if len(lines) > most:
-        lines = [*lines[: most - 1], short(" ".join(lines[most - 1 :]), max(width, 2))]
-    return "\n".join(lines)
-
-
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Below the axes, in as few lines as the figure's width allows; read row by row. Nothing where nothing was drawn."""
-    if not labels:
-        return
-    shown = [short(label) for label in labels]
-    width = 0.095 * max(map(len, shown)) + 0.75  # inches of one entry at this font size
-    columns = max(1, min(len(shown), int(figure.get_figwidth() / width)))
-    lines = -(-len(shown) // columns)
-    columns = -(-len(shown) // lines)
-    figure.set_figheight(figure.get_figheight() + 0.25 * (lines - 1))
-    order = [
-        i for first in range(columns) for i in range(first, len(shown), columns)
-    ]  # matplotlib fills columns first
-    chosen = [handles[i] for i in order], [shown[i] for i in order]
-    figure.legend(*chosen, loc="outside lower center", ncols=columns, frameon=False, columnspacing=1.6)
-
-
-def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) -> Figure:
-    """One panel per group or term: mean line, band of one standard deviation over seeds, single seeds as dots."""
-    figure = new_figure(min((3.6 if markers else 4.4) * len(data.panels) + 0.6, 13.5), 4.3)
+    dense: lines of many points, of which few get a marker and none a tick.
+    """
+    figure = new_figure(min((4.4 if dense else 3.6) * len(data.panels) + 0.6, 13.5), 4.3)
     axes = figure.subplots(1, len(data.panels), squeeze=False)[0]
     handles: dict[str, Any] = {}
     for axis, panel in zip(axes, data.panels, strict=True):
-        for line in panel.lines:
-            handles.setdefault(line.label, _draw_line(axis, line, style[line.label], markers))
+        for place, line in enumerate(panel.lines):
+            every = _few_markers(len(line.x), place, len(panel.lines)) if dense else None
+            handles.setdefault(line.label, _draw_line(axis, line, style[line.label], every))
         if panel.floor is not None:
             handles.setdefault(
                 "real images", axis.axhline(panel.floor, color=FLOOR, linestyle=(0, (1, 2)), lw=1.5)
@@ -152,7 +126,7 @@ def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) 
         axis.set_title(panel.title)
         axis.set_xlabel(data.x_label)
         axis.margins(x=0.04)
-        if markers:
+        if not dense:
             steps = sorted({x for line in panel.lines for x in line.x})
             axis.set_xticks(steps if len(steps) <= 6 else steps[:: len(steps) // 6 + 1])
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
@@ -162,15 +136,25 @@ def draw_lines(data: LinePlot, style: Mapping[str, Look], markers: bool = True) 
     return figure
 
 
-def _draw_line(axis: Axes, line: Line, look: Look, markers: bool) -> Any:
+def _few_markers(points: int, place: int, lines: int) -> tuple[int, int]:
+    """matplotlib's `markevery` (first, every) for one of many lines: about five markers, each line's beside those of the others.
+
+    Dashes come in four kinds, so in grey a fifth line could not be told without them; and a lone point has no line.
+    """
+    every = max(1, points // 5)
+    return min(points - 1, place * every // lines), every
+
+
+def _draw_line(axis: Axes, line: Line, look: Look, every: tuple[int, int] | None) -> Any:
     (drawn,) = axis.plot(
         line.x,
         line.mean,
         color=look.colour,
         linestyle=look.dash,
-        marker=look.marker if markers else None,
-        markersize=6,
-        lw=1.9 if markers else 1.6,
+        marker=look.marker,
+        markevery=every,
+        markersize=5 if every else 6,
+        lw=1.6 if every else 1.9,
     )
     if any(line.sd):
         low = [m - s for m, s in zip(line.mean, line.sd, strict=True)]
@@ -184,7 +168,7 @@ def _draw_line(axis: Axes, line: Line, look: Look, markers: bool) -> Any:
 def draw_bars(data: Bars, style: Mapping[str, Look]) -> Figure:
     """Groups along x, a bar per method, an error bar of one standard deviation, the floor as a line across the group."""
     labels = list(data.values)
-    figure = new_figure(max(7.8, 1.5 + 0.42 * len(labels) * len(data.groups)), 4.3)
+    figure = new_figure(min(max(7.8, 1.5 + 0.42 * len(labels) * len(data.groups)), 18.0), 4.3)
     axis = figure.subplots()
     width = 0.8 / len(labels)
     handles: list[Any] = []
@@ -230,24 +214,35 @@ def draw_classes(data: ClassPlot, style: Mapping[str, Look]) -> Figure:
     axis = figure.subplots()
     places = _places(data.counts) if few else [float(count) for count in data.counts]
     handles: dict[str, Any] = {}
+    apart = _apart(places, len(data.lines))
     for i, (line, ranks) in enumerate(zip(data.lines, data.ranks, strict=True)):
-        look = style[line.label]
-        aside = 1.025 ** (
-            (len(data.lines) - 1) / 2 - i
-        )  # on the log axis, so that error bars do not hide one another
-        x = [places[rank] * (aside if few else 1) for rank in ranks]
-        handles[line.label] = _few_classes(axis, x, line, look) if few else _many_classes(axis, line, look)
-    known = [(place, floor) for place, floor in zip(places, data.floor, strict=True) if floor is not None]
+        look, line = style[line.label], _on_the_axis(line)
+        if few:
+            aside = apart ** ((len(data.lines) - 1) / 2 - i)
+            x = [places[rank] * aside for rank in ranks if places[rank] > 0]
+            handles[line.label] = _few_classes(axis, x, line, look)
+        else:
+            markers = _few_markers(len(line.x), i, len(data.lines))
+            handles[line.label] = _many_classes(axis, line, look, markers)
+    floors = zip(places, data.floor, strict=True)
+    known = [(place, floor) for place, floor in floors if floor is not None and place > 0]
     if known:
         (handles["real images"],) = axis.plot(
             *zip(*known, strict=True), color=FLOOR, linestyle=(0, (1, 2)), lw=1.6, zorder=1
         )
-    axis.set_xscale("log")
+    _log_axis(axis)
     _shade_groups(axis, data, places)
     _class_ticks(axis, data, places, names)
     axis.set_ylabel(data.y_label)
     legend(figure, list(handles.values()), list(handles))
     return figure
+
+
+def _on_the_axis(line: Line) -> Line:
+    """Without the classes that have no training image: a log axis has no place for them."""
+    held = [i for i, count in enumerate(line.x) if count > 0]
+    x, mean, sd = (tuple(values[i] for i in held) for values in (line.x, line.mean, line.sd))
+    return replace(line, x=x, mean=mean, sd=sd)
 
 
 def _places(counts: Sequence[int]) -> list[float]:
@@ -260,10 +255,22 @@ def _places(counts: Sequence[int]) -> list[float]:
     return found
 
 
+def _apart(places: Sequence[float], lines: int) -> float:
+    """How far (as a factor, on a log axis) the lines stand beside one another so that no error bar hides another; a class and its
+    lines keep clear of the next class."""
+    known = [place for place in places if place > 0]
+    closest = min((a / b for a, b in pairwise(known)), default=2.0)
+    return min(1.025, closest ** (0.7 / lines))
+
+
 def _class_names(data: ClassPlot) -> list[str]:
-    """Name and count under each class, in lines that fit between its neighbours when all are evenly spread."""
-    width = max(8, 110 // len(data.names))
-    return [f"{wrapped(name, width)}\n{count:,}" for name, count in zip(data.names, data.counts, strict=True)]
+    """Name and count under each class, in lines that fit between its neighbours when all are evenly spread; on one line where they
+    are to be written aslant."""
+    width = 110 // len(data.names)
+    known = zip(data.names, data.counts, strict=True)
+    if len(data.names) > _UPRIGHT:
+        return [f"{short(name, 18)}: {count:,}" for name, count in known]
+    return [f"{wrapped(name, width)}\n{count:,}" for name, count in known]
 
 
 def _few_classes(axis: Axes, x: Sequence[float], line: Line, look: Look) -> Any:
@@ -275,13 +282,14 @@ def _few_classes(axis: Axes, x: Sequence[float], line: Line, look: Look) -> Any:
     return drawn
 
 
-def _many_classes(axis: Axes, line: Line, look: Look) -> Any:
+def _many_classes(axis: Axes, line: Line, look: Look, markers: tuple[int, int]) -> Any:
     """A faint dot per class and the moving average over a fifteenth of the classes, in order of frequency."""
     axis.scatter(line.x, line.mean, color=[look.colour], s=5, alpha=0.3, lw=0)
     half = max(1, len(line.x) // 30)
     spans = [range(max(0, i - half), min(len(line.x), i + half + 1)) for i in range(len(line.x))]
     smooth = [sum(line.mean[j] for j in span) / len(span) for span in spans]
-    (drawn,) = axis.plot(line.x, smooth, color=look.colour, linestyle=look.dash, lw=1.8)
+    (drawn,) = axis.plot(line.x, smooth, color=look.colour, linestyle=look.dash, lw=1.8,
+                         marker=look.marker, markevery=markers, markersize=5)  # fmt: skip
     return drawn
 
 
@@ -296,9 +304,11 @@ def _shade_groups(axis: Axes, data: ClassPlot, places: Sequence[float]) -> None:
     ]
     if not pairs:
         return
-    edges = [pairs[0][1] * 1.25]
+    most, fewest = pairs[0][1], pairs[-1][2]
+    margin = max((most / fewest) ** 0.05, 1.01) if most > fewest else 1.25
+    edges = [most * margin]
     edges += [(low * high) ** 0.5 for (_, _, low), (_, high, _) in pairwise(pairs)]
-    edges.append(pairs[-1][2] / 1.25)
+    edges.append(fewest / margin)
     for (group, _, _), (left, right) in zip(pairs, pairwise(edges), strict=True):
         axis.axvspan(right, left, color=_SHADES.get(group, "#ffffff"), zorder=0, lw=0)
         middle = (left * right) ** 0.5
@@ -315,6 +325,9 @@ def _class_ticks(axis: Axes, data: ClassPlot, places: Sequence[float], names: Se
         shown = [(place, name) for place, name in zip(places, names, strict=True) if place > 0]
         axis.set_xticks([place for place, _ in shown], [name for _, name in shown])
         axis.tick_params(axis="x", labelsize=8.5)
+        if len(names) > _UPRIGHT:
+            for label in axis.get_xticklabels():
+                label.set(rotation=40, ha="right", rotation_mode="anchor")
         axis.grid(axis="x", visible=False)
         near = any(place != count for place, count in zip(places, data.counts, strict=True))
         apart = "; classes of nearly equal counts are set apart" if near else ""

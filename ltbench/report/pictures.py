@@ -141,13 +141,19 @@ def _class_quality(
     from ltbench.report.figures import FEW_CLASSES, draw_classes
 
     data = class_plot(section, selected, wanted.metric)
-    if data is None:
-        return None
+    if data is None or (len(data.names) > FEW_CLASSES and len(set(data.counts)) < 2):
+        return None  # without names, balanced classes would all lie on one spot
     name = data.y_label.splitlines()[0]
+    empty = sum(count == 0 for count in data.counts)
+    absent = (
+        f" Without training images, so not on this axis: {empty} of {len(data.counts)} classes."
+        if empty
+        else ""
+    )
     trend = "" if len(data.names) <= FEW_CLASSES else " Lines: moving averages over neighbouring classes."
     caption = (
         f"Class frequency against {name} of the class at step {section.shown:,}. "
-        f"{_spread(section, 'Error bar')} Dotted: real images. A class has few images, so read the trend.{trend}"
+        f"{_spread(section, 'Error bar')} Dotted: real images. A class has few images, so read the trend.{trend}{absent}"
     )
     return draw_classes(data, style), caption, True
 
@@ -222,9 +228,12 @@ def _reverse(wanted: ReverseProcess, section: Section, selected: Selected, fetch
     data = reverse_sheet(section, selected, fetch, wanted.row, wanted.filter, wanted.cut)
     if data is None:
         return None
+    count = len(data.rows) - 1
+    classes = "one class" if count == 1 else f"{count} classes"
     shape = "Gaussian low-pass, one half at" if wanted.filter == "gaussian" else "ideal low-pass, cut at"
     caption = (
-        f"{data.label}, step {section.shown:,}: the reverse process without a label and for three classes from one noise. Low "
+        f"{data.label}, step {section.shown:,}: the reverse process without a label and for "
+        f"{classes} from one noise. Low "
         f"frequencies: {shape} {wanted.cut:g} cycles per image (Fourier space, circular); high: the rest, so that both sum to "
         "the image (high frequencies are shown around grey). Level 1 is noise, 0 data."
     )
@@ -276,4 +285,4 @@ def _loss_curves(
     if data is None:
         return None
     caption = f"Terms of the training loss, means over the logging window. {_spread(section, 'Band')}"
-    return draw_lines(data, style, markers=False), caption, True
+    return draw_lines(data, style, dense=True), caption, True

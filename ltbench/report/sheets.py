@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ltbench.report.figures import INK, MUTED, Look, legend, new_figure, short, wrapped
+from ltbench.report.figure_text import legend, short, told_apart, widest, wrapped
+from ltbench.report.figures import INK, MUTED, Look, new_figure
 from ltbench.report.illustrated import ClassMap, MapPanel, NeighbourSheet, ReverseSheet
 from ltbench.report.sample_data import SampleGrid
 
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 def draw_samples(data: SampleGrid) -> Figure:
     """One row per method, the real images on top; classes from head to tail; one noise per column."""
     sheet, tile, gap = _sheet(data)
-    labels = list(data.tiles)
+    labels = told_apart(list(data.tiles), 22)
     columns = next(iter(data.tiles.values())).shape[1]
     height, width = sheet.shape[:2]
     inches = 12.2, 12.2 * height / width  # of the pictures; margins hold the texts
     block = columns * tile + (columns - 1) * gap
     heads = _heads(data, 12.2 * block / width)
-    left, bottom = 0.25 + 0.1 * max(len(short(label, 20)) for label in labels), 0.42
+    left, bottom = 0.25 + 0.1 * widest(labels), 0.42
     top = 0.25 + 0.16 * max(text.count("\n") + 1 for text in heads)
     figure = new_figure(left + inches[0] + 0.1, top + inches[1] + bottom, layout=None)
     full = figure.get_figwidth(), figure.get_figheight()
@@ -35,7 +36,8 @@ def draw_samples(data: SampleGrid) -> Figure:
     for i, label in enumerate(labels):
         y = i * (tile + gap) + tile / 2 + (3 * gap if i else 0)
         style = "italic" if i == 0 else "normal"
-        axis.text(-2 * gap, y, short(label, 20), ha="right", va="center", fontsize=11, style=style)
+        size = 11 if label.count("\n") < 2 else 8.5
+        axis.text(-2 * gap, y, label, ha="right", va="center", fontsize=size, style=style)
     for j, text in enumerate(heads):
         x = j * (block + 3 * gap) + block / 2
         axis.text(x, -2 * gap, text, ha="center", va="bottom", fontsize=9)
@@ -135,12 +137,13 @@ def draw_neighbours(data: NeighbourSheet, heads: tuple[str, str]) -> Figure:
         0.3,
         0.75,
     )  # in tiles: a row with its texts, space before a block, its heading
-    labels = [label for block in data.blocks.values() for label in block]
+    labels = list(dict.fromkeys(label for block in data.blocks.values() for label in block))
+    names = dict(zip(labels, told_apart(labels, 22), strict=True))
     count = sum(len(rows) for block in data.blocks.values() for rows in block.values())
     blocks = len(data.blocks)
     columns, rows = 1.35 + data.columns, count * line + blocks * head + (blocks - 1) * gap
     tile = min(0.85, 10.5 / columns)
-    left = 0.3 + 0.1 * max(len(short(label, 20)) for label in labels)
+    left = 0.3 + 0.09 * widest(list(names.values()))
     figure, axis = _table(columns, rows, tile, left, 0.1)
     y = 0.0
     for c, block in data.blocks.items():
@@ -150,7 +153,8 @@ def draw_neighbours(data: NeighbourSheet, heads: tuple[str, str]) -> Figure:
         axis.text(1.35, y + 0.56, heads[1], va="center", fontsize=8.5, color=MUTED)
         y += head
         for label, found in block.items():
-            axis.text(-0.12, y + 0.5, short(label, 20), ha="right", va="center", fontsize=10)
+            size = 10 if names[label].count("\n") < 2 else 8
+            axis.text(-0.12, y + 0.5, names[label], ha="right", va="center", fontsize=size)
             for place, one in enumerate(found):
                 _put(axis, one.image, 0, y, frame=True)
                 for k, (image, text) in enumerate(zip(one.nearest, texts[c, label, place], strict=True)):
@@ -178,23 +182,31 @@ def _captions(data: NeighbourSheet) -> dict[tuple[int, str, int], list[str]]:
 # --- maps of features --------------------------------------------------------------------------------------------------------
 
 _CELLS = 120  # of the grid that a density is drawn on, along each axis
+_ABREAST = 4  # panels in a row
 MASSES = (0.5, 0.9)  # shares of the images that contours hold
 
 
 def draw_maps(maps: Sequence[ClassMap], style: Mapping[str, Look]) -> Figure:
-    """A row per class, a panel per method: the density of real images in grey, that of the method's as contour lines."""
-    columns = max(len(row.panels) for row in maps)
-    figure = new_figure(min(3.3 * columns + 0.4, 13.5), 3.55 * len(maps) + 0.4)
-    grid = figure.subplots(len(maps), columns, squeeze=False)
-    for n, (row, axes) in enumerate(zip(maps, grid, strict=True)):
+    """A panel per method, at most _ABREAST in a row; a class has as many rows as that takes. The density of real images in grey,
+    that of the method's as contour lines."""
+    most = max(len(row.panels) for row in maps)
+    deep = -(-most // _ABREAST)
+    columns = -(-most // deep)
+    figure = new_figure(3.3 * columns + 0.4, (3.55 if deep == 1 else 3.8) * deep * len(maps) + 0.4)
+    grid = figure.subplots(deep * len(maps), columns, squeeze=False)
+    titles = told_apart(list(style), 32)
+    names = dict(zip(style, titles, strict=True))
+    for n, row in enumerate(maps):
         box = _box(row.panels) if row.joint else None
+        axes = grid[n * deep : (n + 1) * deep].ravel()
         for axis, panel in zip(axes, row.panels, strict=False):
             _draw_map(axis, panel, style[panel.label], box or _box([panel]))
-            if n == 0 or not row.joint:
-                axis.set_title(short(panel.label, 26), fontsize=11)
+            if n == 0 or not row.joint or deep > 1:
+                axis.set_title(names[panel.label], fontsize=11)
         for axis in axes[len(row.panels) :]:
             axis.set_axis_off()
-        axes[0].set_ylabel(f"{short(row.name, 20)}\n{row.count:,} training images", fontsize=10)
+        for axis in axes[::columns]:
+            axis.set_ylabel(f"{wrapped(row.name, 30)}\n{row.count:,} training images", fontsize=10)
     legend(figure, _keys(), ["real images (density)", "training images", "generated images", "their density"])
     return figure
 
