@@ -24,6 +24,7 @@ from ltbench.errors import EnvironmentProblem, LtbenchError
 from ltbench.files import StorageProblem
 from ltbench.guard import ProcessChanged
 from ltbench.methods import ContractBroken, Unsupported
+from ltbench.provenance.changes import changes
 from ltbench.stages.common import Event, Followed, Options, Stage
 from ltbench.stages.encode import encode
 from ltbench.stages.evaluate import evaluate_milestone, look_at_reals, sample_part
@@ -142,7 +143,7 @@ def _dispatch(stage: Stage, kind: str, rest: str) -> dict[str, Any]:
 def _require_same_code(stage: Stage) -> None:
     """Refuse to mix: code edited between the plan and the start of the job would write into the other code's run."""
     now = provenance.train_code(stage.settings)
-    changed = provenance.changes(stage.run.info()["code"], now)
+    changed = changes(stage.run.info()["code"], now)
     accepted = (stage.run.accepted() or {}).get("code") or {}
     if changed and any(accepted.get(part) != now[part]["digest"] for part in now):
         raise LtbenchError(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ltbench import provenance
+from ltbench.provenance import surroundings
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition
 from ltbench.store import Store
@@ -57,12 +58,12 @@ def test_changed_versions_are_named(done, cli, here):
     old.path.unlink()
     envelope = {
         **old.envelope,
-        "versions": {**provenance.versions(), "numpy": "0.1", "gone": "9"},
+        "versions": {**surroundings.versions(), "numpy": "0.1", "gone": "9"},
         "finished": 1e12,
     }
     store.run(old.cell, old.run).put_record(old.kind, old.step, old.body, envelope, old.evaluation)
     out = cli("why", done)[1]
-    assert f"numpy was 0.1 and is {provenance.versions()['numpy']}" in out
+    assert f"numpy was 0.1 and is {surroundings.versions()['numpy']}" in out
     assert "gone was 9 and is not installed" in out
 
 

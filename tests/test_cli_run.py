@@ -6,6 +6,7 @@ import json
 import re
 
 from ltbench import provenance
+from ltbench.provenance import syntax
 from tests import cli_world
 from tests.cli_world import MINE, SPEC, fake, stages
 
@@ -156,6 +157,6 @@ def test_looks_after_a_run_or_a_submission_parse_no_code(cli, run, here, monkeyp
         for words in (("plan", "little.yaml", "--json"), ("status", "little.yaml"), ("status",)):
             provenance.forget()
             with monkeypatch.context() as change:
-                change.setattr(provenance, "_tree", None)
+                change.setattr(syntax, "parsed", None)
                 assert cli(*words)[0] == 0
         provenance.forget()

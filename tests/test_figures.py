@@ -21,6 +21,7 @@ from ltbench.job import run_job
 from ltbench.packed import pack, unpack
 from ltbench.plan import plan, register
 from ltbench.plan.helpers import with_helpers
+from ltbench.provenance import components
 from ltbench.report import cost_data, figures, illustrated, sheets
 from ltbench.report.build import fetch_from, write_report
 from ltbench.report.cost_data import pareto
@@ -122,7 +123,7 @@ def test_pictures_go_stale_by_their_own_code_and_are_accepted_apart_from_numbers
         monkeypatch.undo()
         code = copy.deepcopy(provenance.measuring_code("illustration"))
         code["files"]["ltbench/illustrate.py"][f"function {name}"] = 8 * "0"
-        monkeypatch.setattr(provenance, "_illustration", lambda: {**code, "digest": 64 * name[0]})
+        monkeypatch.setattr(components, "illustration", lambda: {**code, "digest": 64 * name[0]})
 
     assert look()[0] == "done"
     cell = house.cells[0].id

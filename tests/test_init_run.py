@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ltbench import provenance, spec
+from ltbench import spec
 from ltbench.checkpoint import load_milestone, weights_sha256
 from ltbench.datasets import build_dataset
 from ltbench.external import LABELS
@@ -23,6 +23,7 @@ from ltbench.methods import load_method
 from ltbench.networks import build_network
 from ltbench.plan import Plan, plan, register
 from ltbench.plan.work import Work
+from ltbench.provenance import components
 from ltbench.spec.cells import Cell
 from ltbench.start import StartProblem, settle, start
 from ltbench.store import Run, Store
@@ -340,7 +341,7 @@ def test_changed_code_of_the_source_makes_its_heirs_stale(tmp_path, monkeypatch)
     """Their weights were made by it; nobody else's were."""
     house = House(tmp_path, f"sit, ccua, {TUNED}")
     house.all()
-    original = provenance._plugin
+    original = components.plugin
 
     def changed(kind: str, name: str) -> dict[str, Any]:
         found = original(kind, name)
@@ -349,7 +350,7 @@ def test_changed_code_of_the_source_makes_its_heirs_stale(tmp_path, monkeypatch)
         return {"digest": "0" * 64, "files": {"methods/sit.py": {"method SiT.loss": "0" * 8}}}
 
     changed.cache_clear = original.cache_clear  # type: ignore[attr-defined]
-    monkeypatch.setattr(provenance, "_plugin", changed)
+    monkeypatch.setattr(components, "plugin", changed)
     found = {item.cell.label: item for item in house.plan().cells}
     tuned = found["cbdm (preset=finetune, init=sit@3)"]
     assert (found["sit"].state, tuned.state, found["ccua"].state) == ("stale", "stale", "done")

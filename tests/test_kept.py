@@ -11,6 +11,7 @@ import pytest
 
 from ltbench import derived, plan, provenance, spec, texts
 from ltbench import status as state
+from ltbench.provenance import syntax
 from ltbench.spec.cells import expand
 from ltbench.store import Store, kept, records, sealed
 from ltbench.store.kept import Kept
@@ -303,7 +304,7 @@ def test_what_makes_results_leaves_what_it_read_and_takes_nothing(tmp_path, monk
     provenance.leave(tmp_path)
     provenance.forget()
     with monkeypatch.context() as change, provenance.kept_in(tmp_path):
-        change.setattr(provenance, "_tree", None)  # nothing is parsed again
+        change.setattr(syntax, "parsed", None)  # nothing is parsed again
         assert code() == plain
     (path,) = tmp_path.glob("code-*.json")
     derived.write(path, {key: type(said)() for key, said in derived.read(path).items()})

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from ltbench import plugins, provenance
+from ltbench.provenance import surroundings, syntax
+from ltbench.provenance.changes import changes
 from ltbench.spec import networks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,8 +35,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             tmp_path / folder,
             ignore=shutil.ignore_patterns("__pycache__", "*.npz", "*.safetensors"),
         )
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "ltbench")
     monkeypatch.setattr(plugins, "PACKAGE", tmp_path / "ltbench")
     monkeypatch.setattr(networks, "NAMES_FILE", tmp_path / "ltbench" / "networks" / "names.py")
     monkeypatch.delenv(plugins.VARIABLE, raising=False)
@@ -105,7 +105,7 @@ def test_a_change_touches_its_component_and_is_named(checkout: Path, file: str) 
         edit(path, old, new)
     after = code()
     assert changed(before, after) == components
-    said = provenance.changes(before, after)
+    said = changes(before, after)
     assert bool(said) == bool(components)
     assert words in "; ".join(said)
 
@@ -158,7 +158,7 @@ def test_a_removed_name_and_a_new_file_are_told(checkout: Path) -> None:
     path.write_text(
         path.read_text().replace("from ltbench import seeds", "from ltbench import newly, seeds", 1)
     )
-    said = provenance.changes(before, code())
+    said = changes(before, code())
     assert "ltbench/newly.py: is new" in said
     assert "ltbench/trainer.py: imports changed" in said
 
@@ -166,8 +166,8 @@ def test_a_removed_name_and_a_new_file_are_told(checkout: Path) -> None:
 def test_a_function_is_named_as_a_function() -> None:
     old = {"method": {"digest": "a", "files": {"methods/ccua.py": {"function spread": "1", "imports": "2"}}}}
     new = {"method": {"digest": "b", "files": {"methods/ccua.py": {"function spread": "3", "imports": "2"}}}}
-    assert provenance.changes(old, new) == ["methods/ccua.py: function `spread` changed"]
-    assert provenance.changes(old, old) == []
+    assert changes(old, new) == ["methods/ccua.py: function `spread` changed"]
+    assert changes(old, old) == []
 
 
 def test_imports_for_types_alone_do_not_count(checkout: Path) -> None:
@@ -179,9 +179,7 @@ def test_imports_for_types_alone_do_not_count(checkout: Path) -> None:
     guarded = "if TYPE_CHECKING:\n    from ltbench.sampling import sample\n"
     path.write_text(text.replace(head, head + extra, 1) + guarded)
     after = code()
-    assert provenance.changes(before, after) == [
-        "ltbench/trainer.py: imports changed"
-    ]  # TYPE_CHECKING itself
+    assert changes(before, after) == ["ltbench/trainer.py: imports changed"]  # TYPE_CHECKING itself
     assert "ltbench/sampling/__init__.py" not in after["trainer"]["files"]
 
 
@@ -254,10 +252,8 @@ else: del y
 
 
 def test_one_spelling_of_a_tree_for_every_python() -> None:
-    spelled = provenance.spell_tree(ast.parse(SNIPPET))
-    assert spelled == provenance.spell_tree(
-        ast.parse(SNIPPET.replace("Doc.", "Other.").replace("\n\n", "\n"))
-    )
+    spelled = syntax.spell_tree(ast.parse(SNIPPET))
+    assert spelled == syntax.spell_tree(ast.parse(SNIPPET.replace("Doc.", "Other.").replace("\n\n", "\n")))
     import hashlib
 
     # Pinned: a Python that spells this otherwise would call every stored result stale.
@@ -267,13 +263,13 @@ def test_one_spelling_of_a_tree_for_every_python() -> None:
 def plainly(node: object) -> str:
     """As `spell_tree`, field by field as `ast` lists them."""
     if isinstance(node, list):
-        return "[" + ",".join(plainly(item) for item in node if not provenance._is_text(item)) + "]"
+        return "[" + ",".join(plainly(item) for item in node if not syntax._is_text(item)) + "]"
     if isinstance(node, ast.Constant) or not isinstance(node, ast.AST):
         return repr(getattr(node, "value", node))
     if isinstance(node, ast.JoinedStr):
-        node = ast.JoinedStr(provenance._joined(node.values))
+        node = ast.JoinedStr(syntax._joined(node.values))
     said = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
-    own = [f"{name}={plainly(value)}" for name, value in said if name not in provenance._SKIPPED]
+    own = [f"{name}={plainly(value)}" for name, value in said if name not in syntax._SKIPPED]
     return f"{type(node).__name__}({','.join(own)})"
 
 
@@ -281,7 +277,7 @@ def test_every_file_is_spelled_field_by_field() -> None:
     paths = [path for folder in ("ltbench", "methods", "datasets") for path in (ROOT / folder).glob("*.py")]
     for path in paths:
         tree = ast.parse(path.read_bytes())
-        assert provenance.spell_tree(tree) == plainly(tree), path
+        assert syntax.spell_tree(tree) == plainly(tree), path
 
 
 @pytest.mark.parametrize(
@@ -296,13 +292,13 @@ def test_every_file_is_spelled_field_by_field() -> None:
     ],
 )
 def test_remotes_lose_their_credentials(url: str, clean: str) -> None:
-    assert provenance.clean_remote(url) == clean
+    assert surroundings.clean_remote(url) == clean
 
 
 def test_only_listed_variables_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTBENCH_SECRET_TOKEN", "canary")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    found = provenance.environment()
+    found = surroundings.environment()
     assert "canary" not in repr(found)
     assert found["environment"]["SLURM_JOB_ID"] == "17"
     assert found["versions"]["python"].startswith(f"{sys.version_info.major}.")

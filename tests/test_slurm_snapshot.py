@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from ltbench import files, plugins, provenance
+from ltbench import files, plugins
 from ltbench.errors import EnvironmentProblem
 from ltbench.launch.slurm import snapshot
+from ltbench.provenance import surroundings
 
 ROOT = Path(__file__).resolve().parents[1]
 DROPPED = """
@@ -32,10 +33,11 @@ class {name}(Method):
 LOOK = """
 import json, sys
 from ltbench import plugins, provenance
+from ltbench.provenance import surroundings
 from ltbench.launch.slurm import snapshot
 settings = {"dataset": {"name": "digits"}, "network": "SiT-N/4", "seed": 0}
 code = {name: provenance.train_code({**settings, "method": {"name": name}}) for name in ("ccua", "single", "nested")}
-found = {"code": code, "evaluation": provenance.evaluation_code(), "git": provenance.git_state(),
+found = {"code": code, "evaluation": provenance.evaluation_code(), "git": surroundings.git_state(),
          "from": provenance.__file__, "paths": {name: str(plugins.get("methods", name).path) for name in code}}
 if len(sys.argv) > 1:
     place = snapshot.take(sys.argv[1])
@@ -100,7 +102,7 @@ def test_a_job_runs_the_code_of_the_submission_whatever_the_checkout_has_become(
     place = Path(before["place"])
     assert place.parent == world["folder"] / "scratch" / "snapshots"
     at_start = look(before["environment"], tmp_path)
-    assert at_start["from"] == str(place / "ltbench" / "provenance.py")
+    assert at_start["from"] == str(place / "ltbench" / "provenance" / "__init__.py")
     assert (at_start["code"], at_start["evaluation"]) == (before["code"], before["evaluation"])
 
     edit_everything(world)
@@ -137,15 +139,15 @@ def test_paths_are_absolute_and_data_beside_plugins_stays(world: dict[str, Any])
 
 def test_the_commit_is_that_of_the_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(plugins.VARIABLE, raising=False)
-    read_git = provenance.git_state.__wrapped__  # a job is a process of its own, with nothing cached
+    read_git = surroundings.git_state.__wrapped__  # a job is a process of its own, with nothing cached
     git = {"commit": "c" * 40, "dirty": True, "remote": "https://host/team/repo"}
-    monkeypatch.setattr(provenance, "git_state", lambda: git)
+    monkeypatch.setattr(surroundings, "git_state", lambda: git)
     place = snapshot.take(tmp_path)
     assert snapshot.take(tmp_path) == place, "made once"
     with monkeypatch.context() as inside:
         inside.setattr(plugins, "PACKAGE", place / "ltbench")
         assert read_git() == git
-    monkeypatch.setattr(provenance, "git_state", lambda: {**git, "commit": "d" * 40})
+    monkeypatch.setattr(surroundings, "git_state", lambda: {**git, "commit": "d" * 40})
     assert snapshot.take(tmp_path) != place, "equal code of another commit says its own"
 
 

@@ -310,7 +310,7 @@ def _numbers(values: Mapping[str, Any]) -> str:
 
 def reasons(store: Store, cell: str) -> dict[str, Any]:
     """Why a cell stands as it does: failures of the present run, and per run which code, defaults and versions changed since."""
-    from ltbench import provenance
+    from ltbench.provenance import surroundings
     from ltbench.report.versions import changed_versions
 
     settings = store.cell(cell)["settings"]
@@ -336,7 +336,9 @@ def reasons(store: Store, cell: str) -> dict[str, Any]:
         "changed": changed,
         "evaluations": {run.run: lines for run in runs if (lines := _evaluation_changes(run))},
         "versions": {
-            run.run: lines for run in runs if (lines := changed_versions(run.records(), provenance.versions))
+            run.run: lines
+            for run in runs
+            if (lines := changed_versions(run.records(), surroundings.versions))
         },
         "accepted": {run.run: (run.accepted() or {}).get("because") for run in runs},
         "elsewhere": {run.run: line for run in runs if run.run == present and (line := _elsewhere(run))},
@@ -355,14 +357,14 @@ def _elsewhere(run: Run) -> str:
 
 def _run_changes(run: Run, code: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Code and defaults of training that are other than when a run was made."""
-    from ltbench import provenance
     from ltbench.plan.changes import settings_changes
+    from ltbench.provenance.changes import changes
 
     try:
         info = run.info()
     except LtbenchError as problem:
         return [f"it cannot be compared: {problem.message}"]
-    return provenance.changes(info["code"], dict(code)) + settings_changes(info["settings"], dict(settings))
+    return changes(info["code"], dict(code)) + settings_changes(info["settings"], dict(settings))
 
 
 def _stale_evaluations(run: Run) -> list[Any]:

@@ -21,6 +21,7 @@ from ltbench.canonical import digest
 from ltbench.cost.work import data_shape
 from ltbench.errors import LtbenchError
 from ltbench.protocols import sampled_in
+from ltbench.provenance import surroundings
 from ltbench.store import Store, sealed
 
 FOLDER = "calibrations"
@@ -160,7 +161,7 @@ def keep(store: Store, question: Question, device: str, threads: int, result: Ma
     store.require_writable()
     code = question.code()
     key = key_of(question.id, device, threads, code)
-    envelope = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **provenance.environment()}
+    envelope = {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **surroundings.environment()}
     content = {
         "format": sealed.FORMAT,
         "what": question.what,

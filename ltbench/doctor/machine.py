@@ -14,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ltbench import provenance
 from ltbench.doctor.findings import Finding, call, failure, ok, warning
 from ltbench.errors import LtbenchError
 from ltbench.extractors import extractor_problem, extractors
 from ltbench.launch.devices import cores
+from ltbench.provenance import surroundings
 
 PYTHON = (3, 11)
 # What no verb that trains or reports can do without, each with its lower bound (pyproject.toml; a test compares the two).
@@ -63,7 +63,7 @@ def python() -> Iterator[Finding]:
     if old:
         yield failure("packages", "; ".join(old), "update them: pip install -U -e .")
     if not absent and not old:
-        known = provenance.versions()
+        known = surroundings.versions()
         yield ok(
             "packages", ", ".join(f"{name} {version}" for name, version in known.items() if name != "python")
         )

@@ -8,13 +8,14 @@ from typing import Any
 
 from ltbench import provenance
 from ltbench.plan.planned import Planned
+from ltbench.provenance.changes import changes
 from ltbench.spec.types import spell
 
 
 def evaluation_change(kind: str, old: dict[str, Any] | None) -> str:
     """What changed in the code that makes records of a kind, as far as the record's envelope tells."""
     what = "illustration" if kind == "illustration" else "evaluation"
-    said = provenance.changes({what: old}, {what: provenance.measuring_code(kind)}) if old else []
+    said = changes({what: old}, {what: provenance.measuring_code(kind)}) if old else []
     return f"{what} code changed: {said[0]}" if said else f"{what} code changed"
 
 

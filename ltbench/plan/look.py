@@ -16,6 +16,7 @@ from ltbench.plan.changes import settings_changes
 from ltbench.plan.holding import Goods, Holding
 from ltbench.plan.planned import Due, Planned
 from ltbench.plan.work import present_run
+from ltbench.provenance.changes import changes
 from ltbench.spec.cells import Cell
 from ltbench.store import Records, Run, Store
 from ltbench.store.kept import Seen
@@ -141,10 +142,10 @@ class Look:
         return min(found, key=len) if found else None
 
     def _code_changes(self, old: provenance.Code, new: provenance.Code) -> list[str]:
-        """`provenance.changes`: of thousands of runs the same few codes are compared."""
+        """`changes`: of thousands of runs the same few codes are compared."""
         known = next((said for *codes, said in self._compared if codes == [old, new]), None)
         if known is None:
-            known = provenance.changes(old, new)
+            known = changes(old, new)
             self._compared = [(old, new, known), *self._compared[:15]]
         return known
 

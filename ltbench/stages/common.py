@@ -16,6 +16,7 @@ from ltbench.datasets import Dataset
 from ltbench.distributed import Ranks
 from ltbench.evaluate import Tiles
 from ltbench.execution import Executed
+from ltbench.provenance import surroundings
 from ltbench.store import Claim, Run
 from ltbench.store.claims import Outcome
 from ltbench.store.run import FACT_LIMIT
@@ -113,7 +114,7 @@ class Stage:
             "ranks": self.ranks.size,
             **self.executed.told(),
             "memory_bytes": _peak_memory(self.device),
-            **provenance.environment(),
+            **surroundings.environment(),
             **more,
         }
 

@@ -2,7 +2,7 @@
 
 SCRATCH/snapshots/HASH holds copies of the package, of `methods/` and `datasets/`, of every further plugin, and the specs; with
 that folder first on PYTHONPATH a job runs what was there at submission, whatever the checkout has become meanwhile. Digests of
-code (ltbench/provenance.py) do not depend on the place, so records are the checkout's own.
+code (ltbench/provenance/) do not depend on the place, so records are the checkout's own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ltbench import files, plugins, provenance
+from ltbench import files, plugins
 from ltbench.canonical import digest
 from ltbench.errors import EnvironmentProblem
+from ltbench.provenance import surroundings
 from ltbench.store import sealed
 
 FOLDER = "snapshots"  # below the scratch root
@@ -36,7 +37,7 @@ def take(scratch: Path) -> Path:
     sources = dict(_sources())
     _refuse_much(sources.values())
     contents = {target: source.read_bytes() for target, source in sources.items()}
-    git = provenance.git_state()
+    git = surroundings.git_state()
     shown = {str(target): files.sha256_bytes(data) for target, data in contents.items()}
     name = digest({"files": shown, "git": git})[:16]
     place = Path(scratch).absolute() / FOLDER / name
