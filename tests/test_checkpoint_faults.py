@@ -109,7 +109,7 @@ def test_prune_killed_at_every_call(tmp_path: Path) -> None:
 def test_save_meets_disk_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, lasting: bool
 ) -> None:
-    monkeypatch.setattr(files, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("ltbench.files.problems._PAUSES", (0.0, 0.0, 0.0))
     save(tmp_path, 1)
     total = faults.calls_of(lambda: save(tmp_path, 2), only=faults.writes)
     passing = code in (errno.EIO, errno.ESTALE) and not lasting

@@ -260,7 +260,7 @@ def test_a_beat_that_comes_at_the_last_look_counts(run: Run, monkeypatch: pytest
         if path.name.startswith(".tmp-"):
             real(run.dir / "beats" / "train.1.json", sealed.seal({"format": 1, "counter": 99, "uptime": 0.0}))
 
-    monkeypatch.setattr(files, "replace", replace_and_reveal)
+    monkeypatch.setattr("ltbench.files.folders.replace", replace_and_reveal)
     held(contender.claim("train"))
 
 

@@ -147,7 +147,7 @@ def test_a_claim_killed_anywhere_is_all_or_nothing(run: Run) -> None:
 
 @pytest.mark.faults
 def test_a_claim_meets_disk_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("ltbench.files.problems._PAUSES", (0.0, 0.0, 0.0))
     total = faults.calls_of(lambda: run.claim("dry"))
     for code in faults.DISK_ERRORS:
         for number in range(1, total + 1):

@@ -10,7 +10,7 @@ from collections import namedtuple
 
 import pytest
 
-from ltbench import files, profiles
+from ltbench import profiles
 from ltbench.doctor import cluster, filesystem, machine
 from ltbench.doctor.findings import Said
 from tests import cli_world
@@ -195,7 +195,7 @@ def test_a_file_system_that_breaks_a_promise_will_fail(tmp_path, monkeypatch):
         "two processes"
         in next(e for e in filesystem.promises("store", tmp_path) if e.level == "will fail").message
     )
-    monkeypatch.setattr(files, "_link_or_none", lambda *paths: None)
+    monkeypatch.setattr("ltbench.files.folders.link_or_none", lambda *paths: None)
     assert any("no hard links" in each.message for each in filesystem.promises("store", tmp_path))
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from ltbench import files, provenance, spec
+from ltbench import provenance, spec
 from ltbench.cli.inputs import gather
 from ltbench.cli.planning import totals
 from ltbench.compiled import compile_blocks
 from ltbench.errors import SpecError
+from ltbench.files import writing
 from ltbench.job import run_job
 from ltbench.plan import plan, register
 from ltbench.plan.helpers import with_helpers
@@ -338,7 +339,7 @@ def test_a_crop_that_the_data_set_does_not_have_is_refused(
 def test_a_full_disk_is_named_and_what_was_finished_serves_again(
     whole: House, again: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, wrote = files._write_new, []
+    plain, wrote = writing._write_new, []
 
     def full(path: Path, data: bytes, durable: bool = True) -> None:
         if "features" in path.parts and len(wrote) == 1:
@@ -346,7 +347,7 @@ def test_a_full_disk_is_named_and_what_was_finished_serves_again(
         wrote.extend([path] if "features" in path.parts else [])
         plain(path, data, durable)
 
-    monkeypatch.setattr(files, "_write_new", full)
+    monkeypatch.setattr(writing, "_write_new", full)
     found = failing(again, again.id)
     assert (found["outcome"], "No space left" in found["message"]) == ("failed", True), found
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from tests import store_faults as faults
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("ltbench.files.problems._PAUSES", (0.0, 0.0, 0.0))
 
 
 def test_write_once_is_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from ltbench import files, spec
 from ltbench import plan as plans
 from ltbench.clearing import inventory, living, removing
+from ltbench.files import leftovers
 from ltbench.launch import drivers
 from ltbench.launch.slurm import layout, snapshot
 from ltbench.spec.cells import expand
@@ -26,7 +27,7 @@ from tests.cli_world import ROOT
 cli, here, queue = cli_world.cli, cli_world.here, test_operating.queue  # fixtures
 
 NOW = ("--keep-days", "0")
-GONE = f".tmp-{files._kernel_tag()}-4194305-0123456789ab"  # of a process number that no kernel gives
+GONE = f".tmp-{leftovers._kernel_tag()}-4194305-0123456789ab"  # of a process number that no kernel gives
 
 
 @pytest.fixture(scope="module")

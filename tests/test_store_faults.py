@@ -82,7 +82,7 @@ def test_a_new_store_killed_at_every_call_opens_again(tmp_path: Path) -> None:
 def test_put_record_meets_disk_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, lasting: bool
 ) -> None:
-    monkeypatch.setattr(files, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("ltbench.files.problems._PAUSES", (0.0, 0.0, 0.0))
     run = make(tmp_path)
     put(run, 1)
     total = faults.calls_of(lambda: put(run, 2), only=faults.writes)

@@ -18,7 +18,8 @@ from tests.test_layers import ROOT
 
 TESTS = ROOT / "tests"
 QUICK = (
-    "ltbench.files",
+    "ltbench.files.writing",
+    "ltbench.files.reading",
     "ltbench.store.records",
     "ltbench.spec.yaml_io",
 )  # no torch, no workers: a second each
