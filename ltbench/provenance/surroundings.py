@@ -6,7 +6,6 @@ import functools
 import os
 import platform
 import re
-import subprocess
 from typing import Any
 
 from ltbench import plugins
@@ -59,6 +58,8 @@ def git_state() -> dict[str, Any]:
 
 
 def _git(*words: str) -> str | None:
+    import subprocess  # no look asks for the commit
+
     try:
         done = subprocess.run(
             ["git", "-C", str(plugins.PACKAGE.parent), *words],
