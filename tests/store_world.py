@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ltbench.store import Run, Store, run_id
+from ltbench import provenance
+from ltbench.store import Run, Store
 
 CELL, OTHER = "ab" * 32, "ab" * 31 + "cd"
 SETTINGS = {"dataset": {"name": "toy", "imbalance": 0.01}, "method": {"name": "sit"}, "seed": 0}
 CODE = {"trainer": {"digest": "11", "files": {"ltbench/trainer.py": {"train": "0a0b0c0d"}}}}
-RUN = run_id({"trainer": "11"}, SETTINGS)
+RUN = provenance.run_id(CODE, SETTINGS)
 
 
 def make(folder: Path, lease: float = 60.0) -> Run:

@@ -406,7 +406,7 @@ def test_large_images_are_kept_as_thumbnails(again: House) -> None:
     run = again.store.run(again.cell.id, again.run_name)
     kept = put_tiles(run, Tiles(noise, list(range(12)), list(range(8))))
     assert kept["tile"] == 32
-    small = read_grid(run.read_fact(kept["file"]), 32)
+    small = read_grid(run.facts.read(kept["file"]), 32)
     expected = noise[3, 5, 1, 40:42, 60:62].astype(float).mean()
     once = noise.reshape(12, 8, 3, 64, 2, 64, 2).mean((4, 6)).round()
     assert abs(once[3, 5, 1, 20, 30] - expected) <= 0.5

@@ -76,7 +76,7 @@ class House:
         ]
 
     def fact(self, body: dict, name: str) -> bytes:
-        return self.store.run(body["cell"], body["run"]).read_fact(name)
+        return self.store.run(body["cell"], body["run"]).facts.read(name)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_milestone_is_illustrated_once_and_its_facts_are_small(house):
     assert with_helpers(found, found.work(), house.store.scratch, split=3) == []
     for body in house.bodies("illustration"):
         run = house.store.run(body["cell"], body["run"])
-        assert all(run.fact(name).stat().st_size <= 1 << 20 for name in run.fact_names())
+        assert all(run.facts.file(name).stat().st_size <= 1 << 20 for name in run.facts.names())
         assert body["evaluation"]["illustrate"]["classes"] == [7, 8, 9], "the rarest three of the tail"
 
 

@@ -173,7 +173,7 @@ def test_a_cell_leaves_records_that_say_everything(house: House) -> None:
         assert all(row["n_gen"] and row["n_ref"] for row in body["rows"])
         assert load_milestone(run.milestones, record.step)[1]["sha256"] == body["milestone"]
         for fact in body["facts"].values():
-            assert run.read_fact(fact["file"])[:4] == b"\x89PNG"
+            assert run.facts.read(fact["file"])[:4] == b"\x89PNG"
 
 
 def test_a_further_milestone_continues_the_run(house: House, tmp_path: Path) -> None:

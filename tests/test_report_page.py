@@ -143,13 +143,13 @@ def test_pictures_come_from_the_store_and_a_lost_one_is_a_gap(tmp_path):
     store.put_cell(cell["cell"], {}, cell["settings"])
     run = store.run(cell["cell"], "0" * 12)
     run.create({}, cell["settings"])
-    name = run.put_fact(fact("a"), "png")
+    name = run.facts.put(fact("a"), "png")
     made = record(cell, 560)
     read = fetch_from(store)
     assert read(made, name) == fact("a")
     assert read(made, "0" * 16 + ".png") is None
     assert read(made, "../../x") is None
-    run.fact(name).write_bytes(b"damaged")
+    run.facts.file(name).write_bytes(b"damaged")
     assert read(made, name) is None
 
 

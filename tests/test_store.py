@@ -98,23 +98,23 @@ def test_an_evaluation_record_needs_its_id_and_rows(store: Store, run: Run) -> N
 
 
 def test_facts_come_back_verified(run: Run) -> None:
-    name = run.put_fact(b"picture", "png")
-    assert name == run.put_fact(b"picture", ".png")
-    assert run.fact(name).read_bytes() == run.read_fact(name) == b"picture"
-    run.fact(name).write_bytes(b"pictura")
+    name = run.facts.put(b"picture", "png")
+    assert name == run.facts.put(b"picture", ".png")
+    assert run.facts.file(name).read_bytes() == run.facts.read(name) == b"picture"
+    run.facts.file(name).write_bytes(b"pictura")
     with pytest.raises(files.Unreadable, match="sha256"):
-        run.read_fact(name)
-    assert run.put_fact(b"picture", "png") == name  # made again: repaired
-    assert run.read_fact(name) == b"picture"
+        run.facts.read(name)
+    assert run.facts.put(b"picture", "png") == name  # made again: repaired
+    assert run.facts.read(name) == b"picture"
     with pytest.raises(LtbenchError, match="missing"):
-        run.fact("0" * 16 + ".png")
+        run.facts.file("0" * 16 + ".png")
     for bad in ("../../x.png", name + "/..", "x"):
         with pytest.raises(ValueError, match="not the name"):
-            run.fact(bad)
+            run.facts.file(bad)
     with pytest.raises(ValueError, match="1,048,576"):
-        run.put_fact(bytes((1 << 20) + 1), "npz")
+        run.facts.put(bytes((1 << 20) + 1), "npz")
     with pytest.raises(ValueError, match="png or an npz"):
-        run.put_fact(b"", "pkl")
+        run.facts.put(b"", "pkl")
 
 
 def test_evaluations_are_named_by_their_content(store: Store) -> None:
@@ -220,7 +220,7 @@ def test_a_store_opened_for_reading_writes_nothing(store: Store, run: Run) -> No
 
 def test_layers_are_read_as_one_and_never_written(store: Store, run: Run, tmp_path: Path) -> None:
     run.put_record("train", 1, {"curve": {}}, {"attempt": 1})
-    fact = run.put_fact(b"x", "png")
+    fact = run.facts.put(b"x", "png")
     evaluation_id = store.put_evaluation({"a": 1})
     frozen = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     own = Store.open(tmp_path / "own", tmp_path / "s", readonly=[store.root])
@@ -235,7 +235,7 @@ def test_layers_are_read_as_one_and_never_written(store: Store, run: Run, tmp_pa
     assert list(own.cells()) == [CELL, OTHER]
     assert [each.run for each in own.runs(CELL)] == [RUN]
     assert own.resolve(CELL) == CELL
-    assert twin.read_fact(fact) == b"x"
+    assert twin.facts.read(fact) == b"x"
     assert own.get_evaluation(evaluation_id) == {"a": 1}
     assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == frozen
 

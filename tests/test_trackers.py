@@ -34,7 +34,7 @@ def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
 def mirrored(tmp_path) -> Mirror:
     """A run with two milestones, an evaluation, a picture, and a picture that is gone."""
     made = make(tmp_path)
-    name = made.put_fact(PICTURE, "png")
+    name = made.facts.put(PICTURE, "png")
     curve = {"step": [10, 20, 30, 40], "loss": [1.0, 0.5, 0.25, 0.125], "grad_norm": [4.0, 3.0, 2.0, 1.0]}
     curve["terms"] = {"denoise": [1.0, 0.5, 0.25, 0.125], "denoise/tail": [None, 0.75, None, 0.5]}
     for step, points in ((20, 2), (40, 4)):

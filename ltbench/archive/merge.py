@@ -202,8 +202,8 @@ def _fact(store: Store, place: Mapping[str, str], data: bytes, _origin: str, don
     run = _place(store, place)
     if files.sha256_bytes(data)[:16] != place["name"][:16]:
         raise LtbenchError(f"fact {place['name']} of the archive does not match its name (sha256)")
-    new = place["name"] not in run.fact_names()
-    run.put_fact(data, place["name"].partition(".")[2])
+    new = place["name"] not in run.facts.names()
+    run.facts.put(data, place["name"].partition(".")[2])
     done.note("fact", new)
 
 

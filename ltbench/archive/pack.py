@@ -125,8 +125,8 @@ def _run_members(run: Run, records: list[Record]) -> Iterator[tuple[str, Path]]:
             yield name, found
     for record in made:
         yield f"records/{record.path.name}", record.path
-    for name in run.fact_names():
-        yield f"facts/{name}", run.fact(name)
+    for name in run.facts.names():
+        yield f"facts/{name}", run.facts.file(name)
     for path in run.standing_failures():
         yield f"failed/{path.name}", path
 

@@ -156,7 +156,7 @@ def _grids(run: Run, found: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _fact(run: Run, name: str) -> str | None:
     try:
-        return str(run.fact(name))
+        return str(run.facts.file(name))
     except (LtbenchError, ValueError):
         return None
 

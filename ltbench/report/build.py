@@ -48,7 +48,7 @@ def fetch_from(store: Store) -> Fetch:
 
     def fetch(record: Record, name: str) -> bytes | None:
         try:
-            return store.run(record["body"]["cell"], record["body"]["run"]).read_fact(name)
+            return store.run(record["body"]["cell"], record["body"]["run"]).facts.read(name)
         except (LtbenchError, ValueError):
             return None
 

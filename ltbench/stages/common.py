@@ -19,7 +19,7 @@ from ltbench.execution import Executed
 from ltbench.provenance import surroundings
 from ltbench.store import Claim, Run
 from ltbench.store.claims import Outcome
-from ltbench.store.run import FACT_LIMIT
+from ltbench.store.facts import FACT_LIMIT
 from ltbench.tiles import grid_png, halved
 
 Event = Callable[[dict[str, Any]], None]
@@ -158,7 +158,7 @@ def put_tiles(run: Run, shown: Tiles) -> dict[str, Any]:
     while len(data) > FACT_LIMIT and images.shape[-1] > 1:
         images = halved(images)
         data = grid_png(images)
-    name = run.put_fact(data, "png")
+    name = run.facts.put(data, "png")
     return {"file": name, "tile": int(images.shape[-1]), "rows": shown.rows, "columns": shown.columns}
 
 

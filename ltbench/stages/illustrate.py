@@ -15,7 +15,7 @@ from ltbench.illustrate import FeatureMap, Illustrated, Nearest, Reverse, illust
 from ltbench.packed import pack
 from ltbench.stages.common import Stage, context, present, put, put_tiles
 from ltbench.store import Run
-from ltbench.store.run import FACT_LIMIT
+from ltbench.store.facts import FACT_LIMIT
 
 HEADERS = 1 << 12  # bytes of an .npz beside its arrays
 
@@ -77,10 +77,10 @@ def _nearest(run: Run, found: Nearest) -> dict[str, Any]:
 
 def _map(run: Run, found: FeatureMap) -> dict[str, Any]:
     data = pack({"features": found.features, "points": found.points, "kinds": found.kinds})
-    return {"file": run.put_fact(data, "npz"), "images": np.bincount(found.kinds, minlength=3).tolist()}
+    return {"file": run.facts.put(data, "npz"), "images": np.bincount(found.kinds, minlength=3).tolist()}
 
 
 def _reverse(run: Run, found: Reverse) -> dict[str, Any]:
     frames = shown_frames(found.frames, FACT_LIMIT - HEADERS)
-    name = run.put_fact(pack({"frames": frames}), "npz")
+    name = run.facts.put(pack({"frames": frames}), "npz")
     return {"file": name, "side": frames.shape[-1], "levels": found.levels, "rows": found.classes}

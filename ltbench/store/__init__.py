@@ -2,7 +2,7 @@
 
 store = Store.open()
 store.put_cell(cell_id, identity, settings)
-run = store.run(cell_id, run_id(code_digests, settings))
+run = store.run(cell_id, provenance.run_id(code, settings))
 run.create(code, settings)
 claim = run.claim("train")                    # Claim, or a falsy Held that says who has it
 with claim: ...; run.put_record("train", step, body, envelope)
@@ -10,9 +10,11 @@ with claim: ...; run.put_record("train", step, body, envelope)
 
 from ltbench.store.claims import Claim, Held
 from ltbench.store.core import Store
+from ltbench.store.failures import CAUSES
 from ltbench.store.frame import load_records
 from ltbench.store.records import Damaged, Record, Records
-from ltbench.store.run import CAUSES, Run, StageState, run_id
+from ltbench.store.run import Run
+from ltbench.store.states import StageState
 
 __all__ = [
     "CAUSES",
@@ -25,5 +27,4 @@ __all__ = [
     "StageState",
     "Store",
     "load_records",
-    "run_id",
 ]

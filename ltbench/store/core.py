@@ -15,8 +15,8 @@ from ltbench.canonical import canonical_json, digest
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
 from ltbench.store import claims, kept, records, sealed
 from ltbench.store.kept import LIVE, Once, Reads
-from ltbench.store.records import Damaged, Record, Records
-from ltbench.store.run import Run, damage
+from ltbench.store.records import Damaged, Record, Records, damage
+from ltbench.store.run import Run
 from ltbench.store.values import Values
 
 DEFAULT_ROOT, DEFAULT_SCRATCH = "results/store", "results/scratch"

@@ -109,6 +109,17 @@ class Damaged:
     reason: str
 
 
+def damage(path: Path) -> list[Damaged]:
+    """What is wrong with a sealed file; nothing when it is sound or absent."""
+    try:
+        sealed.read_sealed(path)
+    except FileNotFoundError:
+        return []
+    except files.Unreadable as problem:
+        return [Damaged(path, problem.reason)]
+    return []
+
+
 class Records(list[Record]):
     """The records that count, in a fixed order, and beside them those that do not.
 

@@ -4,55 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltbench import files, redact
-from ltbench.canonical import digest
+from ltbench import files
 from ltbench.errors import LtbenchError
-from ltbench.store import claims, kept, records, sealed, values
+from ltbench.store import claims, failures, kept, records, sealed, states, values
 from ltbench.store.claims import Claim, Held
-from ltbench.store.kept import Reads, Seen
-from ltbench.store.records import Damaged, Glimpse, Record, Records
+from ltbench.store.facts import Facts
+from ltbench.store.fence import Fence, layer_records
+from ltbench.store.kept import Seen
+from ltbench.store.records import Damaged, Glimpse, Records, damage
+from ltbench.store.states import StageState
 
 if TYPE_CHECKING:
     from ltbench.store.core import Store
-
-CAUSES = ("nan", "unsupported", "oom", "plugin", "data", "disk", "killed", "code")
-CAUSES += (
-    "preempted",
-    "node",
-    "timeout",
-    "cancelled",
-    "no-progress",
-)  # ends of a SLURM job that its processes could not write down
-FACT_LIMIT = 1 << 20  # bytes
-TRACEBACK_LIMIT = 20_000  # characters
-_FACT = re.compile(r"[0-9a-f]{16}\.(png|npz)")
-
-
-@dataclass(frozen=True)
-class StageState:
-    """How a stage fares, as far as files tell: "running", "lost" (its process is gone without a word), "failed", "preempted"
-    or "released". Whether it is done is for the records to say. `sure` is False while only time can tell running from lost."""
-
-    state: str
-    attempt: int
-    sure: bool = True
-    cause: str | None = None
-    message: str | None = None
-    host: str | None = None
-    progress: dict[str, Any] | None = None
-
-
-def run_id(code: dict[str, str], settings: dict[str, Any]) -> str:
-    """12 hex digits that name a run: from the digests of the training components and the resolved settings."""
-    return digest({"code": code, "settings": settings})[:12]
 
 
 class Run:
@@ -78,12 +46,23 @@ class Run:
         return self.store.scratch / self._place
 
     @functools.cached_property
-    def _layers(self) -> list[Path]:
+    def folders(self) -> list[Path]:
+        """The run's folder in every layer, one's own first."""
         return [root / self._place for root in self.store.layers]
+
+    @functools.cached_property
+    def _places(self) -> list[str]:
+        """`folders` as text: paths are slow to make, and a look makes them for thousands of runs."""
+        return [f"{root}/{self._place}" for root in self.store.folders]
+
+    @functools.cached_property
+    def facts(self) -> Facts:
+        """Small files that figures need beside the records."""
+        return Facts(self)
 
     def layers(self) -> list[str]:
         """The layers that have something of the run, one's own first; see `Store.layer_of`."""
-        return [self.store.layer_of(layer) for layer in self._layers if layer.is_dir()]
+        return [self.store.layer_of(layer) for layer in self.folders if layer.is_dir()]
 
     @property
     def checkpoints(self) -> Path:
@@ -98,7 +77,7 @@ class Run:
     def create(self, code: dict[str, Any], settings: dict[str, Any]) -> None:
         """Write run.json: `code` = {component: {"digest": hex, "files": {path: {top-level name: sha8}}}}. A second call
         with the same run is nothing."""
-        self._writable()
+        self.writable()
         content = {
             "format": sealed.FORMAT,
             "run": self.run,
@@ -110,16 +89,16 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """run.json. Raises files.Unreadable when it is damaged, LtbenchError when the run was never created."""
-        for layer in self._layers:
+        for layer in self.folders:
             if (layer / "run.json").exists():
                 return sealed.read_sealed(layer / "run.json")
         raise self._unknown()
 
     def made_of(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """(code, settings) of `info`, through what is kept of the store; nobody changes them. Raises as `info` does."""
-        for root in self.store.folders:
+        for place in self._places:
             try:
-                return self.store.reads.info(f"{root}/{self._place}/run.json")
+                return self.store.reads.info(f"{place}/run.json")
             except FileNotFoundError:
                 continue
         raise self._unknown()
@@ -159,7 +138,7 @@ class Run:
             raise ValueError(f"a record for {told} has a body for {found}")
         records.check_body(body)
         name, data = records.record_file(body, envelope)
-        self._writable("records")
+        self.writable("records")
         path = self.dir / "records" / name
         if not files.write_once(path, data, link=self.store.link):
             if self._counts(path):
@@ -174,15 +153,14 @@ class Run:
         found = looked.get((self.cell, self.run))
         if found is None:
             reads = self.store.reads if self.store.lazy else kept.LIVE
-            places = [f"{root}/{self._place}" for root in self.store.folders]
-            layers = [_layer_records(place, kind, self.store.read_record, reads) for place in places]
+            layers = [layer_records(place, kind, self.store.read_record, reads) for place in self._places]
             found = layers[0] if len(layers) == 1 else records.unite(layers)
             looked[self.cell, self.run] = found
         return found
 
     def record_names(self) -> list[str]:
         """The record files of one's own store, unread."""
-        found = self.store.reads.names(f"{self.store.folders[0]}/{self._place}/records")
+        found = self.store.reads.names(f"{self._places[0]}/records")
         return [name for name in found if records.NAME.fullmatch(name)]
 
     def glimpses(self) -> list[Glimpse]:
@@ -193,7 +171,7 @@ class Run:
     def seen(self) -> list[Seen]:
         """What `glimpses` is made of: a folder for each layer that has records of the run."""
         reads = self.store.reads
-        found = [reads.records(f"{root}/{self._place}/records") for root in self.store.folders]
+        found = [reads.records(f"{place}/records") for place in self._places]
         return [each for each in found if each.slots]
 
     def glimpses_of(self, seen: list[Seen]) -> list[Glimpse]:
@@ -210,53 +188,9 @@ class Run:
     def _counts(self, path: Path) -> bool:
         """Whether the record at `path` is sound and its writer held its claim."""
         try:
-            return _Fence(str(self.dir))(records.read_record(path))
+            return Fence(str(self.dir))(records.read_record(path))
         except (FileNotFoundError, files.Unreadable):
             return False
-
-    # --- facts -----------------------------------------------------------------------------------------------------
-
-    def put_fact(self, data: bytes, suffix: str) -> str:
-        """Keep at most 1 MiB that figures need, and return its name; `suffix` is png or npz."""
-        name = f"{files.sha256_bytes(data)[:16]}.{suffix.removeprefix('.')}"
-        if not _FACT.fullmatch(name):
-            raise ValueError(f"a fact is a png or an npz, not {suffix!r}")
-        if len(data) > FACT_LIMIT:
-            raise ValueError(
-                f"a fact has at most {FACT_LIMIT:,} bytes, not {len(data):,}: keep it in the scratch folder"
-            )
-        self._writable("facts")
-        path = self.dir / "facts" / name
-        if (
-            not files.write_once(path, data, link=self.store.link)
-            and files.sha256_file(path)[0][:16] != name[:16]
-        ):
-            files.replace(path, data)
-        return name
-
-    def fact_names(self) -> list[str]:
-        """The facts of all layers, sorted."""
-        found = {name for layer in self._layers for name in kept.names(layer / "facts")}
-        return sorted(name for name in found if _FACT.fullmatch(name))
-
-    def fact(self, name: str) -> Path:
-        """The file of a fact. Raises LtbenchError when no layer has it."""
-        if not _FACT.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a fact")
-        for layer in self._layers:
-            if (layer / "facts" / name).is_file():
-                return layer / "facts" / name
-        raise LtbenchError(
-            f"fact {name} of {self!r} is missing", "Run the cell's evaluation again to make it."
-        )
-
-    def read_fact(self, name: str) -> bytes:
-        """A fact's bytes, verified. Raises LtbenchError (files.Unreadable when damaged)."""
-        path = self.fact(name)
-        data = files.read_regular(path, FACT_LIMIT)
-        if files.sha256_bytes(data)[:16] != name[:16]:
-            raise files.Unreadable(path, "does not match its name (sha256)")
-        return data
 
     # --- claims, failures, state -----------------------------------------------------------------------------------
 
@@ -268,7 +202,7 @@ class Run:
         """
         claims.check_stage(stage)
         for name in ("claims", "beats", "records"):
-            self._writable(name)
+            self.writable(name)
         end = time.monotonic() + patience
         while True:
             won = claims.contend(
@@ -289,62 +223,31 @@ class Run:
     def fail(self, stage: str, attempt: int, **fields: Any) -> None:
         """Keep why an attempt ended: step, cause (one of CAUSES), message, traceback, evidence. The first failure of an
         attempt stays, being the root of those that follow. Secrets in the texts are hidden."""
-        if fields.get("cause") not in CAUSES:
-            raise ValueError(f"cause {fields.get('cause')!r} is not one of {', '.join(CAUSES)}")
-        fields["traceback"] = redact.clean(fields.get("traceback") or "")[-TRACEBACK_LIMIT:]
-        content = {
-            "format": sealed.FORMAT,
-            "stage": claims.check_stage(stage),
-            "attempt": attempt,
-            "time": _now(),
-        }
-        self._writable("failed")
-        path = self.dir / "failed" / f"{stage}.{attempt}.json"
-        sealed.keep_once(path, content | redact.clean_all(sealed.finite(fields)), link=self.store.link)
+        content = failures.content(stage, attempt, fields)
+        self.writable("failed")
+        sealed.keep_once(self.dir / "failed" / f"{stage}.{attempt}.json", content, link=self.store.link)
 
     def failures(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The failures of a stage, or of all, oldest attempt first."""
-        return [
-            value
-            for _, _, value in self._failures(stage)
-            if isinstance(value, dict) and stage in (None, value["stage"])
-        ]
+        return [v for _, _, v in self._failed(stage) if isinstance(v, dict) and stage in (None, v["stage"])]
 
     def state(self, stage: str) -> StageState | None:
         """How the latest attempt at a stage fares; None when there was none."""
-        own = f"{self.store.folders[0]}/{self._place}"
-        now = claims.standing(own, stage, self.store.watch, self.store.lease, self.store.reads)
+        now = claims.standing(self._places[0], stage, self.store.watch, self.store.lease, self.store.reads)
         last = max(self.failures(stage), key=lambda each: each["attempt"], default=None)
-        attempt = 0 if now is None else now.attempt
-        if last is not None and last["attempt"] >= attempt and not _outlived(last, now):
-            host = None if now is None or now.owner is None else now.owner.host
-            return StageState(
-                "failed", last["attempt"], cause=last["cause"], message=last.get("message"), host=host,
-                progress={} if now is None else now.beat,
-            )  # fmt: skip
-        if now is None:
-            return None
-        state = {None: "running", "done": "released"}.get(now.outcome, now.outcome) or "running"
-        if now.outcome is None and now.alive is False:
-            state = "lost"
-        sure = now.outcome is not None or now.alive is not None
-        return StageState(
-            state, attempt, sure, host=None if now.owner is None else now.owner.host, progress=now.beat
-        )
+        return states.told(now, last)
 
     def touched(self) -> set[str]:
         """Every stage that was ever claimed or has failed, in any layer: of the others `state` knows nothing."""
-        folders = [f"{root}/{self._place}/failed" for root in self.store.folders]
-        folders.append(f"{self.store.folders[0]}/{self._place}/claims")
+        folders = [*(f"{place}/failed" for place in self._places), f"{self._places[0]}/claims"]
         return {name.partition(".")[0] for folder in folders for name in self.store.reads.names(folder)}
 
     def stages(self) -> list[str]:
         """Every stage that was ever claimed here, or whose failure came from another store."""
-        reads, folders = self.store.reads, [f"{root}/{self._place}" for root in self.store.folders]
-        failed = (
-            _stage_and_attempt(name)[0] for folder in folders for name in reads.names(f"{folder}/failed")
-        )
-        return sorted({*claims.stages(folders[0], reads), *failed})
+        reads = self.store.reads
+        names = (name for place in self._places for name in reads.names(f"{place}/failed"))
+        failed = (failures.stage_and_attempt(name)[0] for name in names)
+        return sorted({*claims.stages(self._places[0], reads), *failed})
 
     def standing_failures(self) -> list[Path]:
         """The files of those failures that are a stage's present state, by name."""
@@ -352,26 +255,26 @@ class Run:
         wanted = {
             f"{stage}.{now.attempt}.json" for stage, now in states.items() if now and now.state == "failed"
         }
-        found = {name: folder for folder, name, value in self._failures() if isinstance(value, dict)}
+        found = {name: folder for folder, name, value in self._failed() if isinstance(value, dict)}
         return [Path(found[name], name) for name in sorted(wanted & set(found))]
 
     def file(self, name: str) -> Path | None:
         """run.json or accepted.json of the first layer that has it."""
-        return next((layer / name for layer in self._layers if (layer / name).is_file()), None)
+        return next((layer / name for layer in self.folders if (layer / name).is_file()), None)
 
     def accept(self, because: str, code: dict[str, str]) -> None:
         """Take this run's records as good for other code, with the reason; `code` = the component digests accepted for."""
-        self._writable()
-        content = {"format": sealed.FORMAT, "because": because, "code": code, "time": _now()}
+        self.writable()
+        content = {"format": sealed.FORMAT, "because": because, "code": code, "time": failures.now()}
         files.replace(self.dir / "accepted.json", sealed.seal(content))
 
     def accepted(self) -> dict[str, Any] | None:
         """What `accept` kept, None where nothing was. Raises files.Unreadable when it is damaged."""
-        for root in self.store.folders:
-            place = f"{root}/{self._place}/accepted.json"
-            if os.path.lexists(place):  # asked first: nearly no run has one, and thousands are asked
+        for place in self._places:
+            path = f"{place}/accepted.json"
+            if os.path.lexists(path):  # asked first: nearly no run has one, and thousands are asked
                 try:
-                    return sealed.read_sealed(Path(place))
+                    return sealed.read_sealed(Path(path))
                 except FileNotFoundError:
                     continue
         return None
@@ -379,29 +282,18 @@ class Run:
     def damaged(self) -> list[Damaged]:
         """Every file of the run that cannot be trusted, with the reason."""
         found = [*self.records().damaged]
-        for layer in self._layers:
+        for layer in self.folders:
             found += damage(layer / "run.json")
-        failures = self._failures()
         return found + [
-            Damaged(Path(f, name), value) for f, name, value in failures if isinstance(value, str)
+            Damaged(Path(folder, name), value)
+            for folder, name, value in self._failed()
+            if isinstance(value, str)
         ]
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _failures(self, stage: str | None = None) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
-        """(folder, file, content or the reason why it cannot be read) by stage and attempt, of files that are named for `stage`."""
-        for root in self.store.folders:
-            folder = f"{root}/{self._place}/failed"
-            there = self.store.reads.names(folder)
-            own = there if stage is None else [name for name in there if name.startswith(f"{stage}.")]
-            for name in sorted(own, key=_stage_and_attempt):
-                try:
-                    value = self.store.reads.sealed(f"{folder}/{name}")
-                except FileNotFoundError:
-                    continue
-                except files.Unreadable as problem:
-                    value = problem.reason
-                yield folder, name, value
+    def _failed(self, stage: str | None = None) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
+        return failures.read(self._places, self.store.reads, stage)
 
     def _made_by(self, stage: str) -> list[str]:
         """The record files of a stage, by their names."""
@@ -420,74 +312,7 @@ class Run:
         for folder in (self.checkpoints, self.milestones):
             files.sweep(folder)
 
-    def _writable(self, name: str = "") -> None:
+    def writable(self, name: str = "") -> None:
+        """Make a folder of the run. Raises EnvironmentProblem for a store that is only read, StorageProblem."""
         self.store.require_writable()
         files.make_directory(self.dir / name)
-
-
-def _layer_records(layer: str, kind: str | None, read: Callable[[str], Record], reads: Reads) -> Records:
-    """The records of a run that count in one layer."""
-    found: list[Record] = []
-    fenced: list[Record] = []
-    damaged: list[Damaged] = []
-    accepts = _Fence(layer, reads)
-    for name in reads.names(f"{layer}/records"):
-        if kind is not None and (match := records.NAME.fullmatch(name)) and match["kind"] != kind:
-            continue
-        try:
-            record = read(f"{layer}/records/{name}")
-        except files.Unreadable as problem:
-            damaged.append(Damaged(problem.path, problem.reason))
-        except FileNotFoundError:
-            continue  # replaced under our eyes; not there is a state too
-        else:
-            (found if accepts(record) else fenced).append(record)
-    settled = records.settle(found)
-    settled.superseded += fenced
-    settled.damaged += damaged
-    return settled
-
-
-class _Fence:
-    """Whether a record was written while its writer still had its claim, as far as the claims of `folder` tell."""
-
-    def __init__(self, folder: str, reads: Reads = kept.LIVE) -> None:
-        self._folder, self._reads = folder, reads
-        self._latest: dict[str, int] = {}
-
-    def __call__(self, record: Record) -> bool:
-        stage = record.stage
-        if stage not in self._latest:
-            self._latest[stage] = claims.latest_attempt(self._folder, stage, self._reads)
-        latest = self._latest[stage]
-        if not 0 < record.attempt < latest:
-            return True
-        inherited = claims.inherited_records(Path(self._folder), stage, record.attempt, latest)
-        return inherited is None or record.path.name in inherited
-
-
-def _outlived(failure: dict[str, Any], now: claims.Standing | None) -> bool:
-    """Whether an attempt that a person cancelled is not over yet, or came to its end before it heard of that."""
-    if failure["cause"] != "cancelled" or now is None or now.attempt != failure["attempt"]:
-        return False
-    return now.outcome == "done" or (now.outcome is None and now.alive is not False)
-
-
-def damage(path: Path) -> list[Damaged]:
-    """What is wrong with a sealed file; nothing when it is sound or absent."""
-    try:
-        sealed.read_sealed(path)
-    except FileNotFoundError:
-        return []
-    except files.Unreadable as problem:
-        return [Damaged(path, problem.reason)]
-    return []
-
-
-def _stage_and_attempt(name: str) -> tuple[str, int, str]:
-    stage, _, number = name.removesuffix(".json").partition(".")
-    return stage, int(number) if number.isdigit() else 0, name
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

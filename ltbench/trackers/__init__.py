@@ -128,6 +128,6 @@ def _grids(record: Record) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _image(run: Run, record: Record, tag: str, fact: Mapping[str, Any]) -> Image:
-    data = run.read_fact(fact["file"])
+    data = run.facts.read(fact["file"])
     grid = tiles.read_grid(data, int(fact["tile"]))
     return Image(tag, record.step, data, grid.shape[0] * grid.shape[3], grid.shape[1] * grid.shape[4])

@@ -267,7 +267,7 @@ MUTANTS = (
     M("F44", "ltbench.store.records", "settled if len(winners) == 1 else settled.conflicts", "settled",
       DAMAGE + "test_two_bodies_of_one_attempt_are_a_conflict"),
     M("F42", "ltbench.store.claims", "if now.alive is not False:", "if False:", CLAIM + "test_the_second_is_told_who_works"),
-    M("F42", "ltbench.store.run", "return inherited is None or record.path.name in inherited", "return True",
+    M("F42", "ltbench.store.fence", "return inherited is None or record.path.name in inherited", "return True",
       FENCE + "test_a_stopped_owner_that_wakes_up_is_ignored"),
     M("F28", "ltbench.store.claims", "if not now.same_kernel and _beat_moved(folder, stage, now):", "if False:",
       CLAIM + "test_a_beat_that_comes_at_the_last_look_counts"),

@@ -156,7 +156,7 @@ def places(root: Path) -> dict[str, Callable[[str], object]]:
         "evaluation": lambda name: store.get_evaluation(name),
         "stored spec": lambda name: store.put_spec(name, "name: a"),
         "stage": lambda name: check_stage(name),
-        "fact": lambda name: store.run(cell, run).fact(name),
+        "fact": lambda name: store.run(cell, run).facts.file(name),
     }
 
 

@@ -72,7 +72,7 @@ def test_no_planted_secret_reaches_a_file_or_the_output(spill: House) -> None:
 
 
 GUARDS = {
-    "store/**/failed/*": ("ltbench.store.run",),
+    "store/**/failed/*": ("ltbench.store.failures",),
     "scratch/logs/**/*.log": ("ltbench.launch.process",),
     "said": ("ltbench.cli.output", "ltbench.job"),  # either is enough
 }
