@@ -50,6 +50,25 @@ def test_small_cells_share_a_job_and_seed_0_goes_first():
     ]
 
 
+def test_what_works_at_once_and_what_trainings_will_submit_are_counted():
+    stages = ("reference:e", "train:4,8", "evaluate:4:e", "evaluate:8:e", "evaluate:8:f")
+    items = [work(f"c{n}", *(stages if n == 0 else stages[1:])) for n in range(5)]
+    packed = {"training": {"pack": 2}}
+
+    def counts(profile, limit=1000):
+        chosen, (wanted, _) = Profile.from_plain(profile), divide(items, profile, limit)
+        return resources.slots(wanted, chosen), resources.to_follow(wanted)
+
+    assert counts({}) == (5, 10)
+    assert counts(packed) == (5, 10)
+    assert counts(packed | {"at_once": 1}) == (2, 10)
+    assert counts(packed | {"at_once": 1}, limit=2) == (3, 10), "of each array"
+    assert counts(packed | {"submit_from_jobs": False}) == (5, 0)
+    measured, _ = divide([work("m", "evaluate:4:e"), work("n", "evaluate:4:e")])
+    assert resources.slots(measured, Profile.from_plain({})) == 2
+    assert resources.slots([], Profile.from_plain({})) == 1
+
+
 def test_milestones_that_are_there_are_evaluated_early_ones_first_and_behind_the_features_of_real_images():
     items = [
         work("a", "evaluate:8:e", "evaluate:4:e"),

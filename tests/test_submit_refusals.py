@@ -30,14 +30,20 @@ def submit(here, cli):
 def test_a_dry_run_prints_scripts_hours_bytes_and_files_and_leaves_nothing(here, submit):
     code, out, err = submit("--dry-run")
     assert code == 0, err
-    assert out.count("#!/bin/bash") == 2  # the features of real images, and the trainings
+    assert (
+        out.count("#!/bin/bash") == 3
+    )  # the features of real images, the trainings, and what they submit themselves
     assert "#SBATCH --array=0-3\n" in out
     assert "#SBATCH --gres=gpu:a100:1\n" in out
     assert re.search(r"^training +1 +4 +4 ", out, re.M)
     assert re.search(r"^training +[\d.,e-]+ +(estimated|assumed)", out, re.M), out[out.index("cost of") :]
     assert "GPU-hours" in out
     assert re.search(r"^store: [\d.]+ \w+ in [\d,]+ files .*; scratch: [\d.]+ \w+ in [\d,]+ files", out, re.M)
-    assert "files of the submission: 4;" in out
+    assert "files of the submission: 4, then about 8 small ones for each of 13 jobs;" in out
+    assert (
+        "8 evaluations to follow, each a job that a training submits when the milestone is there: 1 a100, "
+        in out
+    )
     assert not (here / "scratch" / "submissions").exists()
     cost = json.loads(submit("--dry-run", "--json")[1])["cost"]
     assert cost["hours"] > 0
@@ -47,7 +53,11 @@ def test_more_gpu_hours_than_allowed_are_refused_with_their_sum(here, submit):
     hours = json.loads(submit("--dry-run", "--json")[1])["cost"]["hours"]
     code, out, err = submit("--max-gpu-hours", hours / 2)
     assert (code, out) == (2, "")
-    assert f"this is estimated at {hours:,.1f} GPU-hours" in err
+    assert f"this is estimated at {hours:.3g} GPU-hours; --max-gpu-hours allows {hours / 2:.3g}" in err
+    for wrong in ("nan", "-1"):
+        code, out, err = submit("--max-gpu-hours", wrong)
+        assert (code, out) == (2, "")
+        assert "--max-gpu-hours" in err
     assert submit("--dry-run", "--max-gpu-hours", hours * 2)[0] == 0
     assert not (here / "scratch" / "submissions").exists()
 

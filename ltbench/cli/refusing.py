@@ -3,6 +3,7 @@ much; and, as `run` does, what has no room on the disk."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -92,14 +93,14 @@ def cost_of(looked: Looked, profile: Profile, wanted: Sequence[Wanted]) -> GridC
     """The estimate for what is to be submitted."""
     from ltbench.cli import costing
     from ltbench.cost.machine import Machine, cpu_name
+    from ltbench.launch.slurm import resources
 
     asked = profile.resources("training")
-    slots = min(asked.at_once or len(looked.cells), max(1, sum(len(each.indices) for each in wanted)))
     device = (asked.gpu_type or "gpu") if asked.gpus else cpu_name()
     threads = max(
         1, asked.cores // (asked.ranks * asked.pack)
     )  # as a job shares its cores among packed cells
-    machine = Machine(device, threads, asked.ranks, max(1, slots), asked.time * 60.0)
+    machine = Machine(device, threads, asked.ranks, resources.slots(wanted, profile), asked.time * 60.0)
     cost, bad = costing.cost_of(_only(looked.found, wanted), looked.house, machine)
     for line in bad:
         say(f"note: {line}")
@@ -123,9 +124,13 @@ def _only(found: Plan, wanted: Sequence[Wanted]) -> Plan:
 
 
 def hours(cost: GridCost, most: float | None) -> None:
+    from ltbench.cli.costing import hours_text
+
+    if most is not None and math.isnan(most):
+        raise UsageError("--max-gpu-hours nan allows nothing and refuses nothing", "give a number of hours")
     if most is not None and cost.hours > most:
         raise UsageError(
-            f"this is estimated at {cost.hours:,.1f} {cost.machine.unit}; --max-gpu-hours allows {most:,.1f}",
+            f"this is estimated at {hours_text(cost.hours)} {cost.machine.unit}; --max-gpu-hours allows {hours_text(most)}",
             "choose cells by --filter, or allow more; --dry-run shows the figures",
         )
 

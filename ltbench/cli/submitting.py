@@ -22,14 +22,12 @@ from ltbench.cli.options import (
     WithMethods,
     place,
 )
-from ltbench.cli.output import clip, dump, out, plural, say, table
+from ltbench.cli.output import clip, plural, say
 from ltbench.cli.targets import name_of
 from ltbench.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from ltbench.cli.due import Looked
-    from ltbench.cost.estimate import GridCost
-    from ltbench.launch.slurm.layout import Entry
     from ltbench.launch.slurm.resources import Wanted
     from ltbench.launch.slurm.submit import Flight, Sender
     from ltbench.plan import Plan
@@ -55,7 +53,7 @@ def submit(
         bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
     ] = False,
     max_gpu_hours: Annotated[
-        float | None, typer.Option(metavar="N", help="Refuse what is estimated to take more.")
+        float | None, typer.Option(metavar="N", min=0, help="Refuse what is estimated to take more.")
     ] = None,
     watchdog: Annotated[
         bool, typer.Option("--watchdog", help="A tiny job submits again what was lost, until all is done.")
@@ -128,7 +126,7 @@ class Asked:
 def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     """Look, divide, say, submit; the exit code."""
     from ltbench import caches, provenance
-    from ltbench.cli import agreed, refusing, stores
+    from ltbench.cli import agreed, refusing, saying, stores
     from ltbench.cli.due import look, waits_for
     from ltbench.launch.slurm import resources, sbatch, watchdog
     from ltbench.launch.slurm import submit as slurm
@@ -158,10 +156,12 @@ def carry_out(benchmark: Spec, profile: Profile, asked: Asked) -> int:
     refusing.room(cost, house)
     provenance.leave(caches.root())
     if asked.dry_run:
-        return _dry_run(looked, profile, asked, wanted, late, cost, f"{limit} elements at most ({source})")
+        return saying.dry_run(
+            looked, profile, asked, flight, wanted, late, cost, f"{limit} elements at most ({source})"
+        )
     jobs, sender = _send(looked, profile, asked, wanted) if wanted else ([], None)
     _watch(looked, profile, asked, flight, sender)
-    _tell(looked, asked, flight, wanted, late, jobs, sender)
+    saying.tell(looked, asked, flight, wanted, late, jobs, sender)
     return 0
 
 
@@ -281,145 +281,3 @@ def _same(looked: Looked, submission: str) -> bool:
     from ltbench.launch.slurm import layout
 
     return layout.find(looked.house.scratch, submission).info()["benchmark"] == looked.benchmark.name
-
-
-# --- saying ---------------------------------------------------------------------------------------------------------------
-
-
-def _dry_run(
-    looked: Looked,
-    profile: Profile,
-    asked: Asked,
-    wanted: Sequence[Wanted],
-    late: Sequence[Entry],
-    cost: GridCost,
-    limit: str,
-) -> int:
-    """Print the scripts and what they would start; 0."""
-    from ltbench.cli import jobs
-    from ltbench.launch.slurm import layout, snapshot, task
-    from ltbench.launch.slurm import submit as slurm
-
-    house = looked.house
-    place = layout.Submission(house.scratch / layout.FOLDER / "SUBMISSION")
-    environment = jobs.environment_of(house, house.scratch / snapshot.FOLDER / "SNAPSHOT")
-    sender = slurm.Sender(place, profile, looked.benchmark.name, task.run_task, environment)
-    numbers = [f"JOB_{number}" for number in range(len(wanted))]
-    texts = [sender.text(number, each, slurm.dependency(each, numbers)) for number, each in enumerate(wanted)]
-    if asked.json:
-        dump(
-            {
-                **_summary(looked, wanted, late),
-                "scripts": texts,
-                "cost": cost.json(),
-            }
-        )
-        return 0
-    shown: set[tuple[str, bool]] = set()
-    for each, text in zip(wanted, texts, strict=True):
-        kind = (each.job_class, each.corresponding is not None)
-        if kind not in shown:  # arrays of one kind differ in number and length
-            out(text)
-        shown.add(kind)
-    _print(wanted, profile)
-    _late(late)
-    out(f"files of the submission: {2 + len(wanted)}; arrays have {limit}")
-    _show_cost(cost, profile, asked.spec)
-    return 0
-
-
-def _show_cost(cost: GridCost, profile: Profile, spec: str) -> None:
-    from ltbench.cli import costing
-
-    costing.show_cost(cost, spec)
-    for word, needed, quota in (
-        ("GB", cost.scratch.bytes / 1e9, profile.scratch_quota_gb),
-        ("files", cost.scratch.files, profile.scratch_quota_files),
-    ):
-        if quota is not None:
-            out(
-                f"scratch quota: {needed:,.0f} of {quota:,.0f} {word}"
-                + (": TOO MUCH" if needed > quota else "")
-            )
-    if profile.purge_days is not None and cost.wall > profile.purge_days * 86400:
-        out(
-            f"scratch is purged after {profile.purge_days} days, and this takes longer: touch or move milestones"
-        )
-
-
-def _print(wanted: Sequence[Wanted], profile: Profile) -> None:
-    from ltbench.profiles import CLASSES
-
-    rows = []
-    for job_class in CLASSES:
-        ours = [each for each in wanted if each.job_class == job_class]
-        if not ours:
-            continue
-        asked = profile.resources(job_class)
-        gpus = f"{plural(asked.gpus, asked.gpu_type or 'GPU')}, " if asked.gpus else ""
-        rows.append(
-            (
-                job_class,
-                len(ours),
-                sum(len(each.indices) for each in ours),
-                len({entry.cell for each in ours for entry in each.cells()}),
-                f"{gpus}{plural(asked.cores, 'core')}, {asked.time} min",
-            )
-        )
-    table(("class", "arrays", "jobs", "cells", "each job asks for"), rows, right=("arrays", "jobs", "cells"))
-
-
-def _late(late: Sequence[Entry]) -> None:
-    for entry in late[:5]:
-        say(
-            f"waits    {entry.label}: begins at a milestone of cell {entry.after[0][:12] if entry.after else ''} that a queued job makes"
-        )
-    if late:
-        say(
-            f"{plural(len(late), 'cell')} cannot be queued yet: run the same command later, or use --watchdog"
-        )
-
-
-def _tell(
-    looked: Looked,
-    asked: Asked,
-    flight: Flight,
-    wanted: Sequence[Wanted],
-    late: Sequence[Entry],
-    jobs: Sequence[str],
-    sender: Sender | None,
-) -> None:
-    if asked.json:
-        name = None if sender is None else sender.submission.id
-        dump({**_summary(looked, wanted, late), "submission": name, "jobs": list(jobs)})
-        return
-    _late(late)
-    ours = {item.cell.id for item in looked.found.cells}
-    going = len(ours & ({cell for cell, _, _ in flight.stages} | set(flight.training)))
-    done = sum(item.state == "done" for item in looked.found.cells)
-    if going:
-        say(f"{plural(going, 'cell')} already queued or running")
-    if sender is None:
-        out(
-            f"{looked.benchmark.name}: nothing to submit; {done} of {plural(len(ours), 'cell')} done, {going} on the way"
-        )
-        return
-    _print(wanted, sender.profile)
-    out(f"submitted {sender.submission.id}: {plural(len(jobs), 'array')}, {clip(', '.join(jobs), 60)}")
-    out(f"next: python harness.py status {asked.spec}")
-
-
-def _summary(looked: Looked, wanted: Sequence[Wanted], late: Sequence[Entry]) -> dict[str, Any]:
-    return {
-        "benchmark": looked.benchmark.name,
-        "cells": len({item.cell.id for item in looked.found.cells}),
-        "arrays": [
-            {
-                "class": each.job_class,
-                "elements": len(each.indices),
-                "cells": sorted({e.cell for e in each.cells()}),
-            }
-            for each in wanted
-        ],
-        "waiting": [{"cell": entry.cell, "label": entry.label} for entry in late],
-    }

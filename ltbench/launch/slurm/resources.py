@@ -181,5 +181,24 @@ def _by_step(stages: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(s for s in rest if milestones(s) == step) for step in sorted({milestones(s) for s in rest})]
 
 
+def to_follow(wanted: Iterable[Wanted]) -> int:
+    """How many evaluations the trainings of these arrays are to submit themselves, each when its milestone is there."""
+    trained = (entry for each in wanted if each.job_class == "training" for entry in each.cells())
+    return sum(len(_by_step(entry.stages)) for entry in trained)
+
+
+def slots(wanted: Sequence[Wanted], profile: Profile) -> int:
+    """Cells that these arrays work on at the same time, on a cluster that has room for all of them."""
+    arrays = [each for each in wanted if each.job_class == "training"] or [
+        each for each in wanted if each.job_class == "evaluation"
+    ]
+    found = 0
+    for each in arrays:
+        asked = profile.resources(each.job_class)
+        counts = sorted((len(task) for task in each.tasks), reverse=True)
+        found += sum(counts[: asked.at_once])
+    return max(1, found)
+
+
 def _trains(stage: str) -> bool:
     return stage.startswith("train:")
