@@ -28,7 +28,7 @@ from ltbench.cli.output import plain
 from ltbench.launch.slurm import layout, queue_states, seen
 from ltbench.spec.cells import expand
 from ltbench.status import Row, of_plan, whole, with_queue
-from ltbench.store import Store
+from ltbench.store import Claim, Store
 from tests import cli_world
 from tests.cli_world import ROOT, fake
 
@@ -426,7 +426,7 @@ def test_cancel_marks_then_calls_scancel_once_and_it_stays(cli, here, queue):
     assert states(cli)[0] == ["queued"] * 4
 
 
-def test_a_job_that_others_share_is_left_alone(cli, here, queue):
+def test_a_job_that_others_share_is_left_alone(cli, here, queue, monkeypatch):
     cells = expand(specs.load(here / "little.yaml"))
     sub = layout.create(here / "scratch", {"benchmark": "little", "profile": "mine"})
     sub.add_array(
@@ -435,8 +435,18 @@ def test_a_job_that_others_share_is_left_alone(cli, here, queue):
     )
     sub.put_job(0, "5")
     queue("squeue", "5_0|RUNNING||n0")
+    store = Store.open(here / "store", here / "scratch")
+    store.put_cell(cells[0].id, cells[0].identity, cells[0].settings)
+    run = store.run(cells[0].id, "0" * 12)
+    run.create({}, cells[0].settings)
+    with monkeypatch.context() as job:
+        job.setenv("SLURM_JOB_ID", "5")
+        claim = run.claim("train")
+    assert isinstance(claim, Claim)
+    monkeypatch.setattr("ltbench.cli.stopping._stop", lambda *_: pytest.fail("its job is left alone"))
     code, out, _ = cli("cancel", cells[0].id[:9])
-    assert (code, "left alone: job 5_0" in out) == (0, True)
+    assert (code, out.count("\n"), "left alone: job 5_0" in out) == (0, 1, True)
+    assert run.failures("train") == []
     assert not list(sub.folder.glob("cancelled*"))
 
 

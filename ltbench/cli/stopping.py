@@ -72,9 +72,9 @@ def cancel(
         all_ = True
     cells = None if all_ else _cells(target or "", house, known, filter_ or [], set_ or [], with_ or [])
     done = Done()
-    _cancel_jobs(known, cells, done)
+    queued = _cancel_jobs(known, cells, done)
     if target is None or not layout.named(target):
-        _stop_runs(house, cells, done)
+        _stop_runs(house, cells, queued, done)
     dump(done.json()) if json else done.tell()
     raise typer.Exit(1 if done.problems else 0)
 
@@ -143,8 +143,9 @@ def _cells(
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
-def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None:
-    """Marks first: a task that gets the signal looks for its mark, and does not come back."""
+def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> set[str]:
+    """Marks first: a task that gets the signal looks for its mark, and does not come back. Returns the cells that jobs had which
+    waited or ran: whether these stop is settled."""
     tasks = list({id(task): task for own in known.tasks.values() for task in own}.values())
     chosen: list[Task] = []
     for task in tasks:
@@ -173,6 +174,7 @@ def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> None
         else:
             done.jobs += names[start : start + CHUNK]
     done.cells |= {entry.cell for task in chosen for entry in task.entries}
+    return {entry.cell for task in tasks if task.alive for entry in task.entries}
 
 
 def _whole(tasks: Iterable[Task], cells: Collection[str] | None) -> set[Submission]:
@@ -211,9 +213,9 @@ def _scancel(names: Sequence[str]) -> str | None:
 # --- runs on this machine -------------------------------------------------------------------------------------------
 
 
-def _stop_runs(house: Store, cells: Collection[str] | None, done: Done) -> None:
+def _stop_runs(house: Store, cells: Collection[str] | None, queued: Collection[str], done: Done) -> None:
     """A mark for every stage of the cells that a process here works on, and SIGTERM to its driver; elsewhere only its place can be
-    told. Marks first: a run that shares the work must not take over what the other lets go."""
+    told. What a job has of the cells in `queued` was cancelled with the job, or left alone with it. Marks first: a run that shares the work must not take over what the other lets go."""
     from ltbench.clearing.living import holders
     from ltbench.store import owner as owners
 
@@ -222,7 +224,7 @@ def _stop_runs(house: Store, cells: Collection[str] | None, done: Done) -> None:
     for holding in holders(house, None if cells is None else sorted(cells)):
         owner, cell = holding.owner, holding.run.cell
         alive = owner.alive(here)
-        if owner.slurm_job is not None and cell in done.cells:
+        if owner.slurm_job is not None and cell in queued:
             continue
         if alive is None:
             done.problems.append(
