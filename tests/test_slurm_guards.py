@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import torch
 
 from ltbench import caches
 from ltbench.checkpoint import save_checkpoint, save_milestone
+from ltbench.errors import UsageError
 from ltbench.launch import local, memory
-from ltbench.launch.slurm import headway, layout, sbatch, task
+from ltbench.launch.slurm import headway, layout, queue_states, sbatch, submit, task
 from ltbench.launch.slurm.element import Element
 from ltbench.launch.slurm.layout import Entry, Submission
 from ltbench.launch.slurm.log import Log
 from ltbench.profiles import Profile
-from ltbench.store import Claim, Store
+from ltbench.store import Claim, Store, owner
 from tests import test_launch
 
 launch = test_launch.launch  # a fixture
@@ -54,6 +56,30 @@ def starts(submission: Submission, *kept: int, reason: str = "preempted") -> Ele
 
 def said(element: Element, now: int) -> str | None:
     return headway.problem(element, now, PROFILE, PROFILE.resources("training"))
+
+
+# --- who submits -------------------------------------------------------------------------------------------------------
+
+
+def test_a_driver_at_work_is_waited_for_and_its_number_alone_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_states, "comments", dict)
+    with subprocess.Popen(["sleep", "300"]) as other:
+        try:
+            driver = replace(owner.here(), pid=other.pid, start=owner.process_start(other.pid))
+            assert driver.start is not None
+            ended_long_ago = replace(driver, start=driver.start - 1)
+            for each, goes_on in ((driver, False), (ended_long_ago, True), (owner.here(), True)):
+                made = layout.create(store.scratch, {"benchmark": "b", "driver": each.json()})
+                made.add_array({"class": "training"}, [[ENTRY]])
+                if goes_on:
+                    assert submit.adopt(made) == []
+                else:
+                    with pytest.raises(UsageError, match=f"process {other.pid} .* is submitting b right now"):
+                        submit.adopt(made)
+        finally:
+            other.kill()
 
 
 # --- headway ----------------------------------------------------------------------------------------------------------

@@ -173,8 +173,8 @@ def _in_use(submission: Submission, info: Mapping[str, Any] | None, tasks: Colle
     """Why a submission may still do something; None when it is over."""
     if info is None:
         return "its submission.json cannot be read"
-    driver = info.get("driver") or {}
-    if driver.get("kernel") == files.kernel() != "" and files.pid_exists(driver["pid"]):
+    driver = Owner.from_json(info.get("driver"))
+    if driver is not None and driver.alive(owners.here()):
         return "it is being submitted"
     if any(map(_lives, tasks)):
         return "jobs of it wait or run"

@@ -39,8 +39,9 @@ def cluster(name: str, scratch: Path | None = None) -> Profile:
 def begin(house: Store, profile: Profile, name: str, **own: Any) -> tuple[Submission, dict[str, str]]:
     """A fresh submission with a copy of the code, and the environment of its jobs. name: of the profile, as typed. own: benchmark,
     spec, filters, and whatever else submission.json is to say."""
-    from ltbench import files, profiles
+    from ltbench import profiles
     from ltbench.launch.slurm import layout, snapshot
+    from ltbench.store import owner as owners
 
     code = snapshot.take(house.scratch)
     environment = environment_of(house, code)
@@ -55,7 +56,7 @@ def begin(house: Store, profile: Profile, name: str, **own: Any) -> tuple[Submis
         "environment": environment,
         "exclude": [],
         "helpers": [],
-        "driver": {"kernel": files.kernel(), "pid": os.getpid()},
+        "driver": owners.here().json(),
         **own,
     }
     return layout.create(house.scratch, info), environment

@@ -7,14 +7,12 @@ the cells again. Nothing here waits: the driver ends when the last array is in t
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ltbench import files
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
 from ltbench.launch.slurm import layout, queue_states, sbatch
 from ltbench.launch.slurm.commands import Command
@@ -26,6 +24,8 @@ from ltbench.plan.work import Work
 from ltbench.profiles import JobClass, Profile, Resources
 from ltbench.stages.names import parse
 from ltbench.store import Store, sealed
+from ltbench.store import owner as owners
+from ltbench.store.owner import Owner
 
 NODE_ENDS = ("NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED")  # states in which a node is to blame
 SILENT = "SLURM does not answer (sacct, squeue and scontrol were asked): what is queued already is not known"
@@ -144,11 +144,10 @@ def adopt(submission: Submission) -> list[str]:
     open_ = [number for number in submission.arrays() if submission.job(number) is None]
     if not open_:
         return []
-    driver = submission.info().get("driver") or {}
-    own = driver.get("pid") == os.getpid()
-    if driver.get("kernel") == files.kernel() != "" and not own and files.pid_exists(driver["pid"]):
+    driver, here = Owner.from_json(submission.info().get("driver")), owners.here()
+    if driver is not None and driver.pid != here.pid and driver.alive(here):
         raise UsageError(
-            f"process {driver['pid']} on this machine is submitting {submission.info()['benchmark']} right now",
+            f"process {driver.pid} on this machine is submitting {submission.info()['benchmark']} right now",
             "wait until it has ended; nothing was submitted",
         )
     tokens = queue_states.comments()
