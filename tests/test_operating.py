@@ -450,6 +450,18 @@ def test_a_job_that_others_share_is_left_alone(cli, here, queue, monkeypatch):
     assert not list(sub.folder.glob("cancelled*"))
 
 
+def test_of_jobs_that_are_over_the_one_that_failed_speaks(cli, here, queue):
+    """A training that ended well hides no evaluation that died before it could say a word."""
+    sub, cells = submitted(here)
+    sub.put_ended(0, 0, 0, reason="done", outcome="done")
+    entry = layout.Entry(cells[0].id, cells[0].label, cells[0].seed, "0" * 12, ("evaluate:20:e",))
+    sub.add_array({"class": "evaluation"}, [[entry]])
+    sub.put_job(1, "78")
+    queue("squeue", "\n".join((*(f"77_{n}|COMPLETED||" for n in range(4)), "78_0|FAILED||")))
+    row = next(each for each in states(cli)[1]["cells"] if each["cell"] == cells[0].id)
+    assert (row["cause"], row["reason"]) == ("killed", "killed: job 78_0 is over (SLURM says FAILED)")
+
+
 def test_a_row_by_its_own_files_beats_the_queue(here, queue):
     submitted(here)
     known = seen.look(here / "scratch")

@@ -113,13 +113,13 @@ class Seen:
 
     def of(self, cell: str) -> Task | None:
         """The task that speaks for a cell: of those alive its training before anything else, and one that runs before one that
-        waits; where none is alive the newest submission's."""
+        waits; where none is alive, of the newest submission's one that ended badly before one that ended well."""
         own = self.tasks.get(cell, [])
-        living = sorted((task for task in own if task.alive), key=_rank)
-        return next(
-            iter(living or sorted(own, key=lambda task: (task.submission != own[0].submission, _rank(task)))),
-            None,
-        )
+        if living := [task for task in own if task.alive]:
+            return min(living, key=_rank)
+        newest = sorted((task for task in own if task.submission == own[0].submission), key=_rank)
+        bad = (task for task in newest if task.cause is not None) if len(newest) > 1 else ()
+        return next(iter(bad), newest[0] if newest else None)
 
     def restarts(self) -> dict[str, int]:
         """Cell -> how often SLURM has started its tasks again."""
