@@ -68,6 +68,20 @@ def test_each_milestone_is_submitted_and_a_refusal_said_once(
     ]
 
 
+def test_what_was_cancelled_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is told to stop does so at a step, which may be a milestone."""
+    made = submission(tmp_path)
+    made.add_array({"class": "training"}, [[ENTRY]])
+    asked: list[Any] = []
+    monkeypatch.setattr(submit, "add", lambda *words, **_: (asked.append(words), "7"))
+    here = task._Task(Element(made, 0, 0, 0, "9_0"), task.Heard())
+    assert here.submitter is not None
+    made.cancel(0, 0)
+    here.submitter.reached(ENTRY.cell, 10)
+    here.submitter.close()
+    assert asked == []
+
+
 def test_an_element_is_named_so_that_a_requeue_means_it_alone(tmp_path: Path) -> None:
     """The last element of an array has the array's own number in SLURM_JOB_ID."""
     made = submission(tmp_path)

@@ -33,7 +33,7 @@ def of_milestone(entry: Entry, step: int, profile: Profile) -> Entry | None:
 
 class Submitter:
     """Submits in a thread of its own: a slow controller keeps no training waiting. What fails is said once and left to the next
-    `submit`, which finds it missing."""
+    `submit`, which finds it missing. cancelled: whether a person wants no more of it."""
 
     def __init__(
         self,
@@ -42,9 +42,10 @@ class Submitter:
         entries: Sequence[Entry],
         function: Callable[[str, str], None],
         say: Callable[[str], None],
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._submission, self._profile, self._entries = submission, profile, entries
-        self._function, self._say = function, say
+        self._function, self._say, self._cancelled = function, say, cancelled
         self._complained = False
         self._waiting: queue.Queue[tuple[str, int] | None] = queue.Queue()
         with shielded():  # signals are the main thread's, and sbatch is not to die of them
@@ -64,7 +65,9 @@ class Submitter:
         for cell, step in iter(self._waiting.get, None):
             for entry in self._entries:
                 found = of_milestone(entry, step, self._profile) if entry.cell == cell else None
-                if found is not None:
+                if (
+                    found is not None and not self._cancelled()
+                ):  # the step at which it stops may be a milestone
                     self._submit(found, step)
 
     def _submit(self, entry: Entry, step: int) -> None:

@@ -84,8 +84,10 @@ class _Task:
         """A training leaves the evaluations of its milestones to jobs of their own."""
         promised, self.entries = self.entries, tuple(training_only(self.entries))
         if self.leads and self.profile.submit_from_jobs and promised != self.entries:
-            submission, note = self.element.submission, self.log.note
-            self.submitter = Submitter(submission, self.profile, promised, run_task, note)
+            element, note = self.element, self.log.note
+            self.submitter = Submitter(
+                element.submission, self.profile, promised, run_task, note, lambda: element.cancelled
+            )
             self.log = Log(self.submitter.reached)
 
     def run(self) -> int:
