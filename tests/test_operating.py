@@ -450,6 +450,19 @@ def test_a_job_that_others_share_is_left_alone(cli, here, queue, monkeypatch):
     assert not list(sub.folder.glob("cancelled*"))
 
 
+def test_what_is_for_this_machine_is_refused_where_cells_are_submitted_again(cli, here, queue):
+    sub, _ = submitted(here)
+    for index in range(2):
+        sub.put_ended(0, index, 0, reason="failed", outcome="failed", cause="node", message="gone")
+    queue("squeue", "\n".join(f"77_{n}|{'FAILED' if n < 2 else 'RUNNING'}||" for n in range(4)))
+    code, out, err = cli("retry", "little.yaml", "--workers", "2")
+    assert (code, out) == (2, "")
+    assert "taking up 2 cells again: node 2" in err
+    assert "--workers is for a run on this machine; the profile says what a job gets" in err
+    code, out, err = cli("retry", "little.yaml", "--class", "oom", "--json")
+    assert (code, json.loads(out)) == (0, {"cells": 0})
+
+
 def test_of_jobs_that_are_over_the_one_that_failed_speaks(cli, here, queue):
     """A training that ended well hides no evaluation that died before it could say a word."""
     sub, cells = submitted(here)

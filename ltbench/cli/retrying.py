@@ -21,7 +21,7 @@ from ltbench.cli.options import (
     WithMethods,
     place,
 )
-from ltbench.cli.output import plural, say
+from ltbench.cli.output import dump, plural, say
 from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,8 +85,9 @@ def retry(
 ) -> None:
     """Take up cells again that failed, were lost or stopped, by the class of their failure, and no others.
 
-    Cells that were submitted are submitted again, others run on this machine. Training goes on from the last checkpoint. A loss that
-    was not finite, and a cell that was cancelled, are taken up only where their class is named: --class nan, --class cancelled.
+    Where one of them was submitted, all are submitted, with the newest submission's profile; else they run on this machine. Training
+    goes on from the last checkpoint. A loss that was not finite, and a cell that was cancelled, are taken up only where their class
+    is named: --class nan, --class cancelled.
 
     \b
     Example:
@@ -94,6 +95,7 @@ def retry(
       python harness.py retry table1 --class preempted,node,timeout
       python harness.py retry table1 --class oom --micro-batch 16
     """
+    from ltbench.cli import jobs
     from ltbench.cli.standing import Looker
 
     place(store, scratch, plugins)
@@ -103,8 +105,12 @@ def retry(
         say(f"note: {note}")
     if not rows:
         say("nothing to take up again")
+        if json:
+            dump({"cells": 0})
         return
     again = Again(spec, rows, micro_batch, profile or _remembered(rows), ask, json)
+    if again.profile is not None:
+        jobs.refuse_local(workers=workers, device=device, job=job)
     benchmark = _benchmark(spec, set_ or [], with_ or [], micro_batch)
     if again.profile is None:
         raise typer.Exit(_run(benchmark, again, workers, device, job))
@@ -196,6 +202,8 @@ def _remembered(rows: Sequence[Row]) -> str | None:
         return None
     told = newest.info()
     say(f"submitting again with profile {told['profile']}, as {newest.id}")
+    if own := sum(row.cell not in known for row in rows):
+        say(f"{plural(own, 'cell')} of these ran without SLURM, and would again by `run` with --filter")
     return str(told.get("profile_file") or told["profile"])
 
 
