@@ -165,7 +165,8 @@ def test_the_script_asks_for_what_the_profile_says(submission):
     order = ["module load cuda/12", "source env.sh", "export A='b c'", "export SRUN_CPUS_PER_TASK=8", "srun "]
     assert [text.index(each) for each in order] == sorted(text.index(each) for each in order)
     assert "--kill-on-bad-exit=1" in text
-    assert "apptainer exec --nv i.sif python3 -P -u -m submitit.core._submit" in text
+    deaf = 'sh -c \'trap "" USR2 TERM; exec "$@"\' sh'
+    assert f"{deaf} apptainer exec --nv i.sif python3 -P -u -m submitit.core._submit" in text
 
 
 def test_a_cluster_without_gpus_is_asked_for_none(submission):

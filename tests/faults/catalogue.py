@@ -33,6 +33,7 @@ WHOLE_GRID = GRID + "test_a_grid_killed_anywhere_ends_in_one_full_set"
 HOSTILE = HOST + "test_a_hostile_cell_fails_with_its_cause"
 UNTOUCHED = HOST + "test_the_next_cell_of_the_same_process_is_untouched"
 SLURM, GUARDS, SUBMIT = "test_slurm_task.py::", "test_slurm_guards.py::", "test_submit.py::"
+SUBMITTED, ARRAYS = "test_slurm_evaluations.py::", "test_slurm_arrays.py::"
 
 FAULTS = (
     # --- kill and resume ---
@@ -46,7 +47,8 @@ FAULTS = (
            "test_order.py::test_any_interruption_leaves_the_order_alone", "the order is a function of the step"),
     _fault("F05", "preempted faster than a first checkpoint", "failed: no-progress, with the key to set",
            f"{SLURM}test_a_job_that_keeps_nothing_start_after_start_ends {GUARDS}test_three_starts_that_keep_nothing_are_enough "
-           f"{GUARDS}test_a_time_limit_that_is_too_short_is_called_so", "launch/slurm/headway.py"),
+           f"{GUARDS}test_a_time_limit_that_is_too_short_is_called_so "
+           f"{GUARDS}test_what_is_kept_are_steps_in_checkpoints_and_images_measured", "launch/slurm/headway.py"),
     _fault("F06", "SIGTERM, SIGINT, SIGHUP at any time", "stopping at the next step boundary; once more kills",
            f"{LAUNCH}test_one_signal_stops_at_a_step_boundary {LAUNCH}test_a_second_signal_kills "
            "faults/test_code_rules.py::test_signal_handlers_only_take_note", "handlers only take note"),
@@ -59,7 +61,8 @@ FAULTS = (
            f"{SLURM}test_after_a_bare_sigterm_a_job_saves_and_waits_and_slurm_requeues_it "
            f"{SLURM}test_a_job_at_its_time_limit_saves_and_goes_on {SLURM}test_a_job_that_somebody_requeues_goes_on "
            f"{SLURM}test_a_node_that_is_lost_while_its_job_runs_on_leaves_one_set_of_records "
-           f"{SLURM}test_what_its_user_cancelled_stays_cancelled {SLURM}test_a_rank_that_dies_ends_the_job_and_the_cell_goes_on",
+           f"{SLURM}test_what_its_user_cancelled_stays_cancelled {SLURM}test_a_rank_that_dies_ends_the_job_and_the_cell_goes_on "
+           f"{SUBMIT}test_a_signal_before_python_listens_ends_no_job {SUBMITTED}test_what_another_rank_was_told_to_stop_is_not_over",
            "signals heeded at step boundaries; restart counts in claims"),
     _fault("F09", "a worker is killed for its memory", "was killed by SIGKILL (out of memory, perhaps) at step k",
            f"{LAUNCH}test_a_worker_that_ends_badly_is_one_failed_stage {WHOLE_GRID} "
@@ -250,6 +253,11 @@ MUTANTS = (
       DISKS + "test_work_goes_on_while_the_store_hangs_and_says_so"),
     M("F07", "ltbench.stages.train", "if grace is None or SAFE * took <= grace or self.warned:", "if grace is None or self.warned or True:",
       DISKS + "test_a_save_that_the_warning_leaves_no_time_for_is_said_once_with_what_to_set"),
+    M("F05", "ltbench.launch.slurm.headway", r'r"step-(\d+)(\.a\d+)?"', r'r"step-(\d+)"',
+      GUARDS + "test_what_is_kept_are_steps_in_checkpoints_and_images_measured"),
+    M("F08", "ltbench.launch.slurm.sbatch", 'f"{DEAF} {_interpreter', 'f"{_interpreter', ARRAYS + "test_the_script_asks_for_what_the_profile_says"),
+    M("F08", "ltbench.launch.slurm.task", '        if stopped:', '        if stopped and self.heard():',
+      SUBMITTED + "test_what_another_rank_was_told_to_stop_is_not_over"),
     M("F63", "ltbench.report.diverged", "or levels[-1] < GREW * levels[lowest]", "or True",
       "test_report_diverged.py::test_it_is_a_footnote_of_its_row_and_counts_in_the_mean"),
     M("F27", "ltbench.files.writing", "            while rest:\n                rest = rest[os.write(handle, rest) :]",

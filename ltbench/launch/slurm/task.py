@@ -159,9 +159,8 @@ class _Task:
     def _conclude(self, outcomes: Sequence[Outcome]) -> int:
         """Say how it ended, and put what is unfinished back into the queue."""
         failed = next(iter(local.failed(outcomes)), None)
-        if any(
-            outcome.outcome == "preempted" for outcome in outcomes
-        ):  # also where another rank alone heard why
+        stopped = any(outcome.outcome == "preempted" for outcome in outcomes)
+        if stopped:  # also where it was another rank that heard why
             return self._stopped()
         if failed is not None:
             what = ", ".join(filter(None, (failed.label, failed.stage)))
