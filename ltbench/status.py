@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltbench import provenance
 from ltbench.canonical import Digester
-from ltbench.errors import LtbenchError
+from ltbench.errors import LtbenchError, UsageError
 from ltbench.plan import Plan
 from ltbench.plan.planned import STATES, Planned
 from ltbench.stages.names import stage_name
@@ -226,7 +226,8 @@ def of_store(store: Store, seen: Seen | None = None) -> list[Row]:
     were submitted to it and have not begun, which their jobs write down themselves. `with_queue` says how those stand."""
     digester = Digester()
     tasks = {} if seen is None else seen.tasks
-    rows = [_found(store, cell, digester, tasks.get(cell, ())) for cell in store.cells()]
+    found = (_found(store, cell, digester, tasks.get(cell, ())) for cell in store.cells())
+    rows = [row for row in found if row is not None]
     return rows if seen is None else [*rows, *_not_begun(store, seen, {row.cell for row in rows})]
 
 
@@ -253,8 +254,12 @@ def _for(store: Store, submission: Submission) -> bool:
         return False
 
 
-def _found(store: Store, cell: str, digester: Digester, tasks: Sequence[Task]) -> Row:
-    settings = store.settings(cell)
+def _found(store: Store, cell: str, digester: Digester, tasks: Sequence[Task]) -> Row | None:
+    """None for a cell that has not begun: of one that was cancelled before, a failure alone may be there."""
+    try:
+        settings = store.settings(cell)
+    except UsageError:
+        return None
     runs = {run.run: (run, run.record_names()) for run in store.runs(cell)}
     present = _present_run(settings, digester)
     chosen = runs.get(present or "") or max(runs.values(), key=lambda found: len(found[1]), default=None)

@@ -23,7 +23,7 @@ from ltbench import plan as plans
 from ltbench import plugins
 from ltbench import spec as specs
 from ltbench.canonical import Digester, digest
-from ltbench.cli import board, curves
+from ltbench.cli import board, curves, jobs
 from ltbench.cli.output import plain
 from ltbench.launch.slurm import layout, queue_states, seen
 from ltbench.spec.cells import expand
@@ -553,3 +553,56 @@ def test_a_job_that_slurm_has_forgotten_stands_as_it_said_itself(cli, here, run,
     # What a submission's logs cannot be chosen by is refused rather than ignored.
     assert "--stage chooses among the logs of a cell" in cli("logs", sub.id, "--stage", "train")[2]
     assert "there are: 1" in cli("logs", sub.id, "--attempt", "2")[2]
+
+
+def test_a_cell_that_was_submitted_and_has_not_begun_is_shown_and_disturbs_nobody(cli, here, run, queue):
+    """Its job would write it into the store; where that was cancelled before, a failure is all there is of it."""
+    run()
+    store = Store.open()
+    first, cell = next(iter(store.cells())), "f" * 64
+    sub = layout.create(store.scratch, {"benchmark": "more", "profile": "mine", "store": str(store.root)})
+    known = store.cell(first)
+    entry = layout.Entry(cell, "sit", 3, "0" * 12, ("train:20",), settings=known["settings"] | {"seed": 3}, identity=known["identity"])  # fmt: skip
+    sub.add_array({"class": "training"}, [[entry]])
+    sub.put_job(0, "9")
+    queue("squeue", "9_0|PENDING|Priority|")
+    _, out, err = cli("show", cell[:8])
+    assert re.search(r"seed +3", out), err
+    assert "no run yet" in out
+    assert re.search(r"9_0 +training +PENDING", out)
+    assert cli("why", cell[:8])[1].endswith("not begun yet\n")
+    store.run(cell, entry.run).fail("train", 0, cause="cancelled", message="job 9_0 was cancelled in SLURM")
+    sub.cancel()
+    queue("squeue", "9_0|CANCELLED||")
+    code, out, err = cli("status", "--json")
+    assert code == 0, err
+    assert cell not in {each["cell"] for each in json.loads(out)["cells"]}
+    assert "job 9_0 was cancelled in SLURM" in cli("show", cell[:8])[1]
+    code, _, err = cli("report", "little.yaml", "--format", "csv")
+    assert code == 0, err
+
+
+def test_submissions_of_a_profile_with_its_own_scratch_are_found_without_the_profile(
+    cli, here, queue, monkeypatch
+):
+    """Or `status` calls new what waits, and `cancel` says that nothing does."""
+    monkeypatch.delenv("LTBENCH_SCRATCH")
+    (here / "mine.yaml").write_text(f"gpus: 0\nscratch: {here}/far away\n")
+    profile = jobs.cluster("mine.yaml")
+    store = Store.open(here / "store", here / "far away")
+    sub, _ = jobs.begin(store, profile, "mine", benchmark="little", spec="little.yaml", filters=[])
+    cells = plans.expand(specs.load(here / "little.yaml"))
+    sub.add_array({"class": "training"}, [(layout.Entry(c.id, c.label, c.seed, "0" * 12, ("train:20,40",)),) for c in cells])  # fmt: skip
+    sub.put_job(0, "77")
+    queue("squeue", "\n".join(f"77_{n}|PENDING|Priority|" for n in range(4)))
+    monkeypatch.delenv("LTBENCH_SCRATCH")  # a shell of another day
+    assert states(cli)[0] == ["queued"] * 4
+    (here / "results" / "scratch").mkdir(parents=True)
+    _, _, err = cli("status", "little.yaml")
+    assert "note: jobs of this store also lie in" in err
+    assert f"export LTBENCH_SCRATCH='{here}/far away'" in err
+    (here / "results" / "scratch").rmdir()
+    assert "cancelled 4 jobs" in cli("cancel", "little.yaml")[1]
+    # Told a folder, a command looks there and says no more.
+    assert states(lambda *words: cli(*words, "--scratch", str(here / "scratch")))[0] == ["new"] * 4
+    assert "note:" not in cli("status", "little.yaml", "--scratch", str(here / "scratch"))[2]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def describe(store: Store, cell: str) -> dict[str, Any]:
     """Settings, runs, records, failures and files of a cell, as plain JSON."""
-    content = store.cell(cell)
+    content = _content(store, cell)
     present, _ = _present(content["settings"])
     return {
         "cell": cell,
@@ -26,6 +26,20 @@ def describe(store: Store, cell: str) -> dict[str, Any]:
         "runs": [_run(run, run.run == present) for run in store.runs(cell)],
         "jobs": _jobs(store, cell),
     }
+
+
+def _content(store: Store, cell: str) -> dict[str, Any]:
+    """Identity and settings of a cell: of one that was submitted and has not begun, as its submission holds them. Raises UsageError
+    for a cell that nobody knows."""
+    try:
+        return store.cell(cell)
+    except UsageError:
+        from ltbench.launch.slurm import seen
+
+        for task in seen.look(store.scratch, ask=False).tasks.get(cell, []):
+            entry = next(entry for entry in task.entries if entry.cell == cell)
+            return {"identity": entry.identity, "settings": entry.settings}
+        raise
 
 
 def _jobs(store: Store, cell: str) -> list[dict[str, Any]]:
@@ -313,7 +327,7 @@ def reasons(store: Store, cell: str) -> dict[str, Any]:
     from ltbench.provenance import surroundings
     from ltbench.report.versions import changed_versions
 
-    settings = store.cell(cell)["settings"]
+    settings = _content(store, cell)["settings"]
     present, code = _present(settings)
     runs = store.runs(cell)
     failures = [

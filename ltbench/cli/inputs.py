@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ltbench.canonical import canonical_json
+from ltbench.errors import UsageError
 from ltbench.files import Unreadable
 from ltbench.plan import Plan
 from ltbench.spec.cells import Cell
@@ -113,6 +114,8 @@ def _is_external(store: Store, cell: str, datasets: set[bytes]) -> bool:
         settings = store.cell(cell)["settings"]
     except Unreadable:
         return False  # the store's own check names it
+    except UsageError:
+        return False  # cancelled before it had begun: a failure is all there is of it
     return "external" in settings and canonical_json(settings["dataset"]) in datasets
 
 

@@ -32,11 +32,10 @@ def show(
       python harness.py show 76fc6efc05e6
     """
     from ltbench.cli import cell as cells
-    from ltbench.cli import stores
+    from ltbench.cli import following, stores
 
     place(store, scratch, plugins)
-    house = stores.open_store(write=False)
-    found = cells.describe(house, house.resolve(cell))
+    found = cells.describe(stores.open_store(write=False), following.resolve(cell))
     dump(found) if json else cells.tell(found)
 
 
@@ -54,11 +53,10 @@ def why(
       python harness.py why 76fc6efc05e6
     """
     from ltbench.cli import cell as cells
-    from ltbench.cli import stores
+    from ltbench.cli import following, stores
 
     place(store, scratch, plugins)
-    house = stores.open_store(write=False)
-    found = cells.reasons(house, house.resolve(cell))
+    found = cells.reasons(stores.open_store(write=False), following.resolve(cell))
     dump(found) if json else cells.tell_reasons(found)
 
 

@@ -43,6 +43,7 @@ def begin(house: Store, profile: Profile, name: str, **own: Any) -> tuple[Submis
     from ltbench.launch.slurm import layout, snapshot
     from ltbench.store import owner as owners
 
+    _remember(house, profile)
     code = snapshot.take(house.scratch)
     environment = environment_of(house, code)
     info = {
@@ -60,6 +61,14 @@ def begin(house: Store, profile: Profile, name: str, **own: Any) -> tuple[Submis
         **own,
     }
     return layout.create(house.scratch, info), environment
+
+
+def _remember(house: Store, profile: Profile) -> None:
+    """A scratch folder that only the profile names: `status` is typed without it."""
+    from ltbench.cli import stores
+
+    if profile.scratch is not None and Path(profile.scratch) == house.scratch:
+        stores.remember(house)
 
 
 def environment_of(house: Store, snapshot: Path) -> dict[str, str]:
