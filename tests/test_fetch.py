@@ -121,6 +121,18 @@ def test_fetch_brings_weights_and_then_nothing_is_missing(cli, here, weights):
     assert len(weights.asked) == 1
 
 
+def test_fetch_with_a_profile_brings_things_to_where_its_jobs_look(cli, here, weights, monkeypatch):
+    for name in ("LTBENCH_SCRATCH", "LTBENCH_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    (here / "little.yaml").write_text(SPEC)
+    (here / "mine.yaml").write_text(f"gpus: 0\nscratch: {here}/far\n")
+    code, out, err = cli("fetch", "little.yaml", "--profile", "mine.yaml", "--json")
+    assert code == 0, err
+    (row,) = json.loads(out)
+    assert Path(row["place"]).is_relative_to(here / "far")
+    assert Path(row["place"]).read_bytes() == CONTENT
+
+
 def test_a_download_that_breaks_off_is_resumed(cli, here, weights, monkeypatch):
     monkeypatch.setattr("ltbench.download.PAUSES", ())
     (here / "little.yaml").write_text(SPEC)

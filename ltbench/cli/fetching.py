@@ -33,6 +33,12 @@ def fetch(
     set_: Changes = None,
     with_: WithMethods = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be downloaded.")] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile", "-p", metavar="NAME", help="Into the scratch folder that this profile names."
+        ),
+    ] = None,
     json: AsJson = False,
     scratch: ScratchAt = None,
     plugins: Plugins = None,
@@ -40,18 +46,22 @@ def fetch(
     """Bring every weight and archive that a benchmark needs to where its jobs look for it.
 
     Downloads are resumed by the same command and checked before they get their name. Weights go into the first folder of
-    LTBENCH_WEIGHTS or into caches under the scratch root (HF_HOME and TORCH_HOME win), data into LTBENCH_DATA. What needs a
-    registration is named and left to you. Exit code 4 while something is missing.
+    LTBENCH_WEIGHTS or into caches under the scratch root (HF_HOME and TORCH_HOME win), data into LTBENCH_DATA. Where a profile
+    names its own scratch folder, --profile brings things there. What needs a registration is named and left to you. Exit code 4
+    while something is missing.
 
     \b
     Example:
       python harness.py fetch table1 --dry-run
       python harness.py fetch table1
+      python harness.py fetch table1 --profile mine
     """
     from ltbench import caches
-    from ltbench.cli import stores, targets
+    from ltbench.cli import jobs, stores, targets
     from ltbench.needs import needs
 
+    if profile is not None:
+        jobs.cluster(profile, scratch)
     place(None, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
