@@ -204,12 +204,15 @@ def _queued(row: Row, task: Waiting | None, restarts: int, cancelled: bool) -> R
     if cancelled and row.state != "failed":
         return replace(row, state=CANCELLED, reason=AGAIN, cause=None)
     if task is not None and task.cause is not None and row.state in ("new", "partial"):
-        return replace(row, state="partial", reason=_why_over(task), cause=task.cause)
+        return replace(row, state="partial", reason=_why_over(task, row.state == "new"), cause=task.cause)
     return row
 
 
-def _why_over(task: Waiting) -> str:
+def _why_over(task: Waiting, fresh: bool = False) -> str:
+    """fresh: nothing of its cell has begun. SLURM remembers for minutes why it gave a job up, and people come back after days."""
     said = "SLURM no longer knows it" if task.state == "forgotten" else f"SLURM says {task.state}"
+    if fresh and task.state == "forgotten":
+        said = "it never began, and SLURM no longer knows it: what it waited for may have failed"
     return f"{task.cause}: job {task.job} is over ({task.message or said})"
 
 

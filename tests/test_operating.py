@@ -365,6 +365,11 @@ def test_status_tells_waiting_unknown_and_ended_jobs(cli, here, queue):
     assert found["cells"][0]["queue"]["reason"] == "Resources"
     assert found["cells"][2]["cause"] == "timeout"
     assert "Resources" in cli("status", "little.yaml")[1]
+    # What SLURM gave up before it began, it forgets within minutes.
+    queue("squeue", "77_0|PENDING|Dependency|")
+    words, found = states(cli)
+    assert (words, found["cells"][1]["cause"]) == (["queued"] + ["partial"] * 3, "lost")
+    assert "what it waited for may have failed" in found["cells"][1]["reason"]
     # Where nobody answers, what was submitted and has not said its end is not over.
     queue("squeue", "", 1)
     words, found = states(cli)
