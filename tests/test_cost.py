@@ -346,6 +346,32 @@ def test_what_is_asked_with_activations_made_again_is_measured_so(monkeypatch, t
         assert len(seen) == blocks
 
 
+def test_calibrate_on_a_cluster_refuses_before_the_queue_what_its_job_would(cli, here):
+    (here / "cluster.yaml").write_text("gpus: 0\ncpus: 2\n")
+    words = ("calibrate", "little.yaml", "--profile", "cluster.yaml")
+    code, _, err = cli(*words, "--device", "tpu")
+    assert (code, "--device is 'tpu'" in err) == (2, True), err
+    code, _, err = cli(*words, "--threads", "3")
+    assert (code, "a training of this profile gets 2 cores" in err) == (2, True), err
+    assert not (here / "scratch" / "submissions").exists()
+
+
+def test_what_was_spent_counts_cells_and_keeps_parts_apart(tmp_path, monkeypatch, capsys):
+    """One cell that ran with one thread and then with two is one cell; `ccua` of two parts is two rows."""
+    from ltbench.cli.costing import show_actual
+
+    benchmark = spec.load(cli_world.ROOT / "benchmarks" / "smoke.yaml")
+    store = Store.open(tmp_path / "store", tmp_path / "scratch")
+    found = plans.plan(
+        benchmark, store, [c for c in plans.expand(benchmark) if c.label == "ccua" and c.seed == 0]
+    )
+    spent = [Spent("train", 15, None, attempt=n, seconds=9.0, gpu_hours=0.0, device="cpu (2 cores)", threads=n) for n in (1, 2)]  # fmt: skip
+    items = [dataclasses.replace(item, spent=tuple(spent)) for item in found.cells]
+    show_actual(estimate(items, Machine("cpu (2 cores)")).actual)
+    rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if "ccua" in line]
+    assert rows == [["flow", "ccua", "1"], ["ddpm", "ccua", "1"]]
+
+
 def test_a_damaged_calibration_is_named_and_not_used(cli, here):
     house = Store.open(here / "store", here / "scratch")
     cell = planned(here)[0].cell

@@ -21,6 +21,7 @@ from ltbench.cli.options import (
     place,
 )
 from ltbench.cli.output import clip, dump, out, plural, say, table
+from ltbench.errors import UsageError
 
 if TYPE_CHECKING:
     from ltbench.cost.calibrations import Question
@@ -69,11 +70,11 @@ def calibrate(
     if profile is not None:
         chosen = jobs.cluster(profile, scratch)
     place(store, scratch, plugins)
+    check(None, threads, device)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
     if chosen is not None and profile is not None:
         raise typer.Exit(_as_job(chosen, profile, spec, device, threads, json))
-    check(None, threads, device)
     where, count = measuring.place_of(benchmark, device, threads)
     house = stores.open_store(write=True)
     asked = questions(cells)
@@ -97,7 +98,13 @@ def _as_job(
     from ltbench.launch.slurm.commands import Command
     from ltbench.launch.slurm.resources import options
 
-    told = options(chosen.resources("training"))
+    asked = chosen.resources("training")
+    if threads is not None and threads > asked.cores:
+        raise UsageError(
+            f"--threads is {threads}, and a training of this profile gets {plural(asked.cores, 'core')}",
+            "leave it away: then it is what each of the cells in a job gets",
+        )
+    told = options(asked)
     words = jobs.typed(drop=("--json",))
     words += [] if threads else ["--threads", str(told["threads"])]
     words += ["--device", told["device"]] if device is None and "device" in told else []

@@ -158,7 +158,8 @@ def show_actual(actual: tuple[Actual, ...]) -> None:
         ratios = [each.ratio for each in found if each.ratio is not None]
         ratio = f"{statistics.median(ratios):.2f}" if ratios else ""
         basis = found[0].predicted.basis
-        rows.append((label, len(found), duration(predicted), basis, duration(spent), ratio, clip(device, 40)))
+        cells = len({each.cell for each in found})  # one may have run with several numbers of threads
+        rows.append((label, cells, duration(predicted), basis, duration(spent), ratio, clip(device, 40)))
     table(
         ("row", "cells", "predicted", "figure is", "actual", "ratio", "on"),
         rows,

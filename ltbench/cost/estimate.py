@@ -261,7 +261,12 @@ class _Spent:
     def all(self, planned: Sequence[Planned]) -> tuple[Actual, ...]:
         """One per cell and machine; a cell that two parts share counts once."""
         once = {item.cell.id: item for item in planned if item.spent}
-        return tuple(each for item in once.values() for each in self._one(item))
+        several = len({item.cell.part for item in planned}) > 1
+        return tuple(
+            replace(each, label=f"{item.cell.part} {each.label}") if several else each
+            for item in once.values()
+            for each in self._one(item)
+        )
 
     def _one(self, item: Planned) -> Iterator[Actual]:
         places: dict[tuple[str, int, int], list[Spent]] = {}
