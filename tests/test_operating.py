@@ -611,3 +611,11 @@ def test_submissions_of_a_profile_with_its_own_scratch_are_found_without_the_pro
     # Told a folder, a command looks there and says no more.
     assert states(lambda *words: cli(*words, "--scratch", str(here / "scratch")))[0] == ["new"] * 4
     assert "note:" not in cli("status", "little.yaml", "--scratch", str(here / "scratch"))[2]
+
+
+def test_a_job_is_not_sent_for_a_file_that_is_not_there(cli, here, queue):
+    (here / "mine.yaml").write_text("gpus: 0\n")
+    words = ("evaluate", "little.yaml", "--external", "theirs", "--profile", "mine.yaml")
+    code, _, err = cli(*words, "--samples", "nowhere.npz")
+    assert (code, "there is no nowhere.npz" in err) == (2, True), err
+    assert not (here / "scratch" / "submissions").exists()

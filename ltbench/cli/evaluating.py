@@ -132,6 +132,7 @@ def evaluate(
     benchmark = targets.load(spec, set_ or [])
     declared = foreign.declarations(declare or [])
     if cluster is not None:
+        _refuse_absent(samples, checkpoint, reference)
         raise typer.Exit(_as_job(cluster, external, device, json))
     raise typer.Exit(foreign.measure(benchmark, theirs, declared, protocol, device, json))
 
@@ -170,6 +171,14 @@ def _as_job(cluster: OfCluster, external: str, device: str | None, json: bool) -
         words += ["--device", "cpu"]
     command = Command(tuple(words), f"evaluate {external}", "evaluation")
     return jobs.submit_command(cluster.profile, cluster.name, command, json=json)
+
+
+def _refuse_absent(*given: Path | None) -> None:
+    """Files that a job would look for in vain, after it has waited for its turn."""
+    if absent := [str(path) for path in given if path is not None and not path.exists()]:
+        raise UsageError(
+            f"there is no {' and no '.join(absent)}", "a path is taken from here, also in the job"
+        )
 
 
 def _refuse_foreign(**given: Any) -> None:
