@@ -152,6 +152,31 @@ def test_an_imported_record_counts_beside_later_attempts_of_this_store(tmp_path)
     assert record.envelope["imported"] == {"from": "run.zip", "attempt": 1}
 
 
+def test_what_is_added_above_a_layer_stands_without_it(tmp_path):
+    """The lab's store says what the cell is; one's own says it too, once it has a record that the lab's has not."""
+    theirs, lab = make(tmp_path / "theirs"), make(tmp_path / "lab")
+    theirs.put_record("train", 20, {"milestone": "aa"}, {"attempt": 1})
+    archive = pack_run(tmp_path, theirs).path
+    own = Store.open(tmp_path / "own", tmp_path / "scratch", readonly=[lab.store.root])
+    assert merge(archive, own).present["cell"] == 1
+    alone = Store.open(tmp_path / "own", tmp_path / "scratch")
+    assert alone.cell(CELL) == lab.store.cell(CELL)
+    (run,) = alone.runs(CELL)
+    assert run.info() == theirs.info()
+    assert pack_run(tmp_path, run).records == 1
+
+
+def test_records_of_a_cell_that_nothing_describes_are_not_exported(tmp_path):
+    run = make(tmp_path / "own")
+    (file,) = run.store.root.rglob("cell.json")
+    file.unlink()
+    with pytest.raises(LtbenchError, match="has none of the 1 cells"):
+        pack_run(tmp_path, run)
+    run.put_record("train", 20, {"milestone": "aa"}, {"attempt": 1})
+    with pytest.raises(LtbenchError, match=f"records of cell {CELL[:12]}, but nothing says what it is"):
+        pack_run(tmp_path, run)
+
+
 def test_a_record_with_other_values_is_named_and_left_out(tmp_path):
     theirs, ours = make(tmp_path / "theirs"), make(tmp_path / "ours")
     for run, value in ((theirs, 2.0), (ours, 1.0)):

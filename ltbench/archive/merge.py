@@ -143,13 +143,15 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, told: Mapping[str, 
 
 def _cell(store: Store, place: Mapping[str, str], data: bytes, _origin: str, done: Merged) -> None:
     new = _parsed(data, f"cell {place['cell'][:12]}")
-    known = set(store.cells())
-    if place["cell"] not in known:
+    try:
+        known = store.cell(place["cell"])["identity"]
+    except UsageError:
+        known = None
         store.put_cell(place["cell"], new["identity"], new["settings"])
-    elif store.cell(place["cell"])["identity"] != new["identity"]:
+    if known not in (None, new["identity"]):
         done.conflicts.append(f"cell {place['cell'][:12]}: the store has other settings under this id")
         return
-    done.note("cell", place["cell"] not in known)
+    done.note("cell", known is None)
 
 
 def _evaluation(store: Store, place: Mapping[str, str], data: bytes, _origin: str, done: Merged) -> None:
@@ -172,6 +174,7 @@ def _accepted(store: Store, place: Mapping[str, str], data: bytes, _origin: str,
     run, told = _place(store, place), _parsed(data, f"accepted.json of run {place['run']}")
     mine = run.accepted()
     if mine is None:
+        _frame(store, run)
         run.accept(told["because"], told["code"])
     elif mine["code"] != told["code"]:
         done.conflicts.append(f"{_where(place)}: accepted here for other code; the store's acceptance stays")
@@ -194,6 +197,7 @@ def _record(store: Store, place: Mapping[str, str], data: bytes, origin: str, do
     else:
         envelope = {key: value for key, value in record.envelope.items() if key != "attempt"}
         envelope["imported"] = {"from": origin, "attempt": record.attempt}
+        _frame(store, run)
         run.put_record(record.kind, record.step, record.body, envelope, evaluation_of(record.body))
         done.note("record", True)
 
@@ -213,6 +217,7 @@ def _failure(store: Store, place: Mapping[str, str], data: bytes, _origin: str, 
     new = run.state(told["stage"]) is None
     if new:
         fields = {k: v for k, v in told.items() if k not in ("format", "stage", "attempt", "time", "seal")}
+        _frame(store, run)
         run.fail(told["stage"], 0, **fields)
     done.note("failure", new)
 
@@ -226,6 +231,13 @@ _ADD: dict[str, Callable[[Store, Mapping[str, str], bytes, str, Merged], None]] 
     "fact": _fact,
     "failure": _failure,
 }
+
+
+def _frame(store: Store, run: Run) -> None:
+    """What a cell and its run are, beside what is added to them: a layer below, which may be all that says it, can be gone tomorrow."""
+    cell, info = store.cell(run.cell), run.info()
+    store.put_cell(run.cell, cell["identity"], cell["settings"])
+    run.create(info["code"], info["settings"])
 
 
 def _place(store: Store, place: Mapping[str, str]) -> Run:

@@ -53,7 +53,7 @@ def pack(
     known = set(store.cells())
     pinned = {} if lock is None else _pinned(lock)
     ids = list(dict.fromkeys([*(cell.id for cell in cells), *sorted(set(pinned.values()))]))
-    present = sorted(cell for cell in ids if cell in known)
+    present = sorted(cell for cell in ids if cell in known and _is_described(store, cell))
     if not present:
         raise LtbenchError(
             f"the store {store.root} has none of the {len(ids)} cells of {benchmark}",
@@ -68,8 +68,20 @@ def pack(
     images = kept_images(records, store.scratch) if samples else None
     members |= {} if images is None else images.members
     size = _write(path.absolute(), benchmark, members)
-    absent = tuple(cell for cell in ids if cell not in known)
+    absent = tuple(cell for cell in ids if cell not in present)
     return Packed(path, len(present), len(records), len(members), size, absent, images)
+
+
+def _is_described(store: Store, cell: str) -> bool:
+    """Whether a layer says what a cell is. Raises LtbenchError where none does and there are records of it."""
+    if any((root / _cell_file(cell)).is_file() for root in store.layers):
+        return True
+    if any(run.records() for run in store.runs(cell)):
+        raise LtbenchError(
+            f"{store.root} has records of cell {cell[:12]}, but nothing says what it is ({_cell_file(cell)})",
+            "name the store that it was layered over in LTBENCH_STORE too, or import that store's archive first",
+        )
+    return False
 
 
 def _pinned(lock: Path) -> dict[str, str]:
@@ -108,7 +120,7 @@ def _store_members(store: Store, cells: Sequence[str], records: list[Record]) ->
     """(name in the archive, file); `records` gains those that are among them."""
     for cell in cells:
         folder = f"store/cells/{cell[:2]}/{cell}"
-        yield f"{folder}/cell.json", _first(store, f"cells/{cell[:2]}/{cell}/cell.json")
+        yield f"{folder}/cell.json", _first(store, _cell_file(cell))
         for run in store.runs(cell):
             for inner, source in _run_members(run, records):
                 yield f"{folder}/runs/{run.run}/{inner}", source
@@ -129,6 +141,10 @@ def _run_members(run: Run, records: list[Record]) -> Iterator[tuple[str, Path]]:
         yield f"facts/{name}", run.facts.file(name)
     for path in run.standing_failures():
         yield f"failed/{path.name}", path
+
+
+def _cell_file(cell: str) -> str:
+    return f"cells/{cell[:2]}/{cell}/cell.json"
 
 
 def _first(store: Store, place: str) -> Path:
