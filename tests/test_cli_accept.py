@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ltbench import provenance
+from ltbench.errors import UsageError
 from ltbench.provenance import surroundings
 from ltbench.report.assemble import build_table
 from ltbench.report.definition import Definition
@@ -50,6 +51,34 @@ def test_changed_evaluation_code_is_explained_and_acceptable(done, cli, monkeypa
         provenance, "evaluation_code", lambda: {"evaluation": {"digest": 64 * "f", "files": {}}}
     )
     assert state(cli)["state"] == "stale"
+    out = cli("why", done)[1]
+    assert "(accepted for code that has changed since: a comment moved)" in out
+    assert f"next: run it again, or keep the old: python harness.py accept {done[:12]}" in out
+
+
+def test_an_accepted_training_is_not_offered_to_be_accepted_again(done, cli, monkeypatch):
+    real = provenance.train_code
+    monkeypatch.setattr(
+        provenance,
+        "train_code",
+        lambda settings: {**real(settings), "trainer": {"digest": 64 * "e", "files": {}}},
+    )
+    assert "next: run it again, or keep the old" in cli("why", done)[1]
+    assert cli("accept", done, "--because", "a comment moved")[0] == 0
+    out = cli("why", done)[1]
+    assert "was made by other code (accepted: a comment moved)" in out
+    assert "next:" not in out
+
+
+def test_records_of_a_method_that_is_gone_are_no_cell_that_has_not_begun(done, cli, monkeypatch):
+    def gone(settings):
+        raise UsageError("unknown method 'sit'")
+
+    monkeypatch.setattr(provenance, "train_code", gone)
+    out = cli("why", done)[1]
+    assert "the present code cannot run it: unknown method 'sit'" in out
+    assert "4 records of it stay in the store" in out
+    assert "not begun" not in out
 
 
 def test_changed_versions_are_named(done, cli, here):

@@ -356,7 +356,18 @@ def reasons(store: Store, cell: str) -> dict[str, Any]:
         },
         "accepted": {run.run: (run.accepted() or {}).get("because") for run in runs},
         "elsewhere": {run.run: line for run in runs if run.run == present and (line := _elsewhere(run))},
+        "outgrown": [run.run for run in runs if isinstance(code, dict) and _is_outgrown(run, code)],
+        "records": sum(len(run.records()) for run in runs),
     }
+
+
+def _is_outgrown(run: Run, code: Mapping[str, Any]) -> bool:
+    """Whether a run was accepted, but for other code than the present."""
+    from ltbench import provenance
+
+    kept = (run.accepted() or {}).get("code") or {}
+    now = {part: entry["digest"] for part, entry in {**code, **provenance.evaluation_code()}.items()}
+    return any(now.get(part) != digest for part, digest in kept.items() if part != "illustration")
 
 
 def _elsewhere(run: Run) -> str:
@@ -413,30 +424,36 @@ def tell_reasons(found: Mapping[str, Any]) -> None:
     for failure in found["failures"]:
         _tell_failure(failure)
     for run, lines in found["changed"].items():
-        note = found["accepted"].get(run)
-        out(f"{cell}: run {run} was made by other code" + (f" (accepted: {note})" if note else ""))
+        out(f"{cell}: run {run} was made by other code{_acceptance(found, run)}")
         for line in lines or ["only what no digest sees"]:
             out(f"  {line}")
     for run, lines in found["evaluations"].items():
-        note = found["accepted"].get(run)
-        out(f"{cell}: run {run} was measured by other code" + (f" (accepted: {note})" if note else ""))
+        out(f"{cell}: run {run} was measured by other code{_acceptance(found, run)}")
         for line in lines:
             out(f"  {line}")
     for run, lines in found["versions"].items():
         out(f"{cell}: run {run} was made with other versions: {'; '.join(lines)}")
-    unaccepted = [run for run in found["evaluations"] if not found["accepted"].get(run)]
-    if (found["changed"] and not found["exists"]) or unaccepted:
+    good = {run for run, note in found["accepted"].items() if note and run not in found["outgrown"]}
+    stale = found["changed"] and not found["exists"] and not good
+    if stale or set(found["evaluations"]) - good:
         out(f'next: run it again, or keep the old: python harness.py accept {cell} --because "..."')
     for line in found["elsewhere"].values():
         out(
             f"{cell}: {line}; what is on record is complete without them, new measures and pictures are made there"
         )
     if not found["failures"] and not found["changed"] and not found["evaluations"]:
-        out(
-            f"{cell}: no failure, and its code is the present one"
-            if found["exists"]
-            else f"{cell}: not begun yet"
-        )
+        if found["exists"]:
+            out(f"{cell}: no failure, and its code is the present one")
+        elif found["records"]:
+            out(f"{cell}: {plural(found['records'], 'record')} of it stay in the store")
+        else:
+            out(f"{cell}: not begun yet")
+
+
+def _acceptance(found: Mapping[str, Any], run: str) -> str:
+    """ " (accepted: only a comment)", and where that was for other code than the present one; "" for a run that nobody accepted."""
+    note, outgrown = found["accepted"].get(run), run in found["outgrown"]
+    return f" (accepted{' for code that has changed since' if outgrown else ''}: {note})" if note else ""
 
 
 def _tell_failure(failure: Mapping[str, Any]) -> None:
