@@ -222,6 +222,23 @@ def test_the_next_command_is_one_that_a_shell_takes(packed, cli):
     assert "next: python harness.py import 'my results.zip' --store DIR" in out
 
 
+def test_what_reports_need_and_a_checkout_has_not_can_be_taken_from_the_archive(packed, cli, here):
+    own = packed.with_name("own.zip")
+    changed = rewritten(packed, lambda m: m.update({"plugins/methods/mine.py": m["plugins/methods/sit.py"]}))
+    changed.rename(own)
+    _, out, err = cli("import", "own.zip", "--store", "other")
+    assert "own.zip also holds plugins/methods/mine.py, spec/little.yaml, which this checkout has not" in err
+    command = next(line for line in out.splitlines() if line.startswith("next: "))
+    assert command == (
+        "next: unzip -n own.zip plugins/methods/mine.py spec/little.yaml -d own && "
+        "python harness.py report own/spec/little.yaml --plugins own/plugins/methods/mine.py"
+    )
+    with zipfile.ZipFile(own) as archive:
+        archive.extractall(here / "own", ["plugins/methods/mine.py", "spec/little.yaml"])
+    words = command.rpartition("harness.py ")[2].split()
+    assert cli(*words, "--store", "other", "--format", "md")[0] == 0
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -45,6 +45,7 @@ class Merged:
     present: Counter[str] = field(default_factory=Counter)
     conflicts: list[str] = field(default_factory=list)
     image_bytes: int = 0  # of images that were added
+    left: list[str] = field(default_factory=list)  # specs and plugins, which stay in the archive
 
     def note(self, kind: str, new: bool) -> None:
         (self.added if new else self.present)[kind] += 1
@@ -62,6 +63,7 @@ def merge(path: Path, store: Store) -> Merged:
         for name, data in members.items():
             if match := _PLACES[kind].fullmatch(name):
                 add(store, match.groupdict(), data, path.name, done)
+    done.left = [name for name in members if name.startswith(("spec/", "plugins/"))]
     _images(path, store, done)
     return done
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -158,6 +159,38 @@ def _tell_merged(path: Path, done: Merged) -> None:
         out(f"  {plural(images, 'file')} of images: {new}, {done.present['image']} there already")
     for conflict in done.conflicts:
         out(f"  left out: {conflict}")
+    if lacking := _lacking(done.left):
+        _tell_lacking(path, lacking)
+
+
+def _lacking(members: Sequence[str]) -> list[str]:
+    """Of an archive's specs and plugins those that this checkout has nothing of the name of: reports of the results need them."""
+    from ltbench import plugins
+    from ltbench.cli import specs
+
+    here = {(kind, name) for kind in ("methods", "datasets") for name in plugins.find(kind)}
+    known = {file.stem for folder in specs.folders() for file in folder.glob("*.yaml")}
+    places = [(name, *PurePosixPath(name).parts[:-1], PurePosixPath(name).stem) for name in members]
+    return [
+        name
+        for name, *where in places
+        if (where[0] == "spec" and where[-1] not in known)
+        or (where[0] == "plugins" and tuple(where[1:]) not in here)
+    ]
+
+
+def _tell_lacking(path: Path, lacking: Sequence[str]) -> None:
+    """How what stayed in the archive is used from a folder of its own."""
+    say(
+        f"{path} also holds {', '.join(lacking)}, which this checkout has not; a checkout's files are its own"
+    )
+    folder = Path(path.stem)
+    words = ["unzip", "-n", str(path), *lacking, "-d", str(folder)]
+    spec = next((str(folder / name) for name in lacking if name.startswith("spec/")), "SPEC")
+    report = ["python", "harness.py", "report", spec]
+    for name in lacking:
+        report += ["--plugins", str(folder / name)] if name.startswith("plugins/") else []
+    out(f"next: {shlex.join(words)} && {shlex.join(report)}")
 
 
 def _failures(done: Merged) -> str:
