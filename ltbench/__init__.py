@@ -31,14 +31,21 @@ def load_records(store: str | Path | None = None) -> pandas.DataFrame:
     """Every evaluation value of a store (default: LTBENCH_STORE, else results/store), one per row.
 
     Columns: cell, run, step, images_seen, evaluation.*, every setting by its dotted path (method.name, train.lr ...), then
-    metric, name, group, value, floor, n_gen, n_ref, and seconds, host, attempt of the envelope.
+    metric, name, group, value, floor, n_gen, n_ref, and seconds, host, attempt of the envelope. A store without a record has no rows
+    and the columns that need no setting. Raises UsageError where there is no store.
     """
     from pathlib import Path
 
+    from ltbench.errors import UsageError
     from ltbench.store import Store
     from ltbench.store import load_records as load
 
-    return load(Store.open(None if store is None else Path(store), write=False))
+    opened = Store.open(None if store is None else Path(store), write=False)
+    if not any(layer.is_dir() for layer in opened.layers):
+        raise UsageError(
+            f"there is no store {opened.root}", "LTBENCH_STORE, or load_records(FOLDER), names one"
+        )
+    return load(opened)
 
 
 def load_model(cell: str, step: int | None = None, *, device: str = "cpu") -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import ltbench
 from ltbench import files
 from ltbench.canonical import digest
 from ltbench.errors import EnvironmentProblem, LtbenchError, UsageError
@@ -253,6 +254,15 @@ def test_load_records_is_one_row_per_value(store: Store, run: Run) -> None:
     row = frame.iloc[0]
     assert (row["cell"], row["step"], row["images_seen"], row["dataset.imbalance"]) == (CELL, 5, 320, 0.01)
     assert (row["method.name"], row["evaluation.guidance"], row["host"]) == ("sit", 1.5, "h")
+
+
+def test_load_records_of_nothing_has_columns_and_of_no_store_is_an_error(tmp_path: Path) -> None:
+    Store.open(tmp_path / "empty", tmp_path / "x")
+    frame = ltbench.load_records(tmp_path / "empty")
+    assert frame["cell"].nunique() == 0
+    assert frame.groupby(["metric", "group"])["value"].mean().empty
+    with pytest.raises(UsageError, match="there is no store"):
+        ltbench.load_records(tmp_path / "typo")
 
 
 def test_the_store_imports_neither_torch_nor_pandas() -> None:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     import pandas
 
 
+_BODY = ("cell", "run", "step", "images_seen", "nfe")
+_ROW = ("metric", "name", "group", "value", "floor", "n_gen", "n_ref")
+_ENVELOPE = ("seconds", "host", "attempt")
+
+
 def load_records(store: Store | None = None) -> pandas.DataFrame:
     """Every evaluation value in the store (the default one: LTBENCH_STORE or results/store), one per row.
 
@@ -22,7 +27,9 @@ def load_records(store: Store | None = None) -> pandas.DataFrame:
     import pandas
 
     opened = Store.open(write=False) if store is None else store
-    return pandas.DataFrame(flatten(opened.records("evaluation")))
+    rows = flatten(opened.records("evaluation"))
+    # A question about an empty store gets an empty answer, and no KeyError.
+    return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=[*_BODY, *_ROW, *_ENVELOPE])
 
 
 def flatten(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -30,9 +37,9 @@ def flatten(records: Iterable[Record]) -> list[dict[str, Any]]:
     rows = []
     for record in records:
         body = record.body
-        common: dict[str, Any] = {key: body.get(key) for key in ("cell", "run", "step", "images_seen", "nfe")}
+        common: dict[str, Any] = {key: body.get(key) for key in _BODY}
         common |= _dotted(body.get("settings") or {}) | _dotted(body["evaluation"], "evaluation.")
-        common |= {key: record.envelope.get(key) for key in ("seconds", "host", "attempt")}
+        common |= {key: record.envelope.get(key) for key in _ENVELOPE}
         rows += [common | row for row in body["rows"]]
     return rows
 
