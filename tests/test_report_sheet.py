@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from ltbench.canonical import digest
+from ltbench.cli.definitions import with_published
 from ltbench.errors import SpecError, UsageError
 from ltbench.report.assemble import build_table
 from ltbench.report.build import write_report
@@ -269,6 +270,7 @@ def test_a_definition_is_strict_and_says_where(tmp_path):
         ("decimals: 1", "decimls: 1", "decimls", "allowed: better, decimals"),
         ("decimals: 1", "decimls: 1", "decimls", "did you mean 'decimals'?"),
         ("decimals: 1", "decimals: many", "many", "decimals"),
+        ("{name: DDPM,", '{name: DDPM, cite: "a}\\\\x{",', '"a}', "rows.0.cite"),
         ("decimals: 1", "decimals: 1, tolerance: {absolute: -1}", "-1", "tolerance.absolute"),
         ("  rows:", "  bold: loud\n  rows:", "loud", "bold"),
         ("brs: null}}", "brs: null}, against: SiT}", "- {name: DDPM", "against 'SiT' is no row"),
@@ -336,6 +338,25 @@ def test_anybody_s_numbers_can_stand_beside_ours(tmp_path):
     reason = cell(sheet, "ccua", "FD").verdict.reason
     assert "sampler (published heun20, here euler)" in reason
     assert "nobody says which setting strength is" in reason
+
+
+def test_a_key_without_an_entry_is_said_before_latex_prints_a_question_mark(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "results" / "published"
+    folder.mkdir(parents=True)
+    (folder / "mine.csv").write_text(CSV.read_text().splitlines()[0] + "\n")
+    (folder / "sources.csv").write_text("file,bib,source,note\nmine.csv,me2026,a thesis,\n")
+    rows = [{"name": "sit", "ours": {"method": "sit"}, "cite": "ma2024sit,you2026"}]
+    wanted = define(rows=rows, published="mine")
+    with_published(Inputs("b", "B", [], []), wanted)
+    said = "no entry in results/published/references.bib"
+    assert f"\\cite of me2026, you2026: {said}" in capsys.readouterr().err
+    (folder / "references.bib").write_text("@misc{me2026, title={A}}\n@misc{you2026, title={B}}\n")
+    with_published(Inputs("b", "B", [], []), wanted)
+    assert "cite" not in capsys.readouterr().err
+    (folder / "sources.csv").write_text("file,bib,source,note\nmine.csv,me}2026,a thesis,\n")
+    with pytest.raises(UsageError, match="is no BibTeX key"):
+        with_published(Inputs("b", "B", [], []), wanted)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,21 @@ def with_published(inputs: Inputs, definition: Definition) -> Inputs:
     from ltbench.report.published import find_publication
 
     folders = [Path("results/published"), CHECKOUT / "results" / "published"]
-    return dataclasses.replace(inputs, published=find_publication(definition.sheet.published, folders))
+    found = find_publication(definition.sheet.published, folders)
+    _say_uncited(definition, found.bib, folders)
+    return dataclasses.replace(inputs, published=found)
+
+
+def _say_uncited(definition: Definition, source: str, folders: Sequence[Path]) -> None:
+    """Keys that LaTeX would print as [?]: no references.bib has an entry of them."""
+    from ltbench.report.citations import entries
+
+    rows = () if definition.sheet is None else definition.sheet.rows
+    asked = {key for text in (source, *(row.cite for row in rows)) if text for key in text.split(",")}
+    files = [folder / "references.bib" for folder in folders]
+    known = {each.key for file in files if file.is_file() for each in entries(file.read_text("utf-8"))}
+    if missing := sorted(asked - known):
+        say(f"note: \\cite of {', '.join(missing)}: no entry in results/published/references.bib")
 
 
 def fail_on_drift(tables: Sequence[Table]) -> None:

@@ -71,6 +71,8 @@ def sync(
     out(f"{root}: {plural(counts['written'], 'run')} written, {counts['unchanged']} as they were")
     if counts["without records"]:
         out(f"{plural(counts['without records'], 'cell')} have no record yet")
+    if counts["written"] + counts["unchanged"] == 0:
+        return
     here = shlex.quote(str(root.absolute()))
     out(
         f"next: tensorboard --logdir {here}"

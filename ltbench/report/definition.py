@@ -45,6 +45,8 @@ class TableDefinition(_Strict):
 Selector = dict[str, str | int | float | bool | None]
 """What must be equal: settings of our cells and evaluations, or columns and variant words of a published file. null: not there."""
 
+CITE = r"^[A-Za-z0-9._:+/-]+(,[A-Za-z0-9._:+/-]+)*$"
+
 # Keys of a selector of ours that speak of the number, not of a setting of the cell.
 VALUE_KEYS = ("metric", "group", "step", "train")
 EVALUATION_KEYS = (
@@ -86,7 +88,8 @@ class SheetRow(_Strict):
     """One printed row: the published line, ours below it, or only one of them."""
 
     name: str
-    cite: str | None = None  # a key of results/published/references.bib
+    # a key of results/published/references.bib, or several; LaTeX takes it as it is
+    cite: str | None = Field(default=None, pattern=CITE)
     ours: Selector | None = None
     theirs: Selector | None = None
     against: str | None = None  # the row whose value parentheses subtract

@@ -7,6 +7,7 @@ and columns translate into settings, what the text implies for rows that do not 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -17,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ltbench.errors import Problem, SpecError, UsageError
-from ltbench.report.definition import Selector
+from ltbench.report.definition import CITE, Selector
 from ltbench.spec.yaml_io import read_yaml
 
 COLUMNS = (
@@ -215,6 +216,10 @@ def load_publication(path: Path) -> Publication:
     if problems:
         raise SpecError(problems)
     bib, source = _source(path)
+    if bib and not re.fullmatch(CITE, bib):
+        raise UsageError(
+            f"{path.with_name('sources.csv')}: {bib!r} is no BibTeX key", "letters, digits and . : _ + / -"
+        )
     companion = path.with_suffix(".yaml")
     known = _companion(companion) if companion.is_file() else Companion()
     return Publication(path.stem, bib, source, tuple(lines), known)
