@@ -68,6 +68,15 @@ def test_a_derived_spec_is_kept_and_can_be_named(cli, run):
     assert "nothing to do" in out
 
 
+def test_a_derived_spec_of_a_layer_can_be_named(cli, run, here, monkeypatch):
+    name = re.search(r"its name is (\S+)", run("--set", "train.lr=0.5", "--filter", "seed=0")[2])[1]
+    monkeypatch.setenv("LTBENCH_STORE", f"{here / 'own'}:{here / 'store'}")
+    code, out, _ = cli("plan", name, "--filter", "seed=0")
+    assert code == 0
+    assert "nothing to do" in out
+    assert cli("report", name, "--format", "md")[0] == 0
+
+
 def test_filters_choose_cells(cli):
     found = json.loads(
         cli("plan", "little.yaml", "--filter", "method=ccua", "--filter", "seed=1", "--json")[1]

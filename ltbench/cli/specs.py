@@ -12,10 +12,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def folders() -> list[Path]:
-    """Where specs are looked for by name: benchmarks/ here and in the checkout, then the store's derived specs."""
-    from ltbench.cli.stores import store_root
+    """Where specs are looked for by name: benchmarks/ here and in the checkout, then what the store's layers derived."""
+    from ltbench.cli.stores import derived_specs
 
-    found = [Path("benchmarks"), CHECKOUT / "benchmarks", store_root() / "specs"]
+    found = [Path("benchmarks"), CHECKOUT / "benchmarks", *derived_specs()]
     unique: dict[Path, Path] = {}
     for folder in found:
         if folder.is_dir():

@@ -87,3 +87,8 @@ def open_store(*, write: bool) -> Store:
         for problem in filter(None, map(files.exposure, (store.root, store.scratch))):
             say(f"warning: {problem}")
     return store
+
+
+def derived_specs() -> list[Path]:
+    """Where specs lie that --set and --with derived: one's own first, then those of the layers below."""
+    return [root / "specs" for root in _roots()]
