@@ -139,7 +139,7 @@ def test_known_facts_are_footnotes_of_the_lines_they_are_of(tmp_path):
     sheet = sheet_of(table)
     ccua, sit = line(sheet, "CCUA + BRS", "published"), line(sheet, "SiT", "published")
     assert "brs=true" in notes(table, ccua.notes)
-    assert "brs=false (equal to the row without BRS of Table 11)" in notes(table, sit.notes)
+    assert "brs=false (at 250k equal to the row without BRS of Table 11)" in notes(table, sit.notes)
     assert "printed again in Tables 5, 11 and 12" in notes(table, sit.notes)
     tail = next(head for head in sheet.columns if head.name == "FID tail")
     assert "another crop than the FID column" in notes(table, tail.notes)
@@ -150,6 +150,25 @@ def test_known_facts_are_footnotes_of_the_lines_they_are_of(tmp_path):
     odd = cell(sheet, "CBDM", "FID", "published", "700k steps")
     assert odd.value == "20.94"
     assert "printed with 2 decimals in a 1-decimal column" in notes(table, odd.notes)
+
+
+def test_what_is_implied_by_an_equal_row_is_said_of_rows_that_are_equal():
+    """A number that no row without BRS shares says nothing of BRS: not that of another imbalance, nor the balanced model's."""
+    lines = published().lines
+    asked = ("method", "dataset", "imbalance_factor", "steps", "group", "metric")
+    seen = 0
+    for implied in published().companion.implied:
+        other = re.search(r"Table (\d+)", implied.because)[1]
+        plain = [each for each in lines if each.said("table") == other and each.said("brs") in ("", "false")]
+        rows = {
+            tuple(each.said(key) for key in asked): each for each in plain if each.said("method") != "ccua"
+        }
+        for each in (each for each in lines if each.fits(implied.where)):
+            assert (each.said("dataset"), each.said("imbalance_factor")) in {key[1:3] for key in rows}
+            twin = rows.get(tuple(each.said(key) for key in asked))
+            seen += twin is not None
+            assert twin is None or float(twin.value) == float(each.value), each.place
+    assert seen == 26  # five of SiT in Tables 1, 5, 11 and 12, three of DDPM in Tables 2 and 4
 
 
 # --- ours beside theirs -----------------------------------------------------------------------------------------------
