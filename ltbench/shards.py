@@ -115,7 +115,7 @@ class Shards:
         except OSError as error:
             raise files.StorageProblem(temporary, error) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            files.discard(temporary)
         files.sync_directory(folder)
         return path
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -337,6 +339,25 @@ def test_kept_images_travel_and_come_to_lie_where_evaluations_find_them(tmp_path
     with pytest.raises(LtbenchError):
         merge(tmp_path / "spoiled.zip", make(tmp_path / "third").store)
     assert not (tmp_path / "third" / "scratch" / "samples").exists()
+
+
+def test_a_file_system_that_takes_nothing_is_said_without_a_traceback(packed, cli, monkeypatch):
+    """It refuses the temporary file, and then to remove it."""
+
+    def but_for_temporary(real):
+        def call(path, *more, **named):
+            if Path(path).name.startswith(".tmp-"):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            return real(path, *more, **named)
+
+        return call
+
+    monkeypatch.setattr(Path, "open", but_for_temporary(Path.open))
+    monkeypatch.setattr(os, "unlink", but_for_temporary(os.unlink))
+    code, _, err = cli("export", "little.yaml", "--out", "b.zip")
+    assert code == 4
+    assert "b.zip: Read-only file system" in err
+    assert "Traceback" not in err
 
 
 def test_nothing_to_export_is_an_error(here, cli):

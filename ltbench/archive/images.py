@@ -138,7 +138,7 @@ def place(archive: zipfile.ZipFile, name: str, scratch: Path) -> tuple[bool, str
     except OSError as error:
         raise files.StorageProblem(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        files.discard(temporary)
     files.sync_directory(folder)
     return True, ""
 

@@ -169,7 +169,7 @@ def _write(path: Path, benchmark: str, members: Mapping[str, bytes | Path]) -> i
     except OSError as error:
         raise files.StorageProblem(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        files.discard(temporary)
     files.sync_directory(path.parent)
     return size
 
