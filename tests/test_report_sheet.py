@@ -248,6 +248,14 @@ def test_a_selector_that_means_nothing_is_an_error():
     assert "did you mean 'method'?" in str(caught.value)
 
 
+def test_a_column_that_no_published_number_fits_is_an_error(tmp_path):
+    rows = [{"name": "DDPM", "theirs": {"method": "ddpm", "brs": None}}]
+    columns = [{"name": "FID", "theirs": {"metric": "FID", "group": "all"}}, {"name": "tail", "theirs": {"metric": "FIT"}}]  # fmt: skip
+    wanted = define(rows=rows, columns=columns, published="ccua", theirs={"table": "4"}, baseline="DDPM")
+    with pytest.raises(UsageError, match=r"tail: no published number of ccua.csv fits the column's `theirs`"):
+        build([], [], wanted, published=load_publication(CSV))
+
+
 # --- definitions ------------------------------------------------------------------------------------------------------
 
 GOOD = """name: t
@@ -270,6 +278,10 @@ def test_a_definition_is_strict_and_says_where(tmp_path):
         ("decimals: 1", "decimls: 1", "decimls", "allowed: better, decimals"),
         ("decimals: 1", "decimls: 1", "decimls", "did you mean 'decimals'?"),
         ("decimals: 1", "decimals: many", "many", "decimals"),
+        ("ours: {metric: FD}", "ours: {metric: FDD}", "{metric: FDD", "did you mean 'FD'?"),
+        ("ours: {metric: FD}", "ours: {metric: IS}", "{metric: IS", "did you mean 'CS'?"),
+        ("sheet:", "table: {metrics: [FD, recal]}\nsheet:", "recal]", "did you mean 'recall'?"),
+        ("sheet:", "table: {decimals: {FID: 2}}\nsheet:", "FID: 2}}", "did you mean 'FD'?"),
         ("{name: DDPM,", '{name: DDPM, cite: "a}\\\\x{",', '"a}', "rows.0.cite"),
         ("decimals: 1", "decimals: 1, tolerance: {absolute: -1}", "-1", "tolerance.absolute"),
         ("  rows:", "  bold: loud\n  rows:", "loud", "bold"),

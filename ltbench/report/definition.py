@@ -6,11 +6,20 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ltbench.errors import Problem, SpecError
+from ltbench.metrics import naming
 from ltbench.report.figure_kinds import KINDS, FigureDefinition
 from ltbench.spec.yaml_io import Node, read_yaml
 
@@ -21,13 +30,28 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _known_kind(name: str) -> str:
+    """The kind of a metric. Raises ValueError for another word, also for what papers call a kind."""
+    if name in naming.KINDS:
+        return name
+    meant = [kind for kind, (said, _) in naming.RESERVED.items() if said == name]
+    near = meant or difflib.get_close_matches(name, naming.KINDS, 1)
+    raise ValueError(
+        f"no metric is called {name!r} here; "
+        + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(naming.KINDS)}")
+    )
+
+
+Kind = Annotated[str, AfterValidator(_known_kind)]
+
+
 class TableDefinition(_Strict):
     """Columns are metrics x groups; rows and sections come from the benchmark."""
 
-    metrics: list[str] | None = None  # kinds in order; None: all that the records hold
+    metrics: list[Kind] | None = None  # kinds in order; None: all that the records hold
     groups: list[Group] = ["all", "head", "body", "tail"]
     step: Literal["last"] | int = "last"
-    decimals: dict[str, int] = {}  # of the printed value, by kind
+    decimals: dict[Kind, int] = {}  # of the printed value, by kind
     guidance: Literal["each", "common", "best"] = (
         "each"  # sections per value; one for all rows; each row's own
     )
@@ -82,6 +106,13 @@ class SheetColumn(_Strict):
     better: Literal["lower", "higher"] | None = None  # known before any record is
     improvement: bool = False  # rows with `against` have the difference in parentheses
     tolerance: Tolerance | None = None  # None: no verdict
+
+    @field_validator("ours")
+    @classmethod
+    def _measured(cls, ours: Selector) -> Selector:
+        if "metric" in ours:
+            _known_kind(str(ours["metric"]))
+        return ours
 
 
 class SheetRow(_Strict):
@@ -200,7 +231,9 @@ def problem_of(tree: Node, mistake: Any, model: type[BaseModel]) -> Problem:
         part for part in mistake["loc"] if part not in KINDS
     )  # pydantic adds the tag of a union to the path
     unknown = mistake["type"] == "extra_forbidden"
-    where = tree.place(loc, key=unknown)
+    of_key = loc[-1:] == ("[key]",)  # pydantic's word for the key of a mapping
+    loc = loc[:-1] if of_key else loc
+    where = tree.place(loc, key=unknown or of_key)
     value = mistake.get("input")
     shown = None if isinstance(value, dict | list | BaseModel) else repr(value)
     name = ".".join(str(part) for part in loc)

@@ -26,7 +26,7 @@ class Theirs:
 
     @cached_property
     def lines(self) -> dict[tuple[int, str, str], PublishedLine]:
-        """All that the sheet prints. Raises UsageError for a row that fits no printed number, or for one that fits several."""
+        """All that the sheet prints. Raises UsageError for a row or a column that fits no printed number, or for one that fits several."""
         found = {}
         for place, block in enumerate(self.sheet.blocks if self.publication else ()):
             for row in block.shown(self.sheet.rows):
@@ -43,6 +43,12 @@ class Theirs:
                         f"{where}: no published number of {self.sheet.published}.csv fits `theirs`",
                         "correct it, or leave the row out of the block's `rows`",
                     )
+        for column in self.sheet.columns if found else ():
+            if column.theirs and not any(name == column.name for _, _, name in found):
+                raise UsageError(
+                    f"{column.name}: no published number of {self.sheet.published}.csv fits the column's `theirs`",
+                    "correct it, or leave `theirs` out of the column",
+                )
         return found
 
     @property
