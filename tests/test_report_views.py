@@ -10,11 +10,13 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from rich.cells import cell_len
 from rich.console import Console
 
 from ltbench.canonical import digest
@@ -23,11 +25,14 @@ from ltbench.report import render_csv, render_html, render_latex, render_markdow
 from ltbench.report.assemble import build_table
 from ltbench.report.build import write_report
 from ltbench.report.definition import load_definition
+from ltbench.report.render_grid import within
 from ltbench.report.render_terminal import render_terminal
 from ltbench.report.table import Inputs, Table
+from tests import paper_world
 from tests.report_world import STEPS, external, fact, planned, quickstart, record
 
 ROOT = Path(__file__).resolve().parents[1]
+WHOLE = re.compile(r"[-+]?\d+\.\d+|published|Precision")
 SUMMARY = load_definition(ROOT / "reports" / "summary.yaml")
 RESERVED = re.compile(r"\b(FID|sFID|IS|KID)\b")
 
@@ -103,6 +108,12 @@ def table() -> Table:
 @pytest.fixture(scope="module")
 def hostile() -> Table:
     return build_table(hostile_inputs(), SUMMARY)
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory) -> Table:
+    """Table 5 of the paper, nothing run."""
+    return paper_world.build("table5", paper_world.planned("table5", tmp_path_factory.mktemp("paper")))
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +202,31 @@ def test_terminal_needs_neither_width_nor_unicode_nor_a_tty(table):
     text = raw.getvalue().decode("ascii")
     assert "(v) (lower is better)" in text
     assert "+-" in text
+
+
+@pytest.mark.parametrize("width", [80, 60, 30])
+def test_a_narrow_terminal_folds_and_cuts_nothing(width, table, hostile, papers):
+    for each in (table, papers):
+        wide, narrow = terminal(each, width=400), terminal(each, width=width)
+        assert max(map(cell_len, narrow.splitlines())) <= width
+        assert "…" not in narrow
+        if width >= 60:  # room for every word
+            assert Counter(WHOLE.findall(narrow)) == Counter(WHOLE.findall(wide))
+    assert "…" not in terminal(hostile, width=width)
+
+
+def test_a_footnote_stands_apart_from_its_number(tmp_path):
+    table1 = terminal(paper_world.build("table1", paper_world.planned("table1", tmp_path)), width=200)
+    assert re.search(r" 20\.94 \[\d+\]", table1)
+    assert not re.search(r"\d\[\d", table1)
+
+
+def test_the_widest_columns_give_first_and_words_stay_whole_while_they_can():
+    assert within([20, 10, 5], [8, 10, 5], 30) == [15, 10, 5]
+    assert within([20, 10, 5], [8, 6, 5], 19) == [8, 6, 5]
+    assert within([20, 10, 5], [8, 6, 5], 16) == [5, 6, 5]
+    assert within([3, 3], [3, 3], 1) == [1, 1]
+    assert within([3, 3], [3, 3], 99) == [3, 3]
 
 
 def test_csv_holds_every_number_bit_for_bit(table):
@@ -387,5 +423,5 @@ def test_a_table_that_fits_is_laid_out_as_rich_lays_it_out(width, terminal):
     def shown(picture):
         return [[(c, style or None) for c, style in line] for line in seen(picture)]
 
-    assert shown(block) == shown(block.grid())
-    assert console.measure(block).maximum == console.measure(block.grid()).maximum
+    assert shown(block) == shown(block.grid(width))
+    assert console.measure(block).maximum == console.measure(block.grid(width)).maximum

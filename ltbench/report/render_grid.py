@@ -1,7 +1,8 @@
 """A table for the terminal whose columns are as wide as what they hold: rich's own layout, in a tenth of its time.
 
 rich measures and folds every cell several times, a second for a table of a thousand rows. Where nothing has to be folded the
-lines are simply put together; where the width does not allow that, rich does it.
+lines are simply put together; where the width does not allow that, rich does it, in columns whose widths are set here: left alone
+it cuts a number short with an ellipsis while names beside it have room to fold.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ class Block:
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         if self.width > options.max_width:
-            return Measurement.get(console, options, self.grid())
+            return Measurement.get(console, options, self.grid(options.max_width))
         return Measurement(self.width, self.width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment | Grid]:
         if self.width > options.max_width:
-            yield self.grid()
+            yield self.grid(options.max_width)
             return
         yield from console.render(self.title, options.update(width=self.width, justify="left", height=None))
         for line in self._lines():
@@ -83,19 +84,45 @@ class Block:
             parts += [((between if place else left) + before, ""), *cell, (after, "")]
         return [*parts, (right, "")]
 
-    def grid(self) -> Grid:
-        """The same as rich's own table, which folds what is too wide."""
-        grid = Grid(title=self.title, title_justify="left", box=self.box, padding=(0, 1))
-        for place, head in enumerate(self.heads):
-            if place == 0:
-                grid.add_column(_text(head), overflow="fold")
-            else:
-                grid.add_column(_text(head), justify="right")
-        for row in self.rows:
-            grid.add_row(*map(_text, row))
+    def grid(self, room: int) -> Grid:
+        """The same as rich's own table, which folds what is too wide for so many columns of a terminal."""
+        rows = [[*map(_text, row)] for row in (self.heads, *self.rows, self.last)]
+        title = self.title.copy()
+        title.overflow = "fold"
+        grid = Grid(title=title, title_justify="left", box=self.box)
+        add_columns(grid, rows[0], rows, room, left=1)
+        for row in rows[1:-1]:
+            grid.add_row(*row)
         grid.add_section()
-        grid.add_row(*map(_text, self.last))
+        grid.add_row(*rows[-1])
         return grid
+
+
+def add_columns(
+    grid: Grid, heads: Sequence[Text], rows: Sequence[Sequence[Text]], room: int, left: int
+) -> None:
+    """Columns for `rows` (each a text per column, `heads` among them) in so many columns of a terminal; the first `left` flush left,
+    the others flush right. Nothing is cut: what does not fit is folded, between words while that is enough."""
+    cells = list(zip(*rows, strict=True))
+    whole = [max(1, *(cell.cell_len for cell in column)) for column in cells]
+    words = [max([1, *(cell_len(word) for c in column for word in c.plain.split())]) for column in cells]
+    rules = len(cells) + 1
+    padding = 1 if sum(words) + 2 * len(cells) + rules <= room else 0
+    grid.padding = (0, padding)
+    widths = within(whole, words, room - rules - 2 * padding * len(cells))
+    for place, (head, width) in enumerate(zip(heads, widths, strict=True)):
+        justify = "left" if place < left else "right"
+        grid.add_column(head, justify=justify, overflow="fold", width=width)
+
+
+def within(whole: Sequence[int], words: Sequence[int], room: int) -> list[int]:
+    """Widths of columns that together take no more than `room`. The widest give first, none less than its longest word unless all
+    do, and none less than one."""
+    widths = list(whole)
+    for least in (words, [1] * len(widths)):
+        while sum(widths) > room and (can := [i for i, width in enumerate(widths) if width > least[i]]):
+            widths[max(can, key=lambda i: (widths[i], -i))] -= 1
+    return widths
 
 
 def _text(cell: Cell) -> Text:

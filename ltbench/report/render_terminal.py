@@ -10,8 +10,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ltbench.report import sheet_words, words
-from ltbench.report.render_grid import Block, Cell, Part
-from ltbench.report.sheet import Sheet, SheetCell
+from ltbench.report.render_grid import Block, Cell, Part, add_columns
+from ltbench.report.sheet import Sheet, SheetCell, SheetLine
 from ltbench.report.table import Section, Table
 
 _ASCII = str.maketrans(
@@ -31,7 +31,7 @@ def render_terminal(table: Table, console: Console) -> None:
 
     console.print(text(table.title, "bold"))
     if table.sheet is not None:
-        for grid in _sheet(table.sheet, text, plain):
+        for grid in _sheet(table.sheet, text, plain, console.width):
             console.print(grid)
     for section in table.sections if table.sheet is None else ():
         console.print()
@@ -58,33 +58,37 @@ def render_terminal(table: Table, console: Console) -> None:
     console.print(text(words.plan_line(table), "dim"))
 
 
-def _sheet(sheet: Sheet, text, plain: bool) -> list[Grid]:
+def _sheet(sheet: Sheet, text: Callable[..., Text], plain: bool, room: int) -> list[Grid]:
     from rich import box
 
+    top = [
+        text("method"),
+        text(sheet_words.WHOSE_HEADING),
+        *(text(sheet_words.head_text(head) + _notes(head.notes)) for head in sheet.columns),
+    ]
+    rows = [[_sheet_line(line, text) for line in block.lines] for block in sheet.blocks]
+    every = [top, *(row for block in rows for row in block)]
     grids = []
-    for block in sheet.blocks:
+    for block, lines in zip(sheet.blocks, rows, strict=True):
         grid = Grid(
             title=text(block.title, "bold") if block.title else None,
             title_justify="left",
             box=box.ASCII2 if plain else box.SIMPLE_HEAD,
-            padding=(0, 1),
         )
-        grid.add_column("method", overflow="fold")
-        grid.add_column(sheet_words.WHOSE_HEADING)
-        for head in sheet.columns:
-            grid.add_column(text(sheet_words.head_text(head) + _notes(head.notes)), justify="right")
-        for line in block.lines:
-            quiet = "dim" if line.kind in ("published", "floor") else ""
-            heads = sheet_words.heads(
-                sheet_words.name_text(line), sheet_words.whose(line), _notes(line.notes)
-            )
-            cells = [_sheet_cell(cell, text, quiet) for cell in line.cells]
-            grid.add_row(*(text(head, quiet) for head in heads), *cells)
+        add_columns(grid, top, every, room, left=2)
+        for line in lines:
+            grid.add_row(*line)
         grids.append(grid)
     return grids
 
 
-def _sheet_cell(cell: SheetCell, text, quiet: str) -> Text:
+def _sheet_line(line: SheetLine, text: Callable[..., Text]) -> list[Text]:
+    quiet = "dim" if line.kind in ("published", "floor") else ""
+    heads = sheet_words.heads(sheet_words.name_text(line), sheet_words.whose(line), _notes(line.notes))
+    return [*(text(head, quiet) for head in heads), *(_sheet_cell(cell, text, quiet) for cell in line.cells)]
+
+
+def _sheet_cell(cell: SheetCell, text: Callable[..., Text], quiet: str) -> Text:
     if not cell.value:
         return text(cell.gap + _notes(cell.notes), quiet or "yellow")
     sign = {"best": "*", "second": "_", "tie": words.TIE}.get(cell.mark, "")
@@ -96,7 +100,7 @@ def _sheet_cell(cell: SheetCell, text, quiet: str) -> Text:
         shown.append_text(Text(" ")).append_text(text(spread, "dim"))
     if cell.count:
         shown.append_text(Text(" ")).append_text(text(f"({cell.count})", "yellow"))
-    return shown.append_text(text(_notes(cell.notes), quiet))
+    return shown.append(_notes(cell.notes), quiet)
 
 
 def _block(table: Table, section: Section, name: str, text: Callable[..., Text], plain: bool) -> Block:
@@ -137,4 +141,4 @@ def _entry(cell: words.Printed, part: Callable[..., Part]) -> Cell:
         found += [(" ", ""), part(spread, "dim")]
     if cell.count:
         found += [(" ", ""), part(f"({cell.count})", "yellow")]
-    return (*found, part(_notes(cell.notes)))
+    return (*found, (_notes(cell.notes), ""))
