@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import unicodedata
 from dataclasses import replace
@@ -13,7 +14,7 @@ from ltbench.report.assemble import build_table
 from ltbench.report.definition import load_definition
 from ltbench.report.latex_text import escape, key
 from ltbench.report.render_latex import render_latex
-from tests import latex_world
+from tests import latex_world, paper_world
 from tests.report_world import quickstart
 from tests.test_report_views import HOSTILE, hostile_inputs
 
@@ -68,3 +69,14 @@ def test_the_tables_are_for_input():
         assert word not in text
     for word in (r"\toprule", r"\bottomrule", r"$\downarrow$", r"\mathbf{"):
         assert word in text
+
+
+def test_a_long_note_moves_no_column(tmp_path):
+    """A table's own rows are its numbers: a note among them, wider than they are, would widen the last column."""
+    sheet = paper_world.build("table7", paper_world.planned("table7", tmp_path))
+    for text in (render_latex(build_table(hostile_inputs(), SUMMARY)), render_latex(sheet)):
+        tables = re.findall(r"\\begin\{tabular\}\{l.*?\\end\{tabular\}", text, re.DOTALL)
+        assert tables
+        assert not [table for table in tables if "{p{" in table or r"\footnotesize" in table]
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}")
+        assert r"\footnotesize" in text

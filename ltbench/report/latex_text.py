@@ -111,3 +111,15 @@ def _character(character: str) -> str:
 def key(text: object) -> str:
     """A name for \\cite, \\label or a BibTeX key: letters, digits and . : - only."""
     return re.sub(r"[^A-Za-z0-9.:-]+", "-", words.clean(text)).strip("-") or "x"
+
+
+def with_notes(tabular: list[str], notes: list[str]) -> list[str]:
+    """Lines of a `tabular` of LaTeX with notes (LaTeX) below it. Both stand in one column around them: as a row of the table itself, a
+    note wider than the table would push its last column away from the others."""
+    if not notes:
+        return tabular
+    rows = [
+        rf"\multicolumn{{1}}{{@{{}}p{{0.9\linewidth}}@{{}}}}{{\footnotesize {note}}} \\" for note in notes
+    ]
+    *above, end = tabular
+    return [r"\begin{tabular}{@{}c@{}}", *above, rf"{end} \\", *rows, r"\end{tabular}"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from ltbench.report import cost_words, words
 from ltbench.report.cost_table import KEYS, CostBlock, CostRow, Costs
 from ltbench.report.latex_text import escape as tex
+from ltbench.report.latex_text import with_notes
 
 BARS = (
     "steps_per_s",
@@ -80,16 +82,20 @@ def latex(costs: Costs, name: str) -> str:
     lines += [f"% {tex(line)}" for line in (*cost_words.LEGEND, *cost_words.missing_lines(costs))]
     for block in costs.blocks:
         heads = cost_words.heads(block)
-        lines += ["", rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule"]
+        table = [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule"]
         said = tex(f"{cost_words.title(block)}; {cost_words.where(block)}")
-        lines += [rf"\multicolumn{{{1 + len(heads)}}}{{l}}{{{said}}} \\", r"\midrule"]
-        lines += [_tex_line(["method", *(head for _, head in heads)]), r"\midrule"]
-        lines += [_tex_line([cost_words.label(row), *_texts(row, heads)]) for row in block.rows]
-        lines.append(r"\bottomrule")
-        wide = rf"\multicolumn{{{1 + len(heads)}}}{{p{{0.9\linewidth}}}}"
-        lines += [rf"{wide}{{\footnotesize {tex(text)}}} \\" for text in _below(block)]
-        lines.append(r"\end{tabular}")
+        table += [rf"\multicolumn{{{1 + len(heads)}}}{{l}}{{{said}}} \\", r"\midrule"]
+        table += [" & ".join(["method", *(_stacked(head) for _, head in heads)]) + r" \\", r"\midrule"]
+        table += [_tex_line([cost_words.label(row), *_texts(row, heads)]) for row in block.rows]
+        table += [r"\bottomrule", r"\end{tabular}"]
+        lines += ["", *with_notes(table, [tex(text) for text in _below(block)])]
     return "\n".join(lines) + "\n"
+
+
+def _stacked(head: str) -> str:
+    """A heading in short lines: ten columns of numbers are narrower than what stands over them."""
+    lines = r"\\".join(map(tex, textwrap.wrap(head, 10)))
+    return rf"\shortstack[r]{{{lines}}}"
 
 
 def _tex_line(cells: list[str]) -> str:

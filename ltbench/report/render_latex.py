@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ltbench.report import sheet_words, words
-from ltbench.report.latex_text import escape
+from ltbench.report.latex_text import escape, with_notes
 from ltbench.report.sheet import Sheet, SheetCell, SheetLine
 from ltbench.report.table import Section, Table
 
@@ -37,11 +37,10 @@ def _sheet(table: Table, sheet: Sheet) -> list[str]:
         lines.append(r"\midrule")
         lines += [rf"\multicolumn{{{width}}}{{l}}{{{escape(block.title)}}} \\"] if block.title else []
         lines += [_sheet_line(line) for line in block.lines]
-    lines.append(r"\bottomrule")
+    lines += [r"\bottomrule", r"\end{tabular}"]
     texts = [*map(escape, sheet.chosen), _sheet_legend(sheet)]
     texts += [rf"\textsuperscript{{{place}}} {escape(note)}" for place, note in enumerate(table.notes, 1)]
-    lines += [rf"\multicolumn{{{width}}}{{p{{0.9\linewidth}}}}{{\footnotesize {text}}} \\" for text in texts]
-    return [*lines, r"\end{tabular}"]
+    return with_notes(lines, texts)
 
 
 def _sheet_legend(sheet: Sheet) -> str:
@@ -89,10 +88,8 @@ def _tabular(table: Table, section: Section) -> list[str]:
             rf"\multicolumn{{{width}}}{{l}}{{{escape(words.metric_heading(section, name))}}} \\",
         ]
         lines += _block(table, section, name)
-    lines.append(r"\bottomrule")
-    for text in _below(table, section):
-        lines.append(rf"\multicolumn{{{width}}}{{p{{0.9\linewidth}}}}{{\footnotesize {text}}} \\")
-    return [*lines, r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return with_notes(lines, _below(table, section))
 
 
 def _block(table: Table, section: Section, name: str) -> list[str]:
