@@ -60,7 +60,7 @@ def _tabular(grid: Grid) -> list[str]:
     rows = [" & ".join(map(tex, row)) + r" \\" for row in grid.rows]
     head = " & ".join(map(tex, grid.head)) + r" \\"
     return [
-        r"{\footnotesize\noindent",
+        r"\smallskip{\footnotesize\noindent",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         head,
