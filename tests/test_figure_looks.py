@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from ltbench.report import figures
+from ltbench.report import definition, figures, pictures
+from ltbench.report.build import write_report
 from ltbench.report.figure_data import Bars, ClassPlot, Line, LinePlot, Panel
 from ltbench.report.figure_text import told_apart
 from ltbench.report.illustrated import ClassMap, MapPanel, Neighbour, NeighbourSheet
 from ltbench.report.sample_data import SampleGrid
 from ltbench.report.sheets import draw_maps, draw_neighbours, draw_samples
+from tests.report_world import fact, quickstart
 
+ROOT = Path(__file__).resolve().parents[1]
 FEW = ("sit", "cbdm")
 GRID = tuple(f"ccua (alpha=0.05, gamma=0.05, tap=N/4, resample=0.1, lr=0.00{i})" for i in range(1, 13))
 RANDOM = np.random.default_rng(0)
@@ -168,3 +173,17 @@ def test_ten_maps_stay_wide_enough_to_be_read_on_a_page():
     assert len(panels) == 20
     assert min(axis.get_window_extent().width / figure.dpi for axis in panels) > 2.0
     assert figure.get_figwidth() < 14
+
+
+def test_long_drawing_says_where_it_is_and_short_drawing_nothing(tmp_path, monkeypatch):
+    heard: list[str] = []
+    only = definition.load_definition(ROOT / "reports" / "figures.yaml")
+    write = partial(write_report, quickstart(), only, lambda record, name: fact(name), tmp_path, ("png",))
+    monkeypatch.setattr(pictures, "SECONDS", 1e9)
+    write(told=heard.append)
+    assert heard == []
+    monkeypatch.setattr(pictures, "SECONDS", 0.0)
+    write(told=heard.append)
+    asked = [each.kind for each in only.figures]
+    count = len(asked) * 2  # sections: SiT and DDPM
+    assert heard == [f"figure {n} of {count}: {kind}" for n, kind in enumerate(asked * 2, 1)]

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from ltbench import entry
+from ltbench.cli.output import say
 from ltbench.report import assemble, memory
 from ltbench.store import Store
 from tests import cli_world
@@ -196,3 +197,13 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(kept, cli, here, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "xdg"))
     assert memory.root() == here / "xdg" / "ltbench"
     assert os.environ.get("LTBENCH_CACHE") is None
+
+
+def test_words_of_the_moment_are_said_and_not_kept(capsys):
+    with memory.remembering("x") as seen:
+        say("kept")
+        with memory.aside():
+            say("in passing")
+        say("kept too")
+    assert seen.stderr.getvalue() == "kept\nkept too\n"
+    assert capsys.readouterr().err == "kept\nin passing\nkept too\n"

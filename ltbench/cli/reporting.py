@@ -284,6 +284,14 @@ def plans_of(spec: str, store: Store, change: Change) -> Plan:
     return plans.plan(benchmark, store, targets.cells_of(benchmark, change.filters))
 
 
+def _in_passing(text: str) -> None:
+    """To the person who waits, and not to the next one, who is told what is remembered."""
+    from ltbench.report import memory
+
+    with memory.aside():
+        say(text)
+
+
 def build(
     found: Plan | Sequence[Plan],
     store: Store,
@@ -313,6 +321,7 @@ def build(
         folder or BUILD / name,
         wanted,
         verdicts=paper,
+        told=_in_passing,
     )
     if not quiet:
         made.terminal(console())

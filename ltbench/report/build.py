@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,11 +63,12 @@ def write_report(
     formats: Sequence[str] = USUAL,
     *,
     verdicts: bool = False,
+    told: Callable[[str], None] | None = None,
 ) -> Report:
     """Assemble, render and write `out`/NAME.{md,tex,csv,html}, `out`/NAME-cost.tex where costs are known, and `out`/figures/*.{png,pdf,svg}, each replaced atomically.
 
     `fetch` gives the pictures that records name (`fetch_from(store)`). Equal records give equal bytes, in whatever order they are listed.
-    `verdicts`: lines with the difference from published numbers.
+    `verdicts`: lines with the difference from published numbers. `told` hears how far the drawing is, if that takes long.
     Raises UsageError for an unknown format.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
@@ -78,7 +79,7 @@ def write_report(
     if {*PICTURES, "html"} & set(formats):
         from ltbench.report.pictures import draw_all
 
-        pictures = draw_all(table, definition, selected, fetch, formats)
+        pictures = draw_all(table, definition, selected, fetch, formats, told)
     paths: dict[str, Path] = {}
     make_directory(out)
     for name in formats:

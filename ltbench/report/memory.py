@@ -231,15 +231,26 @@ def remembering(named: str) -> Iterator[Memory]:
         sys.stdout, sys.stderr = stdout, stderr
 
 
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """What is said on stderr until the end of the block is of this moment, and not told again."""
+    kept = sys.stderr
+    sys.stderr = kept.stream if isinstance(kept, _Both) else kept
+    try:
+        yield
+    finally:
+        sys.stderr = kept
+
+
 class _Both:
     """A stream that also keeps what is written to it, and is the stream in everything else."""
 
     def __init__(self, stream: Any, copy: io.StringIO) -> None:
-        self._stream, self._copy = stream, copy
+        self.stream, self._copy = stream, copy
 
     def write(self, text: str) -> int:
         self._copy.write(text)
-        return self._stream.write(text)
+        return self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ltbench.canonical import canonical_json
@@ -44,18 +45,28 @@ if TYPE_CHECKING:
 
     from ltbench.report.figures import Look
 
+SECONDS = 4.0  # between two words about what is being drawn
 Drawn = tuple["Figure", str, bool]  # figure, caption, wide
 
 
 def draw_all(
-    table: Table, definition: Definition, selected: Selected, fetch: Fetch, vectors: Sequence[str] = ()
+    table: Table,
+    definition: Definition,
+    selected: Selected,
+    fetch: Fetch,
+    vectors: Sequence[str] = (),
+    told: Callable[[str], None] | None = None,
 ) -> list[Picture]:
-    """Every figure that has something to show, section by section, in the definition's order; also as `vectors` (pdf, svg)."""
+    """Every figure that has something to show, section by section, in the definition's order; also as `vectors` (pdf, svg).
+
+    `told` hears every few seconds which figure is being drawn.
+    """
     if selected.empty:  # what draws takes a second and a half to import
         return []
     from ltbench.report import figures
 
     found, drawn_families = [], set()
+    count, patience = len(table.sections) * len(definition.figures), _Patience(told)
     with figures.drawing():
         style = figures.looks([clean(label) for label in table.labels()])
         for place, section in enumerate(table.sections):
@@ -64,6 +75,7 @@ def draw_all(
                 if isinstance(wanted, GuidanceCurve) and (family, number) in drawn_families:
                     continue  # one curve holds all sections that differ in their guidance only
                 drawn_families.add((family, number))
+                patience.say(f"figure {place * len(definition.figures) + number} of {count}: {wanted.kind}")
                 drawn = _draw(wanted, section, selected, fetch, style)
                 if drawn is not None:
                     name = f"{place + 1}-{_slug(section.part)}-{number}-{wanted.kind}"
@@ -74,6 +86,18 @@ def draw_all(
                         Picture(place, name, drawn[1], figures.png(drawn[0]), drawn[2], wanted.kind, more)
                     )
     return found
+
+
+class _Patience:
+    """Passes a line on when the last one is some seconds old; not the first ones of quick work."""
+
+    def __init__(self, told: Callable[[str], None] | None) -> None:
+        self.told, self.last = told, time.monotonic()
+
+    def say(self, text: str) -> None:
+        if self.told is not None and time.monotonic() - self.last >= SECONDS:
+            self.last = time.monotonic()
+            self.told(text)
 
 
 def _slug(text: str) -> str:
