@@ -143,3 +143,17 @@ def test_from_the_command_line(run, cli, here):
     code, _, err = cli("report", "other", "little.yaml")
     assert code == 2
     assert "report appendix SPEC" in err
+
+
+@pytest.mark.parametrize("words", [["--paper"], ["--fail-on", "drift"], ["--lock", "l"], ["--check", "l"]])
+def test_an_appendix_refuses_what_it_would_not_heed(cli, here, words):
+    code, out, err = cli("report", "appendix", "little.yaml", *words)
+    assert (code, out) == (2, "")
+    assert words[0] in err
+    assert list(here.glob("l")) == []
+
+
+def test_an_appendix_of_nothing_says_of_what(cli, here):
+    code, _, err = cli("report", "appendix")
+    assert code == 2
+    assert "report appendix SPEC" in err

@@ -120,7 +120,13 @@ def report(
     named = memory.name()
     place(store, scratch, plugins)
     change = Change(tuple(set_ or ()), tuple(with_ or ()), tuple(filter_ or ()))
-    if spec is not None and spec == APPENDIX and of is not None:
+    if spec == APPENDIX:
+        _of_tables({"--paper": paper, "--fail-on": fail_on, "--lock": lock, "--check": check})
+        if of is None:
+            raise UsageError(
+                f"{APPENDIX} of what?",
+                "`report appendix SPEC` has two words, as in `report appendix quickstart`",
+            )
         _appendix(of, as_, change, format_, out_dir, json)
         return
     if of is not None:
@@ -245,6 +251,14 @@ def _one_of(spec: str | None, as_: str | None, all_: bool) -> None:
     if spec is not None or as_ is not None:
         other = spec or f"--as {as_}"
         raise UsageError(f"--all is every definition, {other} is one", "give one of them")
+
+
+def _of_tables(given: Mapping[str, object]) -> None:
+    """Refuse what an appendix would not heed."""
+    if unheeded := [name for name, value in given.items() if value]:
+        raise UsageError(
+            f"an appendix has no {unheeded[0]}: that is of tables", "leave it out, or leave out `appendix`"
+        )
 
 
 def _places(spec: str, definition: str) -> list[Path]:

@@ -75,13 +75,13 @@ def write_report(
         raise UsageError(f"no report format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
     selected = select([*inputs.records, *inputs.externals])
     table = build_table(inputs, definition, verdicts=verdicts, selected=selected)
+    make_directory(out)  # before the drawing: one that cannot be made is said at once
     pictures: list[Picture] = []
     if {*PICTURES, "html"} & set(formats):
         from ltbench.report.pictures import draw_all
 
         pictures = draw_all(table, definition, selected, fetch, formats, told)
     paths: dict[str, Path] = {}
-    make_directory(out)
     for name in formats:
         if name in TEXTS:
             paths[name] = _write(out / f"{inputs.name}.{name}", _text(name, table).encode())
