@@ -263,9 +263,9 @@ def _found(store: Store, cell: str, digester: Digester, tasks: Sequence[Task]) -
         settings = store.settings(cell)
     except UsageError:
         return None
-    runs = {run.run: (run, run.record_names()) for run in store.runs(cell)}
+    runs = {run.run: (run, _made(run)) for run in store.runs(cell)}
     present = _present_run(settings, digester)
-    chosen = runs.get(present or "") or max(runs.values(), key=lambda found: len(found[1]), default=None)
+    chosen = runs.get(present or "") or max(runs.values(), key=lambda found: found[1], default=None)
     base = {
         "cell": cell,
         "label": name_of(settings),
@@ -279,13 +279,18 @@ def _found(store: Store, cell: str, digester: Digester, tasks: Sequence[Task]) -
     for word in ("running", "failed", "lost", "preempted"):
         stage = next((name for name, state in states.items() if state.state == word), None)
         if stage is not None:
-            return Row(**base, done=len(made), **_told(stage, states[stage], settings))
+            return Row(**base, done=made, **_told(stage, states[stage], settings))
     if missing := _not_measured(run, cell, states, tasks):
         reason = f"{len(missing)} of its evaluations not begun"
-        return Row(**base, state="partial", reason=reason, done=len(made))
+        return Row(**base, state="partial", reason=reason, done=made)
     return Row(
-        **base, state="done" if made else "new", reason="every stage that was begun is over", done=len(made)
+        **base, state="done" if made else "new", reason="every stage that was begun is over", done=made
     )
+
+
+def _made(run: Run) -> int:
+    """Records of a run: of the one store by their names alone, of layers each once."""
+    return len(run.record_names() if len(run.store.layers) == 1 else run.glimpses())
 
 
 def _not_measured(run: Run, cell: str, begun: Collection[str], tasks: Sequence[Task]) -> set[str]:

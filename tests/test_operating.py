@@ -619,3 +619,15 @@ def test_a_job_is_not_sent_for_a_file_that_is_not_there(cli, here, queue):
     code, _, err = cli(*words, "--samples", "nowhere.npz")
     assert (code, "there is no nowhere.npz" in err) == (2, True), err
     assert not (here / "scratch" / "submissions").exists()
+
+
+def test_without_a_spec_what_a_read_only_layer_holds_is_done(cli, here, run, monkeypatch):
+    run()
+    alone = {
+        each["cell"]: (each["state"], each["done"])
+        for each in json.loads(cli("status", "--json")[1])["cells"]
+    }
+    assert {state for state, _ in alone.values()} == {"done"}
+    monkeypatch.setenv("LTBENCH_STORE", f"{here}/mine:{here}/store")
+    found = json.loads(cli("status", "--json")[1])["cells"]
+    assert {each["cell"]: (each["state"], each["done"]) for each in found} == alone
