@@ -595,7 +595,7 @@ def test_submissions_of_a_profile_with_its_own_scratch_are_found_without_the_pro
     (here / "mine.yaml").write_text(f"gpus: 0\nscratch: {here}/far away\n")
     profile = jobs.cluster("mine.yaml")
     store = Store.open(here / "store", here / "far away")
-    sub, _ = jobs.begin(store, profile, "mine", benchmark="little", spec="little.yaml", filters=[])
+    sub, _ = jobs.begin(store, profile, "mine.yaml", benchmark="little", spec="little.yaml", filters=[])
     cells = plans.expand(specs.load(here / "little.yaml"))
     sub.add_array({"class": "training"}, [(layout.Entry(c.id, c.label, c.seed, "0" * 12, ("train:20,40",)),) for c in cells])  # fmt: skip
     sub.put_job(0, "77")
