@@ -416,8 +416,12 @@ def test_cancel_marks_then_calls_scancel_once_and_it_stays(cli, here, queue):
     _, _, err = cli("retry", "little.yaml")
     assert "left alone: cancelled 2" in err
     assert "nothing to take up" in err
-    cli("cancel", "--all")
+    never = layout.create(here / "scratch", {"benchmark": "other", "profile": "mine"})
+    never.add_array({"class": "training"}, [[layout.Entry("e" * 64, "not sent", 1, "0" * 12, ("train:20",))]])
+    out = cli("cancel", "--all")[1]
+    assert "cancelled 2 jobs with 2 cells" in out, "what was not sent is no job"
     assert (sub.folder / "cancelled").exists()
+    assert (never.folder / "cancelled").exists()
     queue("squeue", "\n".join(f"77_{n}|PENDING||" for n in range(4)))
     # A refused scancel is said; the marks are there all the same.
     queue("scancel", "", 1)

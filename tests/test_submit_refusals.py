@@ -62,6 +62,17 @@ def test_more_gpu_hours_than_allowed_are_refused_with_their_sum(here, submit):
     assert not (here / "scratch" / "submissions").exists()
 
 
+def test_ctrl_c_says_what_became_of_it(submit, monkeypatch):
+    def interrupted(text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ltbench.launch.slurm.sbatch.send", interrupted)
+    code, out, err = submit()
+    assert (code, out) == (130, "")
+    assert "what reached the queue goes on, and the same command takes it over and submits the rest" in err
+    assert "to stop it: python harness.py cancel little.yaml" in err
+
+
 def test_a_plan_that_was_looked_at_is_what_is_submitted(here, cli, submit):
     agreed = here / "plan.json"
     agreed.write_text(cli("plan", "little.yaml", "--json")[1])

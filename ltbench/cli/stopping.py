@@ -173,7 +173,7 @@ def _cancel_jobs(known: Seen, cells: Collection[str] | None, done: Done) -> set[
             )
         else:
             done.jobs += names[start : start + CHUNK]
-    done.cells |= {entry.cell for task in chosen for entry in task.entries}
+    done.cells |= {entry.cell for task in chosen if task.job for entry in task.entries}
     return {entry.cell for task in tasks if task.alive for entry in task.entries}
 
 

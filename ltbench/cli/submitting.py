@@ -215,7 +215,14 @@ def _send(
     from ltbench.launch.slurm import submit as slurm
 
     sender = _sender(looked, profile, asked, wanted)
-    return slurm.send_all(sender, wanted), sender
+    try:
+        return slurm.send_all(sender, wanted), sender
+    except KeyboardInterrupt:
+        say(
+            f"interrupted; what reached the queue goes on, and the same command takes it over and submits the rest; "
+            f"to stop it: python harness.py cancel {asked.spec}"
+        )
+        raise SystemExit(130) from None
 
 
 def _sender(looked: Looked, profile: Profile, asked: Asked, wanted: Sequence[Wanted]) -> Sender:
