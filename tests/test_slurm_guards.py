@@ -82,6 +82,22 @@ def test_a_driver_at_work_is_waited_for_and_its_number_alone_is_none(
             other.kill()
 
 
+def test_a_node_is_not_blamed_for_what_was_preempted_on_it(
+    store: Store, submission: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_states, "ask", lambda _: {})
+    submission.add_array({"class": "training"}, [[ENTRY]])
+    submission.put_job(0, "9")
+    for restart, node in enumerate(
+        ("n0", "n0", "n1", "n1", "n2")
+    ):  # each but the last was lost without a word
+        submission.put_started(0, 0, restart, node=node, kept=restart)
+    assert submit.failing_nodes(store.scratch, PROFILE) == ["n0", "n1"]
+    said = "slurmstepd-n0: error: *** JOB 9 ON n0 CANCELLED AT 2026-11-25T18:08:37 DUE TO PREEMPTION ***\n"
+    submission.log(0, 0).write_text(said + said.replace("n0", "n1").replace("PREEMPTION", "NODE FAILURE"))
+    assert submit.failing_nodes(store.scratch, PROFILE) == ["n1"]
+
+
 # --- headway ----------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ the cells again. Nothing here waits: the driver ends when the last array is in t
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -297,9 +298,22 @@ def failing_nodes(scratch: Path, profile: Profile) -> list[str]:
         for key, path in started.items():
             state = states.get((job[key[0]] or "", key[1]))
             lost = key[2] < last[key[:2]] or (state is not None and state.word in NODE_ENDS)
+            node = str(_read(path).get("node"))
+            if lost and key not in ended:
+                lost = not _preempted(submission.log(*key[:2]), node)
             if _read(ended[key]).get("cause") == "node" if key in ended else lost:
-                count[str(_read(path).get("node"))] += 1
+                count[node] += 1
     return sorted(node for node, failures in count.items() if failures >= profile.node_failures)
+
+
+def _preempted(log: Path, node: str) -> bool:
+    """Whether SLURM says in an element's log that it preempted it on this node: that it was killed before it could say so is then
+    no fault of the node."""
+    said = rf"JOB \d+ ON {re.escape(node)} CANCELLED AT \S+ DUE TO PREEMPTION".encode()
+    try:
+        return re.search(said, log.read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:
