@@ -241,6 +241,24 @@ def test_what_reports_need_and_a_checkout_has_not_can_be_taken_from_the_archive(
     assert cli(*words, "--store", "other", "--format", "md")[0] == 0
 
 
+def test_rows_that_were_not_trained_here_travel_with_the_table(packed, cli, here):
+    """External results of the benchmark's data set, as `evaluate --external` leaves them; of another data set they stay."""
+    store = Store.open(here / "store", here / "scratch")
+    mine = next(record for record in store.records() if record.kind == "evaluation")
+    for name, dataset in (("a", mine.body["settings"]["dataset"]), ("b", {"name": "digits"})):
+        settings = {"external": {"name": name}, "dataset": dataset}
+        store.put_cell(64 * name, settings, settings)
+        other = store.run(64 * name, 12 * name)
+        other.create({}, settings)
+        body = {"settings": settings, "evaluation": mine.body["evaluation"], "rows": mine.body["rows"]}
+        other.put_record("evaluation", 0, body, {"attempt": 1}, evaluation=mine.evaluation)
+    assert cli("export", "little.yaml", "--out", "more.zip")[0] == 0
+    assert cli("import", "more.zip", "--store", "other")[0] == 0
+    cells = set(Store.open(here / "other", here / "x", write=False).cells())
+    assert 64 * "a" in cells
+    assert 64 * "b" not in cells
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -42,8 +42,9 @@ def pack(
     lock: Path | None = None,
     *,
     samples: bool = False,
+    externals: Sequence[str] = (),
 ) -> Packed:
-    """Write the archive of a benchmark's cells beside `path` and rename it.
+    """Write the archive of a benchmark's cells, and of the `externals` that its reports show, beside `path` and rename it.
 
     Every run of a cell is packed, of older code too; what the store's readers would not take (damaged, superseded) is not.
     With `lock` the file goes in as well, and the cells of every record that it pins; with `samples` the generated images that the
@@ -52,7 +53,7 @@ def pack(
     """
     known = set(store.cells())
     pinned = {} if lock is None else _pinned(lock)
-    ids = list(dict.fromkeys([*(cell.id for cell in cells), *sorted(set(pinned.values()))]))
+    ids = list(dict.fromkeys([*(cell.id for cell in cells), *externals, *sorted(set(pinned.values()))]))
     present = sorted(cell for cell in ids if cell in known and _is_described(store, cell))
     if not present:
         raise LtbenchError(

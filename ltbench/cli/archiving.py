@@ -54,7 +54,7 @@ def export(
 ) -> None:
     """Pack a benchmark's results into one zip file: records, pictures, the spec, the plugins' code.
 
-    The file goes to a colleague, a paper's supplement or another cluster's store (`import`). Weights are not in it, and generated
+    Rows of its tables that were not trained here (evaluate --external) are in it too. The file goes to a colleague, a paper's supplement or another cluster's store (`import`). Weights are not in it, and generated
     images only with --samples. The same results give the same bytes.
 
     \b
@@ -65,13 +65,15 @@ def export(
     """
     from ltbench.archive.pack import pack
     from ltbench.cli import stores, targets
+    from ltbench.cli.inputs import external_cells
 
     place(store, scratch, plugins)
     benchmark = targets.load(spec, set_ or [], with_ or [])
     cells = targets.cells_of(benchmark, filter_ or [])
     path = to or Path(f"{benchmark.name}.zip")
     house = stores.open_store(write=False)
-    made = pack(path, benchmark.name, _text(benchmark), cells, house, lock, samples=samples)
+    others = external_cells(cells, house)
+    made = pack(path, benchmark.name, _text(benchmark), cells, house, lock, samples=samples, externals=others)
     if made.absent:
         say(
             f"{plural(len(made.absent), 'cell')} of {benchmark.name} are not in the store, and not in the archive"

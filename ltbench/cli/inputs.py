@@ -96,17 +96,20 @@ def _by_place(records: Sequence[Any]) -> list[tuple[tuple[Any, ...], Any]]:
 def _externals(found: Plan, store: Store) -> list[dict[str, Any]]:
     """Records of what was not trained here, of the benchmark's data sets and protocols."""
     cells = [item.cell for item in found.cells]
-    datasets = {canonical_json(cell.settings["dataset"]) for cell in cells}
     protocols = {each["protocol"] for cell in cells for each in cell.evaluations.values()}
+    return [
+        record
+        for cell in external_cells(cells, store)
+        for record in records_of(store, cell)
+        if record["body"]["evaluation"].get("protocol") in protocols
+    ]
+
+
+def external_cells(cells: Sequence[Cell], store: Store) -> list[str]:
+    """Ids of what was not trained here and may stand in a report of `cells`: it is of their data sets."""
+    datasets = {canonical_json(cell.settings["dataset"]) for cell in cells}
     own = {cell.id for cell in cells}
-    records = []
-    for cell in store.cells():
-        if cell in own or not _is_external(store, cell, datasets):
-            continue
-        records += [
-            r for r in records_of(store, cell) if r["body"]["evaluation"].get("protocol") in protocols
-        ]
-    return records
+    return [cell for cell in store.cells() if cell not in own and _is_external(store, cell, datasets)]
 
 
 def _is_external(store: Store, cell: str, datasets: set[bytes]) -> bool:
