@@ -32,11 +32,20 @@ def line(label: str, x=(1.0, 2.0, 3.0), height: float = 1.0) -> Line:
     return Line(label, x, (height,) * len(x), (0.1,) * len(x), ())
 
 
-def curves(labels, points: int, dense: bool):
-    x = [float(10 * (i + 1)) for i in range(points)]
+def curves(labels, points: int, dense: bool, every: int = 10):
+    x = [float(every * (i + 1)) for i in range(points)]
     lines = tuple(line(label, x, i) for i, label in enumerate(labels))
     data = LinePlot((Panel("all", lines, 0.1), Panel("tail", lines, 0.1)), "training steps", "FD")
     return figures.draw_lines(data, figures.looks(labels), dense)
+
+
+def guided(labels):
+    """As a search of table 7 has them: many panels of long titles, values that crowd."""
+    lines = tuple(line(label, (1.0, 1.05, 1.1, 1.5, 2.0, 2.5, 5.0), i) for i, label in enumerate(labels))
+    rounds = ("", *(f", search on {n} images, ddim-corrected 20 steps" for n in (5000, 10000)))
+    panels = tuple(Panel(f"{group}{of}", lines, None) for group in ("all", "tail") for of in rounds)
+    data = LinePlot(panels, "guidance w", "FD[inception-2015-12-05@6726825d]\n(lower is better)")
+    return figures.draw_lines(data, figures.looks(labels))
 
 
 def classes(labels, counts):
@@ -80,7 +89,9 @@ def bars(labels):
 
 DRAWN = {
     "curves": lambda labels: curves(labels, 3, dense=False),
-    "losses": lambda labels: curves(labels, 40, dense=True),
+    "milestones": lambda labels: curves(labels, 6, dense=False, every=100_000),
+    "losses": lambda labels: curves(labels, 40, dense=True, every=22_500),
+    "guidance": guided,
     "bars": bars,
     "a long tail": lambda labels: classes(labels, [1000, 599, 359, 215, 129, 77, 46, 27, 16, 10]),
     "balanced": lambda labels: classes(labels, [5000] * 10),

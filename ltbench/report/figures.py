@@ -26,6 +26,7 @@ _HATCHES = ("", "///", "...", "xx", "---", "\\\\\\", "ooo", "++", "|||", "**")
 _ORDER = (0, 1, 2, 9, 3, 5, 6, 4, 8, 7)  # dark and light in turn: neighbours differ by 8 or more in L*
 FEW_CLASSES = 20  # up to here every class has its name and its error bar
 _UPRIGHT = 12  # up to here there is room for them side by side
+_ABREAST = 4  # panels in a row
 _SHADES = {"head": "#eef3f8", "body": "#f8f8f8", "tail": "#fbf1ec"}
 
 
@@ -112,10 +113,13 @@ def draw_lines(data: LinePlot, style: Mapping[str, Look], dense: bool = False) -
 
     dense: lines of many points, of which few get a marker and none a tick.
     """
-    figure = new_figure(min((4.4 if dense else 3.6) * len(data.panels) + 0.6, 13.5), 4.3)
-    axes = figure.subplots(1, len(data.panels), squeeze=False)[0]
+    deep = -(-len(data.panels) // _ABREAST)
+    columns = -(-len(data.panels) // deep)
+    figure = new_figure(min((4.4 if dense else 3.6) * columns + 0.6, 13.5), 4.3 * deep)
+    axes = list(figure.subplots(deep, columns, squeeze=False).flat)
+    inches = figure.get_figwidth() / columns
     handles: dict[str, Any] = {}
-    for axis, panel in zip(axes, data.panels, strict=True):
+    for axis, panel in zip(axes, data.panels, strict=False):
         for place, line in enumerate(panel.lines):
             every = _few_markers(len(line.x), place, len(panel.lines)) if dense else None
             handles.setdefault(line.label, _draw_line(axis, line, style[line.label], every))
@@ -123,17 +127,36 @@ def draw_lines(data: LinePlot, style: Mapping[str, Look], dense: bool = False) -
             handles.setdefault(
                 "real images", axis.axhline(panel.floor, color=FLOOR, linestyle=(0, (1, 2)), lw=1.5)
             )
-        axis.set_title(panel.title)
+        axis.set_title(wrapped(panel.title, int(inches / 0.125), 3))
         axis.set_xlabel(data.x_label)
         axis.margins(x=0.04)
-        if not dense:
-            steps = sorted({x for line in panel.lines for x in line.x})
-            axis.set_xticks(steps if len(steps) <= 6 else steps[:: len(steps) // 6 + 1])
+        if dense:
+            axis.locator_params(axis="x", nbins=4)
+        else:
+            axis.set_xticks(_ticks(sorted({x for line in panel.lines for x in line.x}), inches - 1.0))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-    axes[0].set_ylabel(data.y_label)
+    for axis in axes[len(data.panels) :]:
+        axis.set_axis_off()
+    for axis in axes[::columns]:
+        axis.set_ylabel(data.y_label)
     handles = dict(sorted(handles.items(), key=lambda item: item[0] == "real images"))
     legend(figure, list(handles.values()), list(handles))
     return figure
+
+
+def _ticks(places: Sequence[float], inches: float) -> list[float]:
+    """Those of the places, from the last on, whose labels have room beside one another on so many inches."""
+    scale = inches / ((places[-1] - places[0]) or 1.0)
+    kept: list[float] = []
+    for place in reversed(places):
+        if not kept or (kept[-1] - place) * scale >= _half(kept[-1]) + _half(place) + 0.1:
+            kept.append(place)
+    return kept[::-1]
+
+
+def _half(value: float) -> float:
+    """Inches of half a tick's label."""
+    return 0.045 * len(f"{value:,.6g}")
 
 
 def _few_markers(points: int, place: int, lines: int) -> tuple[int, int]:
