@@ -13,11 +13,12 @@ from matplotlib.text import Text
 
 from ltbench.report import definition, figures, pictures
 from ltbench.report.build import write_report
+from ltbench.report.cost_data import CostLine, CostPlot
 from ltbench.report.figure_data import Bars, ClassPlot, Line, LinePlot, Panel
 from ltbench.report.figure_text import told_apart
-from ltbench.report.illustrated import ClassMap, MapPanel, Neighbour, NeighbourSheet
+from ltbench.report.illustrated import ClassMap, MapPanel, Neighbour, NeighbourSheet, ReverseSheet
 from ltbench.report.sample_data import SampleGrid
-from ltbench.report.sheets import draw_maps, draw_neighbours, draw_samples
+from ltbench.report.sheets import draw_maps, draw_neighbours, draw_reverse, draw_samples
 from tests.report_world import fact, quickstart
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +88,24 @@ def bars(labels):
     return figures.draw_bars(Bars(groups, values, {"head": 1.0}, "FD"), figures.looks(labels))
 
 
+def costs(labels):
+    """From minutes to hundreds of hours."""
+    rows = enumerate(labels, 1)
+    lines = [
+        CostLine(label, (0.02 * i, 0.3 * i, 40.0 * i), (9.0, 5.0, 2.0 + i), (0.1,) * 3, (1, 2, 3))
+        for i, label in rows
+    ]
+    data = CostPlot(tuple(lines), ((0, 0), (0, 2)), "GPU-hours of training", ("gpu",), (), 1.0, "lower", "FD")
+    return figures.draw_cost(data, figures.looks(labels))
+
+
+def reverse(labels):
+    names = ["no label", "Great white shark", "a class of an extraordinarily long name, in Latin", "worm"]
+    frames = np.zeros((4, 8, 1, 8, 8))
+    levels = [1.0, 0.9, 0.7, 0.6, 0.4, 0.3, 0.1, 0.0]
+    return draw_reverse(ReverseSheet(labels[0], names, levels, frames, frames, frames))
+
+
 DRAWN = {
     "curves": lambda labels: curves(labels, 3, dense=False),
     "milestones": lambda labels: curves(labels, 6, dense=False, every=100_000),
@@ -99,7 +118,9 @@ DRAWN = {
     "samples": samples,
     "neighbours": neighbours,
     "maps": maps,
+    "cost": costs,
 }
+WITHOUT_ROWS = {"reverse": reverse}
 
 
 def texts(figure) -> list[Text]:
@@ -121,10 +142,10 @@ def _out_of_view(axes) -> list[Text]:
 
 
 @pytest.mark.parametrize("labels", [FEW, GRID], ids=["few rows", "a grid"])
-@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("kind", [*DRAWN, *WITHOUT_ROWS])
 def test_no_text_lies_on_another_or_beyond_the_edge(kind, labels):
     with figures.drawing():
-        figure = DRAWN[kind](labels)
+        figure = {**DRAWN, **WITHOUT_ROWS}[kind](labels)
         boxes = [(text.get_text(), text.get_window_extent(), text.get_rotation()) for text in texts(figure)]
     wide, high = figure.canvas.get_width_height()
     for name, box, _ in boxes:
