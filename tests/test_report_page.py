@@ -311,3 +311,28 @@ def test_tables_sort_in_a_browser_and_values_lead_to_their_records(chromium, wri
     (tmp_path / "evil.html").write_text(text.replace("</body>", "<script>document.title='x'</script></body>"))
     dom = browse(chromium, tmp_path / "evil.html", "--dump-dom").stdout.decode()
     assert "<title>x</title>" not in dom, "the policy lets no other script run"
+
+
+@pytest.mark.chromium
+def test_on_a_phone_names_stay_beside_the_values_that_are_scrolled_to(chromium, tmp_path):
+    text = write_report(hostile_inputs(), SUMMARY, fetch, tmp_path, ("html",)).paths["html"].read_text()
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy".*?>', text)
+    assert policy
+    script = """<script>
+    const lost = [];
+    let moved = 0;
+    for (const block of document.querySelectorAll("section > .blocks .block")) {
+      block.scrollLeft = 80;
+      moved += block.scrollLeft > 0;
+      for (const name of block.querySelectorAll("th[scope=row]"))
+        if (name.getBoundingClientRect().left < block.getBoundingClientRect().left - 1) lost.push(name.textContent);
+    }
+    document.title = `moved ${moved} lost ${lost.length}`;
+    </script></body>"""
+    page = tmp_path / "narrow.html"
+    page.write_text(text.replace(policy[0], "").replace("</body>", script))
+    dom = browse(chromium, page, "--dump-dom", "--window-size=500,900").stdout.decode()
+    found = re.search(r"<title>moved (\d+) lost (\d+)</title>", dom)
+    assert found
+    assert int(found[1]) > 0
+    assert int(found[2]) == 0
