@@ -27,8 +27,9 @@ from ltbench.draws import Drawer, Latents, TrainingSet
 from ltbench.methods import Draw, Objective, load_method
 from ltbench.networks import build_network
 from ltbench.order import Order
+from ltbench.parts import Parts, Recipe, task_of
 from ltbench.places import Held, Mapped, Rows, on_device
-from ltbench.trainer import Parts, Recipe, Trainer, task_of
+from ltbench.trainer import Trainer
 
 IMAGES, CLASSES, LATENT = 2048, 100, (4, 32, 32)
 BLOCK = 512  # images per file

@@ -17,8 +17,9 @@ from ltbench.draws import Latents
 from ltbench.execution import resolve
 from ltbench.methods import load_method
 from ltbench.networks import Network, build_network
+from ltbench.parts import build_parts
 from ltbench.places import Held
-from ltbench.trainer import Trainer, build_parts
+from ltbench.trainer import Trainer
 
 SCALE = 0.18215  # of Stable Diffusion's latents
 

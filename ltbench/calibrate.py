@@ -36,11 +36,12 @@ from ltbench.guard import seed_globals
 from ltbench.methods import Unsupported, load_method
 from ltbench.metrics.extractor import load_extractor
 from ltbench.networks import Network, build_network
+from ltbench.parts import build_parts
 from ltbench.places import place
 from ltbench.protocols import sampled_in
 from ltbench.sampling import count_rows, prepared
 from ltbench.store import Store
-from ltbench.trainer import Trainer, build_parts, set_precision
+from ltbench.trainer import Trainer, set_precision
 
 COUNTED = 32  # forward passes whose rows are counted where steps cannot be watched
 # Steps before the clock starts; on a GPU kernels are chosen, memory grows, and a graph is made of every number of rows.

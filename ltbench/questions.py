@@ -29,7 +29,7 @@ from ltbench.errors import EnvironmentProblem
 from ltbench.methods import Unsupported, load_method
 from ltbench.networks import build_network
 from ltbench.order import Order
-from ltbench.trainer import Recipe, task_of
+from ltbench.parts import Recipe, task_of
 
 
 def main(argv: Sequence[str]) -> None:

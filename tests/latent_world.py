@@ -16,8 +16,8 @@ from ltbench.draws import Latents
 from ltbench.latents.codec import Codec, load_codec
 from ltbench.latents.moments import Encoding, Moments, moments_of
 from ltbench.methods import load_method
+from ltbench.parts import Parts, build_parts
 from ltbench.places import Rows, place
-from ltbench.trainer import Parts, build_parts
 from tests import toy
 
 SIDE = 32  # pixels; 8 x 8 latents of 4 channels

@@ -19,10 +19,11 @@ from ltbench.errors import SpecError
 from ltbench.evaluate import build_sampler
 from ltbench.methods import Unsupported, load_method
 from ltbench.networks import build_network
+from ltbench.parts import build_parts, seeded
 from ltbench.sampling import sample
 from ltbench.spec import load
 from ltbench.spec.cells import expand
-from ltbench.trainer import Trainer, build_parts, seeded
+from ltbench.trainer import Trainer
 from tests.test_methods_conformance import SUPPORTED, options
 from tests.toy import NETWORKS, PIPELINES, Toy, parts, settings
 

@@ -13,7 +13,8 @@ from ltbench.captured import Terms
 from ltbench.compiled import compile_blocks
 from ltbench.execution import Executed, Execution
 from ltbench.methods import load_method
-from ltbench.trainer import Parts, Trainer, build_parts
+from ltbench.parts import Parts, build_parts
+from ltbench.trainer import Trainer
 from tests.toy import Toy, parts, settings, small, variants
 
 STEPS = 14  # shapes are met, recorded and compared before they are replayed
@@ -126,7 +127,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_written_and_says_so(
         raise RuntimeError("no C++ compiler here")
 
     monkeypatch.setattr(
-        "ltbench.trainer.compile_blocks", lambda network: compile_blocks(network, backend=missing)
+        "ltbench.parts.compile_blocks", lambda network: compile_blocks(network, backend=missing)
     )
     told: list[str] = []
     how = Execution("compiled")

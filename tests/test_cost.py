@@ -339,7 +339,7 @@ def test_what_is_asked_with_activations_made_again_is_measured_so(monkeypatch, t
     (item, *_) = planned(tmp_path)
     seen = []
     monkeypatch.setattr(calibrate, "WARM_UP", {"cpu": 0})
-    monkeypatch.setattr("ltbench.trainer.checkpoint_blocks", seen.append)
+    monkeypatch.setattr("ltbench.parts.checkpoint_blocks", seen.append)
     for recompute, blocks in ((True, 1), (False, 1)):
         asked = Question(**json.loads(questions_json([train_question(item.cell.settings, None, recompute)])))
         assert calibrate.measure(asked, torch.device("cpu"), 1)["steps"] == 1

@@ -21,13 +21,14 @@ from ltbench.job import run_job
 from ltbench.launch.work import CellWork, Queue
 from ltbench.methods import load_method
 from ltbench.networks import build_network
+from ltbench.parts import build_parts
 from ltbench.plan import Plan, plan, register
 from ltbench.plan.work import Work
 from ltbench.provenance import components
 from ltbench.spec.cells import Cell
 from ltbench.start import StartProblem, settle, start
 from ltbench.store import Run, Store
-from ltbench.trainer import Trainer, build_parts
+from ltbench.trainer import Trainer
 from tests import cli_world, released
 from tests.cli_world import fake
 from tests.killing import attempt

@@ -11,8 +11,9 @@ import torch
 from ltbench.datasets import Images
 from ltbench.latents.codec import Codec, load_codec
 from ltbench.methods import Unsupported
+from ltbench.parts import Parts
 from ltbench.places import Rows
-from ltbench.trainer import Parts, Trainer
+from ltbench.trainer import Trainer
 from tests.latent_world import CPU, latent_parts, moments, rows_of, squares
 from tests.test_methods_conformance import NAMES, off, options
 from tests.toy import PIPELINES

@@ -358,7 +358,7 @@ def test_shards_drawn_apart_are_those_drawn_together(codec: Codec, images: Image
 
 def test_settings_and_latents_come_together(codec: Codec, images: Images) -> None:
     from ltbench.methods import load_method
-    from ltbench.trainer import build_parts
+    from ltbench.parts import build_parts
     from tests import toy
     from tests.latent_world import SquaresHere
 

@@ -62,6 +62,7 @@ LAYERS = {
     "ltbench.datasets": 2,
     "ltbench.metrics": 2,
     "ltbench.metrics.naming": 0,
+    "ltbench.parts": 3,
     "ltbench.trainer": 3,
     "ltbench.checkpoint": 3,
     "ltbench.evaluate": 3,

@@ -10,7 +10,7 @@ import torch
 
 from ltbench import plugins
 from ltbench.methods import Method, Objective, load_method
-from ltbench.trainer import seeded
+from ltbench.parts import seeded
 from tests.toy import PIPELINES, draw, network, parts, task
 
 NAMES = [name for name, plugin in plugins.find("methods").items() if plugin.problem is None]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltbench.methods import Draw, Objective, info_nce
 from ltbench.networks import build_network
-from ltbench.trainer import seeded
+from ltbench.parts import seeded
 from tests.toy import NETWORKS, PIPELINES, draw, dropping, method, network, task
 
 both = pytest.mark.parametrize("pipeline", PIPELINES)

@@ -16,7 +16,8 @@ from ltbench.curve import Curve
 from ltbench.draws import Drawer, resident
 from ltbench.errors import UsageError
 from ltbench.methods import Draw, Method, Network, Objective, Rng, Task, load_method, mean_square
-from ltbench.trainer import Trainer, build_parts, seeded
+from ltbench.parts import build_parts, seeded
+from ltbench.trainer import Trainer
 from tests.toy import COUNTS, PIPELINES, Toy, draw, encoder, network, parts, settings, small, task, variants
 
 both = pytest.mark.parametrize("pipeline", PIPELINES)

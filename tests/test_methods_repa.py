@@ -14,7 +14,8 @@ from ltbench.encoders import Tokens
 from ltbench.errors import EnvironmentProblem
 from ltbench.methods import Draw, Objective, load_method
 from ltbench.networks import build_network, resolve_tap
-from ltbench.trainer import Trainer, build_parts, seeded
+from ltbench.parts import build_parts, seeded
+from ltbench.trainer import Trainer
 from tests.toy import PIPELINES, Toy, draw, encoder, method, network, parts, settings, task
 
 both = pytest.mark.parametrize("pipeline", PIPELINES)

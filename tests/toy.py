@@ -16,7 +16,7 @@ from ltbench.encoders import Tokens, load_encoder
 from ltbench.methods import Draw, Method, Task, kept_rows, load_method
 from ltbench.networks import Network, build_network, resolve_tap
 from ltbench.order import Order
-from ltbench.trainer import Parts, build_parts, seeded
+from ltbench.parts import Parts, build_parts, seeded
 
 torch.set_num_threads(1)
 

@@ -21,7 +21,8 @@ PLUMBING = (
     "errors", "canonical", "files", "plugins", "provenance", "plan", "protocols", "searching", "extractors", "spec", "store", "report",
     "redact", "answers", "checkpoint", "stages", "job", "launch", "status", "cli", "shards", "sources", "vaes", "places",
 )  # fmt: skip
-TRAINED = ("networks", "datasets", "methods", "trainer")  # what measuring is handed: weights and data
+# What measuring is handed, weights and data, is not of its code.
+TRAINED = ("networks", "datasets", "methods", "parts", "trainer")
 
 
 @functools.cache

@@ -28,12 +28,13 @@ from ltbench.execution import resolve
 from ltbench.generate import build_sampler, decoder_of, initial_noise, shape_of, to_uint8
 from ltbench.guard import Guard, seed_globals
 from ltbench.methods import load_method
+from ltbench.parts import Recipe, build_parts
 from ltbench.sampling import sample
 from ltbench.spec.choices import micro_batches
 from ltbench.stages.common import Stage, context, put_tiles
 from ltbench.stages.encode import latents_of
 from ltbench.start import start
-from ltbench.trainer import NonFinite, Recipe, Trainer, build_parts
+from ltbench.trainer import NonFinite, Trainer
 
 PREVIEW = {"sit": ("euler", 10), "ddpm": ("ddim", 10)}  # sampler and steps of the fixed-noise grid
 SIGNAL_PAUSE = 0.5  # seconds: the signal that ended a child may still be on its way to us

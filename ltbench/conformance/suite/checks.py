@@ -30,7 +30,8 @@ from ltbench.conformance.suite.subject import (
     require,
 )
 from ltbench.guard import Guard, has_children
-from ltbench.trainer import Parts, Trainer
+from ltbench.parts import Parts
+from ltbench.trainer import Trainer
 
 Check = Callable[[Subject], None]
 CELL, RUN = "0" * 64, "0" * 12  # whose checkpoint the resumed one is

@@ -9,7 +9,7 @@ from typing import Any
 from ltbench.conformance.suite import toy
 from ltbench.conformance.suite.checks import count_rows
 from ltbench.conformance.suite.subject import Subject
-from ltbench.trainer import Parts
+from ltbench.parts import Parts
 
 SECONDS = 1.5  # of process time per pipeline, both sides together
 LABEL_DROP = 0.1  # the rate of every published recipe

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ltbench.conformance.suite import toy
 from ltbench.methods import Method, Objective, load_method
+from ltbench.parts import Parts
 from ltbench.plugins import Plugin
-from ltbench.trainer import Parts
 
 
 class Failed(Exception):

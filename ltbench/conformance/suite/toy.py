@@ -10,7 +10,8 @@ import torch
 
 from ltbench.datasets import Dataset, Images
 from ltbench.methods import Draw, Method
-from ltbench.trainer import Parts, Trainer, build_parts, seeded
+from ltbench.parts import Parts, build_parts, seeded
+from ltbench.trainer import Trainer
 
 NETWORKS = {"sit": "SiT-N/4", "ddpm": "UNet-16"}
 COUNTS = (40, 20, 12, 8, 5, 3)
