@@ -173,7 +173,9 @@ def _failed(stage: Stage, name: str, error: BaseException) -> dict[str, Any]:
         "step": step,
         "cause": cause,
         "message": message,
-        "traceback": "".join(traceback.format_exception(error))[-8000:],
+        "traceback": "".join(
+            traceback.format_exception(error)
+        ),  # whole: a secret cut in two is not recognised
         "evidence": evidence,
     }
     if told is None or (told.silent and stage.ranks.leads):

@@ -53,6 +53,17 @@ class Poison(Method):
         self.left -= 1
         return {"denoise": mean_square(out.pred, draw.target) / float(self.left >= 0)}
 """,
+    "spills": """
+from torch import Tensor
+from ltbench.methods import Draw, Method, Network
+
+
+class Spills(Method):
+    \"\"\"Tells a long secret again and again: wherever its words are cut, they are cut inside one.\"\"\"
+
+    def loss(self, net: Network, draw: Draw) -> dict[str, Tensor]:
+        raise ValueError(("TOKEN=" + "yranac"[::-1] * 50 + " ") * 100)  # a traceback shows this line
+""",
     "raiser": """
 from torch import Tensor
 from ltbench.methods import Draw, Method, Network
@@ -267,6 +278,15 @@ def test_failures_are_classed_and_say_why(
     (failure,) = house.result(cell).failures("train")
     assert re.search(says, failure["message"])
     assert "Traceback" in failure["traceback"]
+
+
+def test_a_failure_is_cut_short_after_its_secrets_are_hidden(house: House, dropped: Path) -> None:
+    cell = house.cell(method="spills")
+    failed = house.run(cell, "train:4,8")
+    (failure,) = house.result(cell).failures("train")
+    for text in (failed["message"], failure["message"], failure["traceback"]):
+        assert "TOKEN=[hidden]" in text
+        assert "canary" not in text
 
 
 @pytest.mark.parametrize(
