@@ -37,10 +37,11 @@ AGAIN = "was cancelled; run, submit or retry --class cancelled asks for it again
 
 @dataclass(frozen=True)
 class Waiting:
-    """What SLURM says of a cell's task. state: SLURM's word, or "unknown" where it does not answer; alive: not over, as far as
-    that is known; reason: why it waits; nodes: where it runs; cause: the class of a bad end; message: what it said of it."""
+    """What SLURM says of a cell's task. job: `1234_5`, None where SLURM never got it; state: SLURM's word, or "unknown" where it does
+    not answer; alive: not over, as far as that is known; reason: why it waits; nodes: where it runs; cause: the class of a bad end;
+    message: what it said of it."""
 
-    job: str
+    job: str | None
     state: str
     alive: bool
     reason: str = ""
@@ -185,7 +186,7 @@ def of_commands(seen: Seen) -> list[str]:
 def _waiting(task: Task) -> Waiting:
     state, ended = task.state, task.ended or {}
     return Waiting(
-        task.name,
+        task.name if task.job else None,
         task.word,
         task.alive,
         state.reason if state else "",
@@ -210,6 +211,8 @@ def _queued(row: Row, task: Waiting | None, restarts: int, cancelled: bool) -> R
 
 def _why_over(task: Waiting, fresh: bool = False) -> str:
     """fresh: nothing of its cell has begun. SLURM remembers for minutes why it gave a job up, and people come back after days."""
+    if task.job is None:
+        return f"{task.cause}: it was never handed to SLURM; submit sends it"
     said = "SLURM no longer knows it" if task.state == "forgotten" else f"SLURM says {task.state}"
     if fresh and task.state == "forgotten":
         said = "it never began, and SLURM no longer knows it: what it waited for may have failed"

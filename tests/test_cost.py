@@ -26,6 +26,7 @@ from ltbench.errors import UsageError
 from ltbench.job import run_job
 from ltbench.plan.planned import Spent
 from ltbench.sampling import nfe
+from ltbench.spec.cells import expand
 from ltbench.store import Store
 from tests import cli_world
 
@@ -362,9 +363,7 @@ def test_what_was_spent_counts_cells_and_keeps_parts_apart(tmp_path, monkeypatch
 
     benchmark = spec.load(cli_world.ROOT / "benchmarks" / "smoke.yaml")
     store = Store.open(tmp_path / "store", tmp_path / "scratch")
-    found = plans.plan(
-        benchmark, store, [c for c in plans.expand(benchmark) if c.label == "ccua" and c.seed == 0]
-    )
+    found = plans.plan(benchmark, store, [c for c in expand(benchmark) if c.label == "ccua" and c.seed == 0])
     spent = [Spent("train", 15, None, attempt=n, seconds=9.0, gpu_hours=0.0, device="cpu (2 cores)", threads=n) for n in (1, 2)]  # fmt: skip
     items = [dataclasses.replace(item, spent=tuple(spent)) for item in found.cells]
     show_actual(estimate(items, Machine("cpu (2 cores)")).actual)
@@ -409,7 +408,7 @@ def test_plan_prints_cost_and_what_it_rests_on(cli, here):
     assert code == 0
     assert "GPU-hours" in out
     assert "8 cells at a time" in out
-    assert "4 training jobs of at most 24 h" in out
+    assert "4 segments of training, each within a job of at most 24 h" in out
     assert re.search(r"estimated: 20% of 19.5 TFLOP/s \(fp32\) assumed for a100", out)
     assert "python harness.py calibrate little.yaml" in out
     code, out, _ = cli("plan", "little.yaml", "--no-ask", "--on", "a100", "--all", "--json")

@@ -26,6 +26,8 @@ from ltbench.canonical import Digester, digest
 from ltbench.cli import board, curves, jobs
 from ltbench.cli.output import plain
 from ltbench.launch.slurm import layout, queue_states, seen
+from ltbench.launch.slurm.queue_states import Key, State
+from ltbench.launch.slurm.settle import settle
 from ltbench.spec.cells import expand
 from ltbench.status import Row, of_plan, whole, with_queue
 from ltbench.store import Claim, Store
@@ -343,7 +345,14 @@ def submitted(here, job="77"):
     cells = expand(specs.load(here / "little.yaml"))
     sub = layout.create(here / "scratch", {"benchmark": "little", "profile": "mine", "spec": "little.yaml"})
     run = "0" * 12
-    tasks = [(layout.Entry(c.id, c.label, c.seed, run, ("train:20,40",)),) for c in cells]
+    tasks = [
+        (
+            layout.Entry(
+                c.id, c.label, c.seed, run, ("train:20,40",), settings=c.settings, identity=c.identity
+            ),
+        )
+        for c in cells
+    ]
     sub.add_array({"class": "training"}, tasks)
     sub.put_job(0, job)
     return sub, cells
@@ -401,6 +410,26 @@ def test_ends_that_jobs_told_count_without_slurm(cli, here, queue):
     assert cells[1]["state"] == "queued"  # it began again after its last end
     assert cells[1]["restarts"] == 1
     assert (cells[2]["state"], cells[2]["cause"]) == ("partial", "oom")
+    sub.cancel(0, 2)
+    ends = [task.cause for task in seen.of_submission(sub)]
+    assert ends[2] == "oom", "a mark takes no cause from what had failed before"
+
+
+def test_what_was_never_handed_to_slurm_says_so_and_what_cannot_be_read_is_named(cli, here, queue):
+    """Of a driver that was stopped between two calls of sbatch, and of a file that a disk damaged."""
+    sub, cells = submitted(here, job="77")
+    other = layout.create(here / "scratch", {"benchmark": "little", "profile": "mine", "spec": "little.yaml"})
+    other.add_array({"class": "training"}, [[layout.Entry(c.id, c.label, c.seed, "0" * 12, ("train:20,40",))] for c in cells])  # fmt: skip
+    queue("squeue", "\n".join(f"77_{n}|FAILED||" for n in range(4)))
+    _, found = states(cli)
+    assert {each["reason"] for each in found["cells"]} == {
+        "lost: it was never handed to SLURM; submit sends it"
+    }
+    assert {each["queue"]["job"] for each in found["cells"]} == {None}
+    path = sub.folder / "array-0.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    _, found = states(cli)
+    assert any(str(path) in note for note in found["notes"])
 
 
 def test_cancel_marks_then_calls_scancel_once_and_it_stays(cli, here, queue):
@@ -490,6 +519,23 @@ def test_a_row_by_its_own_files_beats_the_queue(here, queue):
     rows = of_plan(plans.plan(specs.load(here / "little.yaml"), Store.open(), verify=False))
     rows[0] = replace(rows[0], state="done")
     assert with_queue(rows, known)[0].state == "done"
+
+
+def test_a_cell_cancelled_before_its_job_began_leaves_a_store_that_can_be_read(cli, here, queue):
+    sub, cells = submitted(here)
+    sub.cancel()
+    store = Store.open()
+    states: dict[Key, State] = {("77", index): State("CANCELLED") for index in range(4)}
+    assert [each.cause for each in settle(sub, store, states)] == ["cancelled"] * 4
+    assert sorted(store.cells()) == sorted(cell.id for cell in cells)
+    assert store.settings(cells[0].id) == cells[0].settings
+    for words in (
+        ["status"],
+        ["status", "little.yaml"],
+        ["report", "little.yaml"],
+        ["why", cells[0].id[:12]],
+    ):
+        assert cli(*words)[0] == 0
 
 
 def test_without_a_spec_what_was_submitted_is_not_done_before_its_jobs_are(cli, run, queue):
@@ -600,7 +646,7 @@ def test_submissions_of_a_profile_with_its_own_scratch_are_found_without_the_pro
     profile = jobs.cluster("mine.yaml")
     store = Store.open(here / "store", here / "far away")
     sub, _ = jobs.begin(store, profile, "mine.yaml", benchmark="little", spec="little.yaml", filters=[])
-    cells = plans.expand(specs.load(here / "little.yaml"))
+    cells = expand(specs.load(here / "little.yaml"))
     sub.add_array({"class": "training"}, [(layout.Entry(c.id, c.label, c.seed, "0" * 12, ("train:20,40",)),) for c in cells])  # fmt: skip
     sub.put_job(0, "77")
     queue("squeue", "\n".join(f"77_{n}|PENDING|Priority|" for n in range(4)))

@@ -219,7 +219,7 @@ def _running(rows: Sequence[Row]) -> Iterator[str]:
         parts.append("" if not row.images_per_s else f"{row.images_per_s:.0f} img/s")
         parts.append("" if row.left is None else f"{_short(row.left)} left")
         parts.append("" if row.host is None else f"on {row.host}")
-        parts.append("" if row.queue is None else f"job {row.queue.job}")
+        parts.append("" if row.queue is None or row.queue.job is None else f"job {row.queue.job}")
         yield "  ".join(filter(None, parts))
     if len(going) > LINES:
         yield f"running  {len(going) - LINES} more (--list has them all)"

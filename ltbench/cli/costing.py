@@ -122,7 +122,7 @@ def show_cost(cost: GridCost, name: str) -> None:
     out(f"wall time {duration(cost.wall)} without waiting in a queue")
     if cost.segments is not None and machine.limit is not None:
         limit = duration(machine.limit)
-        out(f"{plural(cost.segments, 'training job')} of at most {limit}")
+        out(f"{plural(cost.segments, 'segment')} of training, each within a job of at most {limit}")
     out(
         f"store: {bytes_text(cost.store.bytes)} in {plural(cost.store.files, 'file')} (estimated); "
         f"scratch: {bytes_text(cost.scratch.bytes)} in {plural(cost.scratch.files, 'file')} "

@@ -37,13 +37,16 @@ class Looked:
     found: Plan
     skipped: dict[str, Planned]
 
+    def named(self, typed: str) -> str:
+        """What names this spec again, once `name` has kept it."""
+        return typed if self.benchmark.derived is None else self.benchmark.name
+
     def name(self, typed: str) -> str:
         """What names this spec again; a changed one is kept in the store under its own name."""
-        if self.benchmark.derived is None:
-            return typed
-        path = self.house.put_spec(self.benchmark.name, self.benchmark.derived)
-        say(f"the changed spec is kept as {path}; its name is {self.benchmark.name}")
-        return self.benchmark.name
+        if self.benchmark.derived is not None:
+            path = self.house.put_spec(self.benchmark.name, self.benchmark.derived)
+            say(f"the changed spec is kept as {path}; its name is {self.benchmark.name}")
+        return self.named(typed)
 
 
 def look(

@@ -83,7 +83,7 @@ def missing(work: Sequence[Work], asked: Asked, waiting: Collection[str]) -> Non
     if asked.dry_run:
         say(f"note: {problem}\nwithout --dry-run this is refused")
         return
-    remedy = f"bring it, then submit: python harness.py fetch {asked.spec}"
+    remedy = f"bring it, then submit: python harness.py fetch {asked.spec} --profile {asked.profile}"
     if "datasets prepare" in problem:
         remedy += f"; `datasets prepare ... --profile {asked.profile}` is a job, and cells submitted meanwhile wait for it"
     raise EnvironmentProblem(problem, remedy)

@@ -156,7 +156,7 @@ def tell(
         say(f"{plural(going, 'cell')} already queued or running")
     _print(wanted, sender.profile)
     out(f"submitted {sender.submission.id}: {plural(len(jobs), 'array')}, {clip(', '.join(jobs), 60)}")
-    out(f"next: python harness.py status {asked.spec}")
+    out(f"next: python harness.py status {looked.named(asked.spec)}")
 
 
 def _on_the_way(looked: Looked, flight: Flight) -> int:

@@ -75,11 +75,11 @@ class Task:
         """The class of a task's bad end; None while it lives or when it ended well."""
         if self.alive:
             return None
-        if self.cancelled:
-            return "cancelled"
         told = self.ended or {}
         if told.get("reason") == "done":
             return None
+        if self.cancelled and told.get("reason") != "failed":  # what had failed before keeps its cause
+            return "cancelled"
         if told.get("reason") in ("preempted", "timeout", "cancelled"):
             return told["reason"]
         if told.get("cause"):
@@ -158,12 +158,12 @@ def look(
     watchdogs: list[Task] = []
     commands: list[Task] = []
     for each in found:
-        notes += each.problems
         for task in each.tasks(states):
             watchdogs += [task] if task.kind == "watchdog" else []
             commands += [task] if task.command is not None else []
             for entry in task.entries:
                 tasks.setdefault(entry.cell, []).append(task)
+        notes += each.problems  # found while its files were read
     return Seen(tasks, tuple(watchdogs), tuple(commands), tuple(notes))
 
 

@@ -110,6 +110,8 @@ class _Place:
             for stage, attempt, step in self._open(entry, run, cause):
                 known = {failure["attempt"] for failure in run.failures(stage)}
                 if attempt not in known:
+                    if entry.settings:  # readers expect no failure of a cell that is not there
+                        store.put_cell(entry.cell, entry.identity, entry.settings)
                     run.fail(stage, attempt, step=step, cause=cause, message=message)
                     wrote = True
         told = {
