@@ -128,13 +128,12 @@ def many(wanted: int = 100_000) -> dict[str, Any]:
 
 def _fill(spec: Path, folder: Path) -> int:
     """A training and an evaluation record for every cell, as `run` and its jobs would leave them; their bytes."""
-    from ltbench import caches, files, plan, provenance
+    from ltbench import caches, plan, provenance
     from ltbench import spec as specs
     from ltbench.spec.cells import expand
     from ltbench.store import Store
 
-    files.sync_directory = lambda folder: None  # a thousand fsyncs measure the disk
-    files.os.fsync = lambda handle: None  # pyright: ignore
+    os.fsync = lambda handle: None  # a thousand of them measure the disk
     benchmark = specs.load(spec)
     store = Store.open(folder / "store", folder / "scratch")
     cells = expand(benchmark)

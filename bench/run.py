@@ -220,13 +220,11 @@ def _run(
 @contextmanager
 def _synced_again() -> Iterator[None]:
     """A case that fills a store leaves out its flushes; the next one has them again."""
-    from ltbench import files
-
-    before = os.fsync, os.fdatasync, files.sync_directory
+    before = os.fsync, os.fdatasync
     try:
         yield
     finally:
-        os.fsync, os.fdatasync, files.sync_directory = before
+        os.fsync, os.fdatasync = before
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:
