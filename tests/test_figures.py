@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import gaussian_kde
 
 from ltbench import embedding, illustrate, provenance, spec
-from ltbench.cli.cell import accept, reasons
+from ltbench.cli.reasons import accept, reasons
 from ltbench.errors import LtbenchError, SpecError
 from ltbench.job import run_job
 from ltbench.packed import pack, unpack

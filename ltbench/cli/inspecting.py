@@ -52,12 +52,12 @@ def why(
     Example:
       python harness.py why 76fc6efc05e6
     """
-    from ltbench.cli import cell as cells
     from ltbench.cli import following, stores
+    from ltbench.cli import reasons as whys
 
     place(store, scratch, plugins)
-    found = cells.reasons(stores.open_store(write=False), following.resolve(cell))
-    dump(found) if json else cells.tell_reasons(found)
+    found = whys.reasons(stores.open_store(write=False), following.resolve(cell))
+    dump(found) if json else whys.tell_reasons(found)
 
 
 def accept(
@@ -76,14 +76,13 @@ def accept(
     Example:
       python harness.py accept 76fc6efc05e6 --because "only a message changed"
     """
-    from ltbench.cli import cell as cells
-    from ltbench.cli import stores
+    from ltbench.cli import reasons, stores
 
     place(store, scratch, plugins)
     if not because.strip():
         raise UsageError("--because is empty", "say in a few words why the old results still hold")
     house = stores.open_store(write=True)
-    found = cells.accept(house, house.resolve(cell), because.strip())
+    found = reasons.accept(house, house.resolve(cell), because.strip())
     if json:
         dump(found)
     else:
