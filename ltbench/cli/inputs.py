@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ltbench.report.table import Inputs
-    from ltbench.store import Record, Records, Store
+    from ltbench.store import Records, Run, Store
 
 
 def gather(found: Plan, store: Store) -> Inputs:
@@ -25,7 +25,7 @@ def gather(found: Plan, store: Store) -> Inputs:
     from ltbench.report.table import Inputs
 
     rows = {row.cell: row for row in of_plan(found)}
-    held = {cell: [run.records() for run in store.runs(cell)] for cell in rows}
+    held = {cell: _held(store, cell) for cell in rows}
     titles = {part.name: part.title for part in found.spec.parts if part.title != found.spec.title}
     unsupported = {cell: row.reason for cell, row in rows.items() if row.cause == "unsupported"}
     return Inputs(
@@ -35,8 +35,10 @@ def gather(found: Plan, store: Store) -> Inputs:
             {**_planned(item.cell, titles.get(item.cell.part), unsupported), "benchmark": found.spec.name}
             for item in found.cells
         ],
-        records=[_plain(record) for runs in held.values() for records in runs for record in records],
-        problems=[line for cell, runs in held.items() for line in _problems(cell, runs)],
+        records=[plain for runs in held.values() for records, why in runs for plain in _plain(records, why)],
+        problems=[
+            line for cell, runs in held.items() for line in _problems(cell, [records for records, _ in runs])
+        ],
         states={
             cell: _state(row)
             for cell, row in rows.items()
@@ -140,11 +142,26 @@ def _planned(cell: Cell, title: str | None, unsupported: dict[str, str]) -> dict
 
 def records_of(store: Store, cell: str) -> list[dict[str, Any]]:
     """The records of every run of a cell that count: code that moved on empties no table, it is footnoted."""
-    return [_plain(record) for run in store.runs(cell) for record in run.records()]
+    return [plain for records, why in _held(store, cell) for plain in _plain(records, why)]
 
 
-def _plain(record: Record) -> dict[str, Any]:
-    return {"body": record.body, "digest": record.digest, "envelope": record.envelope}
+def _held(store: Store, cell: str) -> list[tuple[Records, str | None]]:
+    """The records of each run of a cell, and why somebody accepted that run for other code."""
+    return [(run.records(), _acceptance(run)) for run in store.runs(cell)]
+
+
+def _acceptance(run: Run) -> str | None:
+    try:
+        return (run.accepted() or {}).get("because")
+    except Unreadable:
+        return None  # accepts nothing; the store's own check names it
+
+
+def _plain(records: Records, why: str | None) -> list[dict[str, Any]]:
+    accepted = {} if why is None else {"accepted": why}
+    return [
+        {"body": each.body, "digest": each.digest, "envelope": each.envelope, **accepted} for each in records
+    ]
 
 
 def _problems(cell: str, found: Sequence[Records]) -> list[str]:

@@ -10,7 +10,7 @@ from ltbench.protocols import extractor_family, sampled_in
 from ltbench.report.axes import RowPlan, flat, seed_of, start_text, stated_seed
 from ltbench.report.columns import nfe_text
 from ltbench.report.versions import mixed_versions
-from ltbench.report.words import of_seed
+from ltbench.report.words import clean, of_seed
 
 Record = Mapping[str, Any]
 Found = Sequence[tuple[RowPlan, list[Record]]]  # every row with its records at the shown step
@@ -64,6 +64,8 @@ def row_notes(
         own = [numbers[place]]
         _mixed(alone, "method code", lambda r: r["body"]["code"].get("method"), notes, own)
         _mixed(alone, "code of the start", lambda r: r["body"]["code"].get("init"), notes, own)
+        if text := _accepted(row, records):
+            numbers[place].append(notes.number(text))
         if text := _start_note(row):
             numbers[place].append(notes.number(text))
         if further := sum(others(record) for record in records):
@@ -78,6 +80,12 @@ def row_notes(
 def _sampled_in(record: Record) -> str:
     body = record["body"]
     return sampled_in(body["evaluation"], body["settings"]["train"].get("precision"))
+
+
+def _accepted(row: RowPlan, records: Sequence[Record]) -> str | None:
+    """A sentence where somebody took results of other code as good, with the reasons given."""
+    reasons = sorted({clean(record["accepted"]).rstrip(".") for record in records if record.get("accepted")})
+    return f"{row.label}: results of other code, accepted with the reason: {'; '.join(reasons)}." if reasons else None
 
 
 def _flattered(row: RowPlan, extractor: str) -> str | None:

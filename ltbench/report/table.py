@@ -203,7 +203,7 @@ class Inputs:
               "unsupported": text or None, "part_title", "recipe": text or None, "illustrations": [evaluation with "id"],
               "benchmark": its spec's name (the last four may be absent)}, in spec order.
     benchmarks: names of the specs that it is of.
-    records: record files {"body", "digest", "envelope"}, in any order.
+    records: record files {"body", "digest", "envelope"}, in any order; "accepted": why its run was accepted for other code, if it was.
     externals: evaluation records of what was not trained here: "cell" is the digest of body["external"] {"name", "declared",
                "sha256", "kind"}, body["settings"] has the "dataset" and whatever was declared.
     states: cell id -> {"text": "running 63 %", "detail": ...} for cells that are not simply waiting.
