@@ -43,7 +43,10 @@ def test_changed_evaluation_code_is_explained_and_acceptable(done, cli, monkeypa
     assert "accept" in out
     assert "accepted with" not in cli("report", "little.yaml", "--format", "md")[1]
     assert cli("accept", done, "--because", "a comment moved")[0] == 0
-    assert "sit: results of other code, accepted with the reason: a comment moved." in cli("report", "little.yaml")[1]
+    assert (
+        "sit: results of other code, accepted with the reason: a comment moved."
+        in cli("report", "little.yaml")[1]
+    )
     assert state(cli)["state"] == "done"
     out = cli("why", done)[1]
     assert "accepted: a comment moved" in out

@@ -35,6 +35,16 @@ def thesis(here):  # noqa: F811
     return here
 
 
+def test_a_store_that_is_not_there_is_named_where_one_was_asked_for(cli, here, monkeypatch):  # noqa: F811
+    for words in (["report", "little.yaml", "--format", "md"], ["status", "little.yaml"], ["status"]):
+        code, _, err = cli(*words, "--store", "typo")
+        assert code in (0, 1)
+        assert err.count("there is no store at") == 1
+        assert str(here / "typo") in err
+    monkeypatch.delenv("LTBENCH_STORE")
+    assert "no store" not in cli("status", "little.yaml")[2], "the usual place is made by the first run"
+
+
 def test_a_table_of_the_paper_is_printed_before_anything_has_run(cli, here):  # noqa: F811
     code, out, err = cli("report", "table4", "--format", "md,csv")
     assert code == 0

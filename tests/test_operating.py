@@ -185,6 +185,7 @@ def test_a_watch_without_a_terminal_prints_blocks_and_ends(cli, run):
 @pytest.mark.parametrize("terminal", ["xterm", "dumb"])
 def test_a_watch_on_a_terminal_ends_with_ctrl_c(here, terminal):
     """The cursor comes back, nothing else is said; on a terminal that cannot redraw there are plain blocks."""
+    (here / "store").mkdir()
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 40, 0, 0))
     words = [sys.executable, str(ROOT / "harness.py"), "status", "little.yaml", "--watch"]

@@ -141,6 +141,7 @@ def report(
         provenance.kept_in(memory.root()),
         stores.open_store(write=False).looking() as house,
     ):
+        stores.say_if_missing(house)
         done = _all(wanted, house)
     if wanted.plain:
         _remember(seen, wanted, *done)

@@ -166,6 +166,8 @@ class Looker:
         from ltbench.store.kept import Kept
 
         store = stores.open_store(write=False)
+        if self._kept is None:
+            stores.say_if_missing(store)
         self._kept = self._kept or Kept.below(root(), store.layers)
         self._kept.begin()
         store.reads = self._kept

@@ -89,6 +89,16 @@ def open_store(*, write: bool) -> Store:
     return store
 
 
+def say_if_missing(house: Store) -> None:
+    """A mistyped place looks like a grid that never ran; the usual place may well not be there yet."""
+    from ltbench.cli.output import say
+
+    if os.environ.get("LTBENCH_STORE") and not any(root.is_dir() for root in house.layers):
+        say(
+            f"note: there is no store at {house.root}, which --store or LTBENCH_STORE names: nothing of ours is shown"
+        )
+
+
 def derived_specs() -> list[Path]:
     """Where specs lie that --set and --with derived: one's own first, then those of the layers below."""
     return [root / "specs" for root in _roots()]

@@ -85,7 +85,11 @@ def _sampled_in(record: Record) -> str:
 def _accepted(row: RowPlan, records: Sequence[Record]) -> str | None:
     """A sentence where somebody took results of other code as good, with the reasons given."""
     reasons = sorted({clean(record["accepted"]).rstrip(".") for record in records if record.get("accepted")})
-    return f"{row.label}: results of other code, accepted with the reason: {'; '.join(reasons)}." if reasons else None
+    return (
+        f"{row.label}: results of other code, accepted with the reason: {'; '.join(reasons)}."
+        if reasons
+        else None
+    )
 
 
 def _flattered(row: RowPlan, extractor: str) -> str | None:
